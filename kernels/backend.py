@@ -1,0 +1,80 @@
+"""Which code runs the ops on this machine, chosen once and said aloud."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from types import ModuleType
+
+from .errors import EnvironmentFault
+
+log = logging.getLogger(__name__)
+
+ENVIRONMENT = "ISOBIT_CPU_ISA"
+REASONS = {
+    "avx512_bf16": "bf16 dot products for int4, int8 and bf16 weights under bf16 activations",
+    "avx512": "AVX-512 without BF16: every product runs in fp32",
+    "avx2": "AVX2 and FMA: every product runs in fp32",
+    "baseline": "no AVX2: every product runs in fp32 without fused multiply-add",
+}
+
+
+@functools.cache
+def native() -> ModuleType:
+    """The compiled module, with its instruction set chosen and logged.
+
+    Raises EnvironmentFault E-KERNEL-MISSING, or E-KERNEL-ISA when ISOBIT_CPU_ISA names an
+    instruction set that this machine lacks.
+    """
+    try:
+        from . import _cpu
+    except ImportError as error:
+        raise EnvironmentFault(
+            "E-KERNEL-MISSING",
+            f"the compiled CPU kernels cannot be imported ({error}). "
+            "Install the package (`pip install .`) with a C++17 compiler at hand.",
+        ) from error
+    forced = os.environ.get(ENVIRONMENT)
+    if forced:
+        _select(_cpu, forced)
+    log.info("kernels: cpu, %s: %s", _cpu.isa(), _reason(_cpu))
+    return _cpu
+
+
+def backend() -> dict[str, str]:
+    """Device, instruction set and the reason for it. Raises as `native` does."""
+    module = native()
+    return {"device": "cpu", "isa": module.isa(), "reason": _reason(module)}
+
+
+def available_isas() -> list[str]:
+    """The instruction sets of this machine, widest first."""
+    return native().available_isas()
+
+
+def set_isa(name: str) -> None:
+    """Runs every op of this process on one instruction set; the bits differ between sets.
+
+    Raises EnvironmentFault E-KERNEL-ISA when the machine lacks it.
+    """
+    _select(native(), name)
+
+
+def set_threads(count: int) -> None:
+    """How many threads an op may use, the caller's included. It never changes a bit."""
+    if count < 1:
+        raise EnvironmentFault("E-KERNEL-THREADS", f"{count} threads; at least 1 is needed")
+    native().set_threads(count)
+
+
+def _select(module: ModuleType, name: str) -> None:
+    if not module.set_isa(name):
+        have = ", ".join(module.available_isas())
+        raise EnvironmentFault("E-KERNEL-ISA", f"this machine cannot run {name}; it can run {have}")
+
+
+def _reason(module: ModuleType) -> str:
+    isa = module.isa()
+    chosen = isa != module.available_isas()[0]
+    return REASONS[isa] + (" (chosen by hand)" if chosen else "")

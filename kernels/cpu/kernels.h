@@ -1,0 +1,123 @@
+// What crosses the border between the binding and the code built per instruction set.
+// Only plain structs and function pointers: a template used on both sides could be merged by the
+// linker into the copy built with the wider instructions.
+#pragma once
+
+#include <cstdint>
+
+namespace isobit {
+
+enum class Number : int { float32 = 0, float16 = 1, bfloat16 = 2 };
+enum class Kind : int { int4 = 0, int8 = 1, bfloat16 = 2, float16 = 3, float32 = 4 };
+
+constexpr int kTile = 16;
+constexpr int kPage = 64;
+constexpr int kMaxHead = 512;
+
+struct Linear {
+  const void* x;  // [rows, packed_k]: fp32, or bf16 for the dot-product kernels
+  int64_t rows;
+  int64_t packed_k;
+  Kind kind;
+  const unsigned char* data;
+  const void* scales;  // [runs, tiles * 16], or null
+  Number scale_number;
+  const uint8_t* zeros;  // [runs, tiles * 16], or null
+  int64_t n;
+  int64_t tiles;
+  const int32_t* run_offsets;
+  const int32_t* segment_offsets;
+  int64_t segments;
+  float* out;  // [segments, rows, n]
+};
+
+struct Gather {
+  const void* x;  // [rows, k]
+  Number number;
+  int64_t rows;
+  int64_t k;
+  const int32_t* index;  // [packed_k], or null for the identity
+  int64_t packed_k;
+  void* out;  // [rows, packed_k], fp32 or the bits of x
+};
+
+struct RmsNorm {
+  const float* x;  // [rows, width]
+  const void* weight;
+  Number weight_number;
+  float eps;
+  int64_t rows;
+  int64_t width;
+  void* out;
+  Number out_number;
+};
+
+struct SiluMul {
+  const float* gate;  // [rows, width]
+  const float* up;
+  int64_t rows;
+  int64_t width;
+  void* out;
+  Number out_number;
+};
+
+struct Rope {
+  const float* q;  // [rows, q_heads * head]
+  const float* k;  // [rows, kv_heads * head]
+  const float* v;
+  const float* cos;  // [positions, head / 2]
+  const float* sin;
+  const int32_t* positions;
+  const int64_t* slots;
+  const void* q_norm;  // [head], or null
+  const void* k_norm;
+  Number norm_number;
+  float eps;
+  int64_t rows;
+  int64_t q_heads;
+  int64_t kv_heads;
+  int64_t head;
+  void* keys;    // [pages, kv_heads, head, 64]
+  void* values;  // [pages, kv_heads, 64, head]
+  void* out;     // [rows, q_heads, head]
+  Number number;
+};
+
+struct Attention {
+  const void* q;  // [rows, q_heads, head]
+  const void* keys;
+  const void* values;
+  Number number;
+  const int32_t* block_tables;  // [sequences, max_pages]
+  int64_t max_pages;
+  const int32_t* row_sequence;
+  const int32_t* positions;
+  const int32_t* head_to_kv;
+  float scale;
+  int64_t window;
+  int64_t rows;
+  int64_t q_heads;
+  int64_t kv_heads;
+  int64_t head;
+  const int64_t* chunks;  // [chunk_count + 1]: rows of one chunk share a sequence
+  int64_t chunk_count;
+  void* out;  // [rows, q_heads * head]
+};
+
+struct Kernels {
+  void (*linear)(const Linear&);
+  void (*widen)(const Gather&);  // to fp32
+  void (*rms_norm)(const RmsNorm&);
+  void (*silu_mul)(const SiluMul&);
+  void (*rope)(const Rope&);
+  void (*attention)(const Attention&);
+};
+
+namespace baseline { extern const Kernels kernels; }
+#ifdef ISOBIT_X86
+namespace avx2 { extern const Kernels kernels; }
+namespace avx512 { extern const Kernels kernels; }
+namespace avx512_bf16 { void linear(const Linear&); }
+#endif
+
+}  // namespace isobit

@@ -1,0 +1,86 @@
+// Weights and activations as fp32: one fused multiply-add per weight, k in order.
+#pragma once
+
+#include "linear_block.h"
+
+namespace isobit {
+namespace ISOBIT_SET {
+namespace {
+
+struct Fp32Dot {
+  using X = float;
+  using Value = Lanes;
+  static constexpr int kBytes = 64;
+  ISOBIT_INLINE Lanes dot(Lanes value, float x, Lanes sum) { return fma(broadcast(x), value, sum); }
+};
+
+template <int kMiddle>
+struct Integers : Fp32Dot {
+  using Line = Ints;
+  using Zero = Ints;
+  ISOBIT_INLINE Ints load(const unsigned char* from) { return load_ints(from); }
+  ISOBIT_INLINE Ints zero(const Linear& a, int64_t run, int64_t tile) {
+    if (a.zeros) return load_bytes(a.zeros + (run * a.tiles + tile) * kTile);
+    Ints r;
+    ISOBIT_PARTS r.part[i] = IntPart{} + kMiddle;
+    return r;
+  }
+  ISOBIT_INLINE Lanes code(Ints line, int shift, int mask, Ints zero) {
+    ISOBIT_PARTS line.part[i] = ((line.part[i] >> shift) & mask) - zero.part[i];
+    return to_float(line);
+  }
+};
+
+struct Int4Fp32 : Integers<8> {
+  static constexpr int kLineK = 8, kSteps = 8;
+  ISOBIT_INLINE Lanes value(Ints line, int step, Ints zero) {
+    return code(line, step / 2 * 4 + step % 2 * 16, 15, zero);
+  }
+};
+
+struct Int8Fp32 : Integers<128> {
+  static constexpr int kLineK = 4, kSteps = 4;
+  ISOBIT_INLINE Lanes value(Ints line, int step, Ints zero) {
+    return code(line, step * 8, 255, zero);
+  }
+};
+
+struct NoZero {};
+
+struct Bf16Fp32 : Fp32Dot {
+  using Line = Ints;
+  using Zero = NoZero;
+  static constexpr int kLineK = 2, kSteps = 2;
+  ISOBIT_INLINE Ints load(const unsigned char* from) { return load_ints(from); }
+  ISOBIT_INLINE NoZero zero(const Linear&, int64_t, int64_t) { return {}; }
+  ISOBIT_INLINE Lanes value(Ints line, int step, NoZero) {
+    ISOBIT_PARTS line.part[i] = step ? line.part[i] & ~0xffff : line.part[i] << 16;
+    return from_bits(line);
+  }
+};
+
+template <class T>
+struct FloatFp32 : Fp32Dot {
+  using Line = Lanes;
+  using Zero = NoZero;
+  static constexpr int kLineK = 1, kSteps = 1, kBytes = kTile * sizeof(T);
+  ISOBIT_INLINE Lanes load(const unsigned char* from) {
+    return ISOBIT_SET::load(reinterpret_cast<const T*>(from));
+  }
+  ISOBIT_INLINE NoZero zero(const Linear&, int64_t, int64_t) { return {}; }
+  ISOBIT_INLINE Lanes value(Lanes line, int, NoZero) { return line; }
+};
+
+void linear(const Linear& a) {
+  switch (a.kind) {
+    case Kind::int4: return run_linear<Int4Fp32>(a);
+    case Kind::int8: return run_linear<Int8Fp32>(a);
+    case Kind::bfloat16: return run_linear<Bf16Fp32>(a);
+    case Kind::float16: return run_linear<FloatFp32<Half>>(a);
+    case Kind::float32: return run_linear<FloatFp32<float>>(a);
+  }
+}
+
+}  // namespace
+}  // namespace ISOBIT_SET
+}  // namespace isobit

@@ -1,0 +1,180 @@
+#include "threads.h"
+
+#include <pthread.h>
+#include <sched.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#ifdef ISOBIT_X86
+#include <immintrin.h>
+#endif
+
+namespace isobit {
+namespace {
+
+constexpr int kSpin = 4000;
+constexpr uint32_t kClosed = 1u << 31;
+
+void relax() {
+#ifdef ISOBIT_X86
+  _mm_pause();
+#endif
+}
+
+// A caller may have switched denormals off for its own thread only. The same bits on every thread
+// need one mode on all of them.
+class FloatMode {
+ public:
+#ifdef ISOBIT_X86
+  FloatMode() : saved_(_mm_getcsr()) { _mm_setcsr(0x1f80); }
+  ~FloatMode() { _mm_setcsr(saved_); }
+
+ private:
+  unsigned saved_;
+#else
+  FloatMode() {}
+#endif
+};
+
+class Pool {
+ public:
+  explicit Pool(int helpers) {
+    for (int i = 0; i < helpers; ++i) workers_.emplace_back([this] { work(); });
+  }
+
+  ~Pool() {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      stop_.store(true);
+      epoch_.fetch_add(1);
+    }
+    wake_.notify_all();
+    for (auto& worker : workers_) worker.join();
+  }
+
+  void run(int64_t count, Task task, const void* context) {
+    count_ = count;
+    task_ = task;
+    context_ = context;
+    next_.store(0, std::memory_order_relaxed);
+    left_.store(0, std::memory_order_relaxed);
+    joined_.store(0, std::memory_order_release);
+    epoch_.fetch_add(1);
+    if (sleepers_.load() > 0) {
+      { std::lock_guard<std::mutex> lock(mutex_); }
+      wake_.notify_all();
+    }
+    drain();
+    // A helper that has not woken by now is not waited for: it finds the door closed.
+    const uint32_t joined = joined_.fetch_or(kClosed, std::memory_order_acq_rel);
+    for (int spin = 0; left_.load(std::memory_order_acquire) != joined; ++spin) {
+      if (spin < kSpin) {
+        relax();
+      } else {
+        sched_yield();
+      }
+    }
+  }
+
+ private:
+  void drain() {
+    FloatMode mode;
+    for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count_;) {
+      task_(context_, i);
+    }
+  }
+
+  bool join_job() {
+    uint32_t joined = joined_.load(std::memory_order_acquire);
+    while (!(joined & kClosed)) {
+      if (joined_.compare_exchange_weak(joined, joined + 1, std::memory_order_acq_rel)) return true;
+    }
+    return false;
+  }
+
+  void work() {
+    uint64_t seen = 0;
+    for (;;) {
+      for (int spin = 0; spin < kSpin && epoch_.load(std::memory_order_acquire) == seen; ++spin) {
+        relax();
+      }
+      if (epoch_.load() == seen) {
+        sleepers_.fetch_add(1);
+        std::unique_lock<std::mutex> lock(mutex_);
+        wake_.wait(lock, [&] { return epoch_.load() != seen; });
+        sleepers_.fetch_sub(1);
+      }
+      seen = epoch_.load();
+      if (stop_.load()) return;
+      if (join_job()) {
+        drain();
+        left_.fetch_add(1, std::memory_order_release);
+      }
+    }
+  }
+
+  std::vector<std::thread> workers_;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::atomic<uint64_t> epoch_{0};
+  std::atomic<int> sleepers_{0};
+  std::atomic<bool> stop_{false};
+  alignas(64) std::atomic<uint32_t> joined_{kClosed};
+  alignas(64) std::atomic<uint32_t> left_{0};
+  alignas(64) std::atomic<int64_t> next_{0};
+  int64_t count_ = 0;
+  Task task_ = nullptr;
+  const void* context_ = nullptr;
+};
+
+int available() {
+#ifdef __linux__
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof(set), &set) == 0) return CPU_COUNT(&set);
+#endif
+  const unsigned count = std::thread::hardware_concurrency();
+  return count ? static_cast<int>(count) : 1;
+}
+
+std::mutex* door = new std::mutex;
+Pool* pool = nullptr;
+int wanted = available();
+
+// A forked child owns no helper threads and may find the mutex locked: it starts over.
+void after_fork() {
+  door = new std::mutex;
+  pool = nullptr;
+}
+
+const int registered = pthread_atfork(nullptr, nullptr, after_fork);
+
+void run_inline(int64_t count, Task task, const void* context) {
+  FloatMode mode;
+  for (int64_t i = 0; i < count; ++i) task(context, i);
+}
+
+}  // namespace
+
+void parallel_for(int64_t count, Task task, const void* context) {
+  if (count <= 1 || wanted <= 1) return run_inline(count, task, context);
+  std::unique_lock<std::mutex> lock(*door, std::try_to_lock);
+  if (!lock.owns_lock()) return run_inline(count, task, context);
+  if (!pool) pool = new Pool(wanted - 1);
+  pool->run(count, task, context);
+}
+
+void set_threads(int count) {
+  std::lock_guard<std::mutex> lock(*door);
+  if (count == wanted) return;
+  delete pool;
+  pool = nullptr;
+  wanted = count;
+}
+
+int threads() { return wanted; }
+
+}  // namespace isobit

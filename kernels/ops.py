@@ -1,0 +1,258 @@
+"""Every op of the forward pass, one function each.
+
+An op checks its arguments before anything runs and raises InputError E-KERNEL-SHAPE or
+E-KERNEL-INDEX; a machine that cannot run it raises EnvironmentFault (see `backend`). In shapes:
+M rows, K features in, N features out, S segments, H heads, D head size, I intermediate size.
+The bits of a row depend on that row alone: not on M, on the other rows, or on threads.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from .backend import available_isas, backend, native, set_isa, set_threads
+from .cache import PAGE, KVCache
+from .checks import NUMBERS, Checks
+from .errors import InputError
+from .weight import PackedWeight
+
+__all__ = [
+    "PAGE",
+    "KVCache",
+    "attention",
+    "available_isas",
+    "backend",
+    "linear",
+    "rms_norm",
+    "rope_and_cache",
+    "set_isa",
+    "set_threads",
+    "silu_mul",
+]
+
+KINDS = {"int4": 0, "int8": 1, "bfloat16": 2, "float16": 3, "float32": 4}
+
+
+def linear(x: torch.Tensor, weight: PackedWeight) -> torch.Tensor:
+    """Partial products of every segment: x `[M, K]` (fp32, fp16, bf16) gives fp32 `[S, M, N]`.
+
+    Within a run x * (code - zero) is summed in fp32 in the order of k; run by run that sum is
+    scaled and added. A segment without runs gives +0.
+    """
+    checks = Checks("linear")
+    checks.tensor("x", x, (None, weight.k))
+    checks.that(weight.data.device.type == "cpu", f"the weight is on {weight.data.device}")
+    checks.done()
+    rows = x.shape[0]
+    out = torch.empty(weight.segments, rows, weight.n)
+    if out.numel() == 0:
+        return out
+    scales = weight.scales
+    native().linear(
+        x.data_ptr(),
+        NUMBERS[x.dtype],
+        rows,
+        weight.k,
+        KINDS[weight.kind],
+        weight.data.data_ptr(),
+        _address(scales),
+        0 if scales is None else NUMBERS[scales.dtype],
+        _address(weight.zeros),
+        weight.n,
+        weight.tiles,
+        weight.packed_k,
+        weight.run_offsets.data_ptr(),
+        weight.segment_offsets.data_ptr(),
+        weight.segments,
+        _address(weight.gather),
+        out.data_ptr(),
+    )
+    return out
+
+
+def rms_norm(
+    x: torch.Tensor, weight: torch.Tensor, eps: float, out_dtype: torch.dtype
+) -> torch.Tensor:
+    """x fp32 `[M, D]` over its root mean square, times weight `[D]`; fp32 until one rounding."""
+    checks = Checks("rms_norm")
+    checks.tensor("x", x, (None, None), torch.float32)
+    checks.tensor("weight", weight, (x.shape[-1] if x.dim() else None,))
+    checks.that(out_dtype in NUMBERS, f"out_dtype {out_dtype} is not a supported float")
+    checks.done()
+    out = torch.empty(x.shape, dtype=out_dtype)
+    if out.numel():
+        native().rms_norm(
+            x.data_ptr(),
+            weight.data_ptr(),
+            NUMBERS[weight.dtype],
+            eps,
+            x.shape[0],
+            x.shape[1],
+            out.data_ptr(),
+            NUMBERS[out_dtype],
+        )
+    return out
+
+
+def silu_mul(gate: torch.Tensor, up: torch.Tensor, out_dtype: torch.dtype) -> torch.Tensor:
+    """silu(gate) * up of fp32 `[M, I]`, rounded once."""
+    checks = Checks("silu_mul")
+    checks.tensor("gate", gate, (None, None), torch.float32)
+    checks.tensor("up", up, tuple(gate.shape), torch.float32)
+    checks.that(out_dtype in NUMBERS, f"out_dtype {out_dtype} is not a supported float")
+    checks.done()
+    out = torch.empty(gate.shape, dtype=out_dtype)
+    if out.numel():
+        native().silu_mul(
+            gate.data_ptr(),
+            up.data_ptr(),
+            gate.shape[0],
+            gate.shape[1],
+            out.data_ptr(),
+            NUMBERS[out_dtype],
+        )
+    return out
+
+
+def rope_and_cache(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    positions: torch.Tensor,
+    slots: torch.Tensor,
+    cache: KVCache,
+    q_norm: torch.Tensor | None = None,
+    k_norm: torch.Tensor | None = None,
+    eps: float = 1e-6,
+) -> torch.Tensor:
+    """Turns q and k by their positions, writes k and v into the cache, returns q `[M, Hq, D]`.
+
+    q fp32 `[M, Hq*D]`; k, v fp32 `[M, Hkv*D]`; cos, sin fp32 `[P, D/2]`; positions int32 `[M]`;
+    slots int64 `[M]`, each page * 64 + offset. q_norm and k_norm `[D]`, both or neither, ask for an
+    RMS norm of every head first. fp32 until one rounding to the dtype of the cache.
+    """
+    head = cache.head_size
+    rows = q.shape[0] if q.dim() else 0
+    checks = Checks("rope_and_cache")
+    checks.that(head % 2 == 0, f"head size {head} is odd")
+    checks.tensor("q", q, (rows, None), torch.float32)
+    checks.that(not head or q.shape[-1] % head == 0, f"q is not whole heads of {head}")
+    for name, tensor in (("k", k), ("v", v)):
+        checks.tensor(name, tensor, (rows, cache.kv_heads * head), torch.float32)
+    for name, tensor in (("cos", cos), ("sin", sin)):
+        checks.tensor(name, tensor, (cos.shape[0], head // 2), torch.float32)
+    checks.tensor("positions", positions, (rows,), torch.int32)
+    checks.tensor("slots", slots, (rows,), torch.int64)
+    checks.that((q_norm is None) == (k_norm is None), "q_norm and k_norm come together")
+    if q_norm is not None and k_norm is not None:
+        checks.tensor("q_norm", q_norm, (head,))
+        checks.tensor("k_norm", k_norm, (head,), q_norm.dtype)
+    checks.done()
+    q_heads = q.shape[1] // head if head else 0
+    out = torch.empty(rows, q_heads, head, dtype=cache.dtype)
+    if not rows or not head:
+        return out
+    module = native()
+    outside = module.first_outside32(positions.data_ptr(), rows, cos.shape[0])
+    _index("rope_and_cache", "positions", positions, outside, cos.shape[0])
+    outside = module.first_outside64(slots.data_ptr(), rows, cache.pages * PAGE)
+    _index("rope_and_cache", "slots", slots, outside, cache.pages * PAGE)
+    module.rope_and_cache(
+        q.data_ptr(),
+        k.data_ptr(),
+        v.data_ptr(),
+        cos.data_ptr(),
+        sin.data_ptr(),
+        positions.data_ptr(),
+        slots.data_ptr(),
+        _address(q_norm),
+        _address(k_norm),
+        0 if q_norm is None else NUMBERS[q_norm.dtype],
+        eps,
+        rows,
+        q_heads,
+        cache.kv_heads,
+        head,
+        cache.keys.data_ptr(),
+        cache.values.data_ptr(),
+        out.data_ptr(),
+        NUMBERS[cache.dtype],
+    )
+    return out
+
+
+def attention(
+    q: torch.Tensor,
+    cache: KVCache,
+    *,
+    block_tables: torch.Tensor,
+    row_sequence: torch.Tensor,
+    positions: torch.Tensor,
+    head_to_kv: torch.Tensor,
+    scale: float,
+    window: int = 0,
+) -> torch.Tensor:
+    """Causal attention over the cache: q `[M, Hq, D]` in its dtype gives `[M, Hq*D]`.
+
+    Row m reads keys 0..positions[m] of sequence row_sequence[m] (with a window only those after
+    positions[m] - window), 64 at a time at absolute positions. block_tables int32 `[B, pages]`;
+    row_sequence, positions int32 `[M]`; head_to_kv int32 `[Hq]`, the KV head of every query head.
+    """
+    rows, heads = (q.shape[0], q.shape[1]) if q.dim() == 3 else (0, 0)
+    checks = Checks("attention")
+    checks.tensor("q", q, (None, None, cache.head_size), cache.dtype)
+    checks.tensor("block_tables", block_tables, (None, None), torch.int32)
+    checks.tensor("row_sequence", row_sequence, (rows,), torch.int32)
+    checks.tensor("positions", positions, (rows,), torch.int32)
+    checks.tensor("head_to_kv", head_to_kv, (heads,), torch.int32)
+    checks.that(window >= 0, f"window is {window}; 0 stands for none")
+    checks.done()
+    out = torch.empty(rows, heads * cache.head_size, dtype=q.dtype)
+    if out.numel() == 0:
+        return out
+    module = native()
+    sequences, max_pages = block_tables.shape
+    outside = module.first_outside32(row_sequence.data_ptr(), rows, sequences)
+    _index("attention", "row_sequence", row_sequence, outside, sequences)
+    outside = module.first_outside32(head_to_kv.data_ptr(), heads, cache.kv_heads)
+    _index("attention", "head_to_kv", head_to_kv, outside, cache.kv_heads)
+    where = (block_tables.data_ptr(), max_pages, row_sequence.data_ptr(), positions.data_ptr())
+    row = module.first_without_page(*where, rows, window, cache.pages)
+    if row >= 0:
+        raise InputError(
+            "E-KERNEL-INDEX",
+            f"attention: row {row} at position {int(positions[row])} needs pages that sequence "
+            f"{int(row_sequence[row])} lacks (its table has {max_pages}, the cache {cache.pages})",
+        )
+    module.attention(
+        q.data_ptr(),
+        cache.keys.data_ptr(),
+        cache.values.data_ptr(),
+        NUMBERS[q.dtype],
+        *where,
+        head_to_kv.data_ptr(),
+        scale,
+        window,
+        rows,
+        heads,
+        cache.kv_heads,
+        cache.head_size,
+        out.data_ptr(),
+    )
+    return out
+
+
+def _address(tensor: torch.Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def _index(op: str, name: str, tensor: torch.Tensor, outside: int, limit: int) -> None:
+    if outside >= 0:
+        value = int(tensor[outside])
+        raise InputError(
+            "E-KERNEL-INDEX",
+            f"{op}: {name}[{outside}] is {value}; it must be from 0 to {limit - 1}",
+        )

@@ -1,0 +1,1 @@
+"""The outside world: the command line, Ray placement, model folders and text."""

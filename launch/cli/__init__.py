@@ -1,0 +1,1 @@
+"""The `isobit` command: one file per subcommand."""

@@ -1,0 +1,148 @@
+"""`isobit generate`: text from the terminal, streaming."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from ...kernels.errors import InputError
+from ...runtime.batch import pages_for
+from ...runtime.config import EngineSettings, SamplingSettings, check_sampling
+from ...runtime.engine import Batch, Engine, prepare
+from ...shard.plan import PlanSettings
+from ..models import model_folder
+from ..text import Text, TextStream
+from .options import (
+    Atoms,
+    Degree,
+    Dtype,
+    Json,
+    LauncherName,
+    LauncherOption,
+    Layout,
+    LayoutName,
+    Model,
+    RayAddress,
+    Threads,
+    launchers,
+    parse_ids,
+)
+from .output import errors, human_bytes, print_json, spinner
+
+
+def generate(
+    model: Model,
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", "-p", help="The text to go on from.")
+    ] = None,
+    prompt_ids: Annotated[
+        str | None, typer.Option(help="Token ids instead of text: 1,2,3. No tokenizer is needed.")
+    ] = None,
+    chat: Annotated[
+        bool, typer.Option(help="Put the prompt into the model's chat template.")
+    ] = False,
+    degree: Degree = 1,
+    max_tokens: Annotated[int, typer.Option(help="Most tokens to generate.")] = 128,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    top_k: Annotated[int, typer.Option(help="Keep the k likeliest tokens; 0 keeps all.")] = 0,
+    top_p: Annotated[float, typer.Option(help="Keep the likeliest tokens up to this mass.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Seed of the draws, with --temperature.")] = 0,
+    ignore_eos: Annotated[bool, typer.Option(help="Go on after a stop token.")] = False,
+    layout: Layout = LayoutName.PAD,
+    atoms: Atoms = 8,
+    dtype: Dtype = "auto",
+    threads: Threads = 0,
+    launcher: LauncherOption = LauncherName.RAY,
+    ray_address: RayAddress = None,
+    as_json: Json = False,
+) -> None:
+    """Generate text with a model cut over a number of ranks."""
+    if (prompt is None) == (prompt_ids is None):
+        raise InputError("E-USAGE", "give either --prompt TEXT or --prompt-ids 1,2,3")
+    if chat and prompt is None:
+        raise InputError("E-USAGE", "--chat needs --prompt")
+    sampling = SamplingSettings(
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+        ignore_eos=ignore_eos,
+    )
+    check_sampling(sampling)
+    folder = model_folder(model)
+    plan = PlanSettings(degree=degree, atoms=atoms, layout=layout.value)
+    prepare(folder, EngineSettings(plan=plan, dtype=dtype))
+    text = Text(folder) if prompt is not None else None
+    if prompt_ids is not None:
+        ids = parse_ids(prompt_ids)
+    else:
+        assert text is not None and prompt is not None
+        ids = text.encode_chat(prompt) if chat else text.encode(prompt)
+    settings = EngineSettings(
+        plan=plan, dtype=dtype, threads=threads, kv_pages=pages_for(len(ids) + max_tokens)
+    )
+    stream = TextStream(text) if text is not None else None
+
+    def show(_: int, token: int) -> None:
+        if not as_json:
+            sys.stdout.write(f"{token} " if stream is None else stream.add(token))
+            sys.stdout.flush()
+
+    with launchers(launcher, ray_address, degree) as new_launcher:
+        with spinner(f"starting {degree} ranks and loading {folder.name}", as_json):
+            engine = Engine(folder, settings, new_launcher())
+        with engine:
+            if not as_json and prompt is not None and not chat:
+                sys.stdout.write(prompt)
+            batch = engine.generate([ids], [sampling], show)
+            result = _report(engine, batch, text)
+    if as_json:
+        print_json(result)
+    else:
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+        _print_summary(result, degree)
+
+
+def _report(engine: Engine, batch: Batch, text: Text | None) -> dict[str, Any]:
+    completion = batch.completions[0]
+    decode = statistics.median(batch.decode_s) * 1000 if batch.decode_s else None
+    return {
+        "text": None if text is None else text.decode(completion.tokens),
+        "tokens": completion.tokens,
+        "logits_digest": completion.logits_digest,
+        "digests_agree": True,
+        "plan": engine.plan.content_hash(),
+        "kernels": engine.ranks[0]["kernels"],
+        "timing": {
+            "load_s": round(engine.load_s, 3),
+            "prefill_s": round(batch.prefill_s, 4),
+            "decode_ms_per_step": None if decode is None else round(decode, 3),
+        },
+        "ranks": [
+            {"rank": r["rank"], "bytes_read": r["bytes_read"], "node": r["node"]}
+            for r in engine.ranks
+        ],
+    }
+
+
+def _print_summary(result: dict[str, Any], degree: int) -> None:
+    timing, count = result["timing"], len(result["tokens"])
+    agree = "1 rank" if degree == 1 else f"{degree} ranks agreed on every step"
+    read = ", ".join(human_bytes(rank["bytes_read"]) for rank in result["ranks"])
+    per_token = timing["decode_ms_per_step"]
+    errors.print()
+    errors.print(
+        f"[green]{agree}[/] · {count} tokens · loaded in {timing['load_s']:.1f} s, "
+        f"first token {timing['prefill_s'] * 1000:.0f} ms"
+        + ("" if per_token is None else f", then {per_token:.1f} ms each")
+    )
+    errors.print(
+        f"bytes read per rank: {read} · kernels: {result['kernels']['isa']} · "
+        f"logits digest {result['logits_digest']}",
+        style="dim",
+    )

@@ -1,0 +1,64 @@
+"""What people and programs see: rich text on a terminal, or one JSON object with --json."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """Write one JSON object to standard output and nothing else there."""
+    sys.stdout.write(json.dumps(value) + "\n")
+    sys.stdout.flush()
+
+
+def print_error(code: str, message: str, as_json: bool) -> None:
+    """One message: on standard error for people, as JSON on standard output for programs."""
+    if as_json:
+        print_json({"error": {"code": code, "message": message}})
+    else:
+        errors.print(f"[bold red]{code}[/] ", end="")
+        errors.print(message, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def progress_bar(description: str) -> Iterator[Progress]:
+    """A progress bar on standard error; silent where that is not a terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+    with Progress(
+        *columns,
+        TimeRemainingColumn(),
+        console=errors,
+        transient=True,
+        disable=not errors.is_terminal,
+    ) as progress:
+        progress.add_task(description, total=None)
+        yield progress
+
+
+@contextmanager
+def spinner(text: str, silent: bool) -> Iterator[None]:
+    """A spinner on standard error while something slow runs."""
+    if silent or not errors.is_terminal:
+        yield
+        return
+    with errors.status(text):
+        yield
+
+
+def human_bytes(count: float) -> str:
+    """1536 -> "1.5 KiB"."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1024
+    raise AssertionError("unreachable")

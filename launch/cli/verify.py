@@ -1,0 +1,114 @@
+"""`isobit verify`: the same bits at every degree, or the first site where they part."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from ...kernels.errors import InputError
+from ...runtime.config import EngineSettings
+from ...runtime.engine import prepare
+from ...runtime.verify import Verification
+from ...runtime.verify import verify as run_verify
+from ...shard.plan import PlanSettings
+from ..models import model_folder
+from ..text import Text
+from .options import (
+    Atoms,
+    Dtype,
+    Json,
+    LauncherName,
+    LauncherOption,
+    Layout,
+    LayoutName,
+    Model,
+    RayAddress,
+    Threads,
+    launchers,
+    parse_ids,
+)
+from .output import console, print_json, progress_bar
+
+DEFAULT_IDS = [1]
+
+
+def verify(
+    model: Model,
+    degrees: Annotated[str, typer.Option(help="Degrees to compare: 1,2,3,4.")] = "1,2",
+    prompt: Annotated[
+        list[str] | None, typer.Option("--prompt", "-p", help="Repeat it for a batch.")
+    ] = None,
+    prompt_ids: Annotated[
+        list[str] | None, typer.Option(help="Token ids: 1,2,3. Repeat it for a batch.")
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(help="Tokens to generate per prompt.")] = 16,
+    layout: Layout = LayoutName.PAD,
+    atoms: Atoms = 8,
+    dtype: Dtype = "auto",
+    threads: Threads = 0,
+    launcher: LauncherOption = LauncherName.RAY,
+    ray_address: RayAddress = None,
+    as_json: Json = False,
+) -> None:
+    """Run one batch at several degrees and compare every bit. Exit status 1 when they differ."""
+    folder = model_folder(model)
+    compared = _parse_degrees(degrees)
+    settings = EngineSettings(
+        plan=PlanSettings(atoms=atoms, layout=layout.value), dtype=dtype, threads=threads
+    )
+    for degree in compared:
+        plan = PlanSettings(degree=degree, atoms=atoms, layout=layout.value)
+        prepare(folder, EngineSettings(plan=plan, dtype=dtype))
+    prompts = [parse_ids(ids) for ids in prompt_ids or ()]
+    if prompt:
+        text = Text(folder)
+        prompts += [text.encode(each) for each in prompt]
+    with (
+        progress_bar("starting") as bar,
+        launchers(launcher, ray_address, max(compared)) as new_launcher,
+    ):
+        task = bar.task_ids[0]
+        bar.update(task, total=len(compared), completed=0)
+
+        def show(what: str) -> None:
+            bar.update(task, description=what, advance=bar.tasks[0].description != "starting")
+
+        outcome = run_verify(
+            folder, compared, settings, prompts or [DEFAULT_IDS], max_tokens, new_launcher, show
+        )
+    if as_json:
+        print_json(outcome.report())
+    else:
+        _print_outcome(outcome, layout.value)
+    if outcome.difference is not None:
+        raise typer.Exit(1)
+
+
+def _parse_degrees(text: str) -> list[int]:
+    try:
+        return list(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError:
+        raise InputError(
+            "E-VERIFY-DEGREES", f"--degrees {text!r}: expected integers between commas, as in 1,2,4"
+        ) from None
+
+
+def _print_outcome(outcome: Verification, layout: str) -> None:
+    table = Table("tp", "digest of logits and hidden states", "first tokens")
+    for degree, result in outcome.degrees.items():
+        tokens = result.batch.completions[0].tokens
+        shown = " ".join(map(str, tokens[:8])) + (" …" if len(tokens) > 8 else "")
+        table.add_row(str(degree), result.digest, shown)
+    console.print(table)
+    if outcome.difference is None:
+        degrees = ", ".join(map(str, outcome.degrees))
+        console.print(f"[bold green]identical[/]: the same bits at degrees {degrees} ({layout})")
+        return
+    d = outcome.difference
+    console.print(
+        f"[bold red]different[/]: degrees {d.degrees[0]} and {d.degrees[1]} part at "
+        f"[bold]{d.site}[/] "
+        f"({d.part}), step {d.step}, rank {d.rank}"
+    )

@@ -1,0 +1,1 @@
+"""One model running over ranks. Knows no Ray, no HTTP, no terminal."""

@@ -1,0 +1,96 @@
+"""Sequences in flight and the steps they are cut into. Pure bookkeeping, no tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field
+
+from ..kernels.errors import InputError
+from .config import PAGE_TOKENS, SamplingSettings
+
+
+@dataclass(kw_only=True)
+class Request:
+    """The ledger's record of one request: what was asked, what was sent out, where it stands.
+
+    `computed` tokens of `tokens` (prompt and emitted ids together) are in the KV cache.
+    """
+
+    prompt: list[int]
+    sampling: SamplingSettings
+    emitted: list[int] = field(default_factory=list)
+    pages: list[int] = field(default_factory=list)
+    logits_digests: list[str] = field(default_factory=list)
+    computed: int = 0
+    finished: bool = False
+
+    @property
+    def tokens(self) -> list[int]:
+        return self.prompt + self.emitted
+
+    def commit(self, token: int, stop_ids: Seq[int]) -> None:
+        """Add a token; the request ends at its limit or at a stop token."""
+        self.emitted.append(token)
+        stopped = token in stop_ids and not self.sampling.ignore_eos
+        self.finished = stopped or len(self.emitted) >= self.sampling.max_tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepRows:
+    """The rows of one step. Row i holds token `tokens[i]` at `positions[i]` of request `owner[i]`.
+
+    `sampled` lists the rows whose logits are wanted, each the last token of its request.
+    """
+
+    tokens: list[int]
+    positions: list[int]
+    owner: list[int]
+    sampled: list[int]
+
+
+def pages_for(tokens: int) -> int:
+    return -(-tokens // PAGE_TOKENS)
+
+
+def assign_pages(requests: Seq[Request], available: int) -> None:
+    """Give every request the pages for its prompt and its longest answer.
+
+    Raises InputError E-KV-CACHE when they do not fit together.
+    """
+    needs = [pages_for(len(r.prompt) + r.sampling.max_tokens) for r in requests]
+    if sum(needs) > available:
+        raise InputError(
+            "E-KV-CACHE",
+            f"the KV cache has {available} pages of {PAGE_TOKENS} tokens, {len(requests)} requests "
+            f"need {sum(needs)} together. Ask for fewer or shorter answers",
+        )
+    first = 0
+    for request, need in zip(requests, needs, strict=True):
+        request.pages = list(range(first, first + need))
+        first += need
+
+
+def form_step(requests: Seq[Request], most_rows: int) -> StepRows:
+    """Take the next rows of every unfinished request, at most `most_rows` in all.
+
+    A prompt longer than the room left is cut; its logits come with its last piece.
+    """
+    rows = StepRows(tokens=[], positions=[], owner=[], sampled=[])
+    for index, request in enumerate(requests):
+        room = most_rows - len(rows.tokens)
+        if request.finished or not room:
+            continue
+        tokens = request.tokens
+        piece = tokens[request.computed : request.computed + room]
+        rows.tokens.extend(piece)
+        rows.positions.extend(range(request.computed, request.computed + len(piece)))
+        rows.owner.extend([index] * len(piece))
+        if request.computed + len(piece) == len(tokens):
+            rows.sampled.append(len(rows.tokens) - 1)
+    return rows
+
+
+def advance(requests: Seq[Request], rows: StepRows) -> None:
+    """Record that the rows of a step are in the KV cache."""
+    for index in rows.owner:
+        requests[index].computed += 1

@@ -1,0 +1,104 @@
+"""Settings of an engine and of a request. Unknown names are errors, since these are dataclasses."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..kernels.errors import InputError
+from ..shard.plan import PlanSettings
+from ..shard.spec import DTYPES, ModelSpec
+
+PAGE_TOKENS = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSettings:
+    """How a model is run.
+
+    `dtype` "auto" takes the config's. `kv_pages` is the size of the KV cache in pages of
+    PAGE_TOKENS tokens; `max_step_rows` is the longest piece of prompts that one step takes.
+    `threads` 0 divides the machine's cores among the ranks of a host. `step_timeout_s` is how long
+    the driver waits for a rank before it names it and gives up.
+    """
+
+    plan: PlanSettings = dataclasses.field(default_factory=PlanSettings)
+    dtype: str = "auto"
+    kv_pages: int = 64
+    max_step_rows: int = 512
+    threads: int = 0
+    load_timeout_s: float = 1800.0
+    step_timeout_s: float = 300.0
+    trace: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingSettings:
+    """How tokens are chosen. Temperature 0 is greedy; `top_k` 0 and `top_p` 1 keep every token.
+
+    `seed` and the position alone decide a draw: neither batch nor degree can change it.
+    """
+
+    max_tokens: int = 128
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+    ignore_eos: bool = False
+
+
+def check_sampling(sampling: SamplingSettings) -> None:
+    """Raise InputError E-SAMPLING naming every setting out of range."""
+    wrong = []
+    if sampling.max_tokens < 1:
+        wrong.append(f"max_tokens {sampling.max_tokens}: expected at least 1")
+    if not 0 <= sampling.temperature < float("inf"):
+        wrong.append(f"temperature {sampling.temperature}: expected 0 (greedy) or more")
+    if sampling.top_k < 0:
+        wrong.append(f"top_k {sampling.top_k}: expected 0 (all tokens) or more")
+    if not 0 < sampling.top_p <= 1:
+        wrong.append(f"top_p {sampling.top_p}: expected more than 0 and at most 1")
+    if wrong:
+        raise InputError("E-SAMPLING", "; ".join(wrong))
+
+
+def run_dtype(spec: ModelSpec, name: str) -> torch.dtype:
+    """The dtype of activations and KV cache; raises InputError E-DTYPE for an unknown name."""
+    if name == "auto":
+        return spec.torch_dtype
+    if name not in DTYPES:
+        raise InputError("E-DTYPE", f"--dtype {name!r}: expected auto, {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankTicket:
+    """All that a process needs to become a rank: where the driver listens, and a secret to show.
+
+    The CURVE keys are empty on a Unix socket, whose folder only its owner can open.
+    """
+
+    endpoint: str
+    rank: int
+    degree: int
+    secret: str
+    server_key: str = ""
+    public_key: str = ""
+    secret_key: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankJob:
+    """What a rank is told to load."""
+
+    model: Path
+    rank: int
+    plan: dict
+    dtype: str
+    kv_pages: int
+    threads: int
+    rendezvous: str
+    trace: bool

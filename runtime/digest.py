@@ -1,0 +1,20 @@
+"""Digests of tensors: equal bits give equal digests, on any rank, at any degree."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+DIGEST_BYTES = 8
+
+
+def tensor_digest(tensor: torch.Tensor) -> str:
+    """Return 16 hexadecimal digits over the bytes of a tensor, in row-major order."""
+    data = tensor.detach().contiguous().flatten().view(torch.uint8).numpy().data
+    return hashlib.blake2b(data, digest_size=DIGEST_BYTES).hexdigest()
+
+
+def chain_digests(digests: list[str]) -> str:
+    """Return the digest of a sequence of digests."""
+    return hashlib.blake2b("".join(digests).encode(), digest_size=DIGEST_BYTES).hexdigest()

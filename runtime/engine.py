@@ -1,0 +1,284 @@
+"""The driver of one model over its ranks: starts and checks them, forms steps, keeps the ledger."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ..kernels.errors import InputError, IsobitError, RankFault
+from ..shard.checkpoint import open_checkpoint
+from ..shard.plan import ShardPlan, make_plan
+from ..shard.spec import ModelSpec, read_spec
+from ..shard.validate import check_checkpoint, stored_intermediate_size
+from . import wire
+from .batch import Request, StepRows, advance, assign_pages, form_step
+from .config import EngineSettings, SamplingSettings, check_sampling, run_dtype
+from .digest import chain_digests
+from .launcher import Launcher, cores
+from .link import DriverLink, name_ranks, unique_lines
+from .rendezvous import Rendezvous
+from .trace import Run, TraceRecord
+
+DEATH_GRACE_S = 0.5
+DIVERGED = "E-RANK-DIVERGED"
+OnToken = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    """A finished request. `logits_digest` covers the logits of every emitted token."""
+
+    tokens: list[int]
+    logits_digest: str
+    logits_digests: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """What came of a static batch. `hidden_digests` has one entry a step; times in seconds."""
+
+    completions: list[Completion]
+    hidden_digests: list[str]
+    traces: Run
+    prefill_s: float
+    decode_s: list[float]
+
+
+def prepare(model: Path, settings: EngineSettings) -> tuple[ModelSpec, ShardPlan]:
+    """Check everything that can be checked before a process is started.
+
+    Raises InputError for a model, a plan or settings that cannot work.
+    """
+    spec = read_spec(model)
+    run_dtype(spec, settings.dtype)
+    checkpoint = open_checkpoint(model)
+    plan = make_plan(spec, settings.plan, stored_intermediate_size(checkpoint))
+    check_checkpoint(checkpoint, spec)
+    return spec, plan
+
+
+class Engine:
+    """A running model. Use as a context manager; leaving it ends every rank."""
+
+    def __init__(self, model: Path, settings: EngineSettings, launcher: Launcher) -> None:
+        """Start and load every rank.
+
+        Raises InputError as `prepare` and loading do, RankFault when a rank dies or is silent.
+        """
+        started = time.perf_counter()
+        self.settings, self._launcher = settings, launcher
+        self.spec, self.plan = prepare(model, settings)
+        address = launcher.address()
+        self._link = DriverLink(self.plan.degree, address)
+        self._rendezvous = Rendezvous(self._link.folder, address.host)
+        self._step_number = 0
+        try:
+            self._launcher.launch([self._link.ticket(rank) for rank in range(self.plan.degree)])
+            self._collect("hello", "starting the ranks", settings.load_timeout_s)
+            self.ranks = self._load(model)
+        except BaseException:
+            self.close()
+            raise
+        self.load_s = time.perf_counter() - started
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Tell the ranks to stop, then end their processes."""
+        for rank in range(self.plan.degree):
+            try:
+                self._link.send(rank, {"kind": "stop"})
+            except RankFault:
+                continue
+        self._launcher.stop()
+        self._link.close()
+
+    def generate(
+        self,
+        prompts: Sequence[list[int]],
+        sampling: Sequence[SamplingSettings],
+        on_token: OnToken = lambda request, token: None,
+    ) -> Batch:
+        """Run a static batch to its end; `on_token(request, id)` gets each committed token.
+
+        Raises InputError for prompts that cannot run, RankFault E-RANK-DIVERGED when ranks
+        disagree, E-NUM-LOGITS when logits are not finite. No token is let out before its step has
+        been checked.
+        """
+        requests = [
+            Request(prompt=list(prompt), sampling=settings)
+            for prompt, settings in zip(prompts, sampling, strict=True)
+        ]
+        self._check_requests(requests)
+        assign_pages(requests, self.settings.kv_pages)
+        hidden, traces, times = [], [], []
+        started = time.perf_counter()
+        first_token_s = 0.0
+        while not all(request.finished for request in requests):
+            step_started = time.perf_counter()
+            rows = form_step(requests, self.settings.max_step_rows)
+            answers = self._step(requests, rows)
+            hidden.append(self._checked_digest(answers))
+            if self.settings.trace:
+                traces.append([_records(answers[rank]) for rank in range(self.plan.degree)])
+            self._commit(requests, rows, answers[0], on_token)
+            if all(request.emitted for request in requests) and not first_token_s:
+                first_token_s = time.perf_counter() - started
+            elif first_token_s:
+                times.append(time.perf_counter() - step_started)
+        return Batch(
+            completions=[
+                Completion(
+                    tokens=request.emitted,
+                    logits_digest=chain_digests(request.logits_digests),
+                    logits_digests=request.logits_digests,
+                )
+                for request in requests
+            ],
+            hidden_digests=hidden,
+            traces=traces,
+            prefill_s=first_token_s,
+            decode_s=times,
+        )
+
+    def _load(self, model: Path) -> list[dict[str, Any]]:
+        settings = self.settings
+        threads = settings.threads or max(1, cores() // self._launcher.ranks_per_host())
+        job = {
+            "kind": "load",
+            "model": str(model.absolute()),
+            "plan": self.plan.to_dict(),
+            "dtype": settings.dtype,
+            "kv_pages": settings.kv_pages,
+            "threads": threads,
+            "rendezvous": self._rendezvous.address,
+            "trace": settings.trace,
+        }
+        for rank in range(self.plan.degree):
+            self._link.send(rank, job)
+        reports = self._collect(
+            "loaded", "loading the weights", settings.load_timeout_s, stop_at_error=False
+        )
+        return [reports[rank] for rank in range(self.plan.degree)]
+
+    def _step(self, requests: list[Request], rows: StepRows) -> dict[int, dict[str, Any]]:
+        self._step_number += 1
+        message = wire.encode(
+            {
+                "kind": "step",
+                "step": self._step_number,
+                "tokens": rows.tokens,
+                "positions": rows.positions,
+                "owner": rows.owner,
+                "sampled": rows.sampled,
+                "tables": [request.pages for request in requests],
+                "sampling": [asdict(requests[rows.owner[row]].sampling) for row in rows.sampled],
+            }
+        )
+        for rank in range(self.plan.degree):
+            self._link.send_bytes(rank, message)
+        return self._collect("stepped", f"step {self._step_number}", self.settings.step_timeout_s)
+
+    def _checked_digest(self, answers: dict[int, dict[str, Any]]) -> str:
+        """Return the digest of the hidden state on which all ranks agree.
+
+        A traced run goes on after a difference: its trace says where it began.
+        """
+        digests = {rank: answer["hidden_digest"] for rank, answer in answers.items()}
+        if len(set(digests.values())) > 1 and not self.settings.trace:
+            others = [rank for rank in sorted(digests) if digests[rank] != digests[0]]
+            raise RankFault(
+                DIVERGED,
+                f"step {self._step_number}: the hidden state after the last layer differs from "
+                f"rank 0 on {', '.join(f'rank {rank}' for rank in others)}. No token of this step "
+                "was let out",
+            )
+        return digests[0]
+
+    def _commit(
+        self,
+        requests: list[Request],
+        rows: StepRows,
+        answer: dict[str, Any],
+        on_token: OnToken,
+    ) -> None:
+        owners = [rows.owner[row] for row in rows.sampled]
+        if bad := [owner for owner, ok in zip(owners, answer["finite"], strict=True) if not ok]:
+            raise RankFault(
+                "E-NUM-LOGITS",
+                f"step {self._step_number}: NaN or infinity in the logits of request "
+                f"{', '.join(map(str, bad))}. Nothing was sampled from them",
+            )
+        advance(requests, rows)
+        for owner, token, digest in zip(
+            owners, answer["tokens"], answer["logits_digests"], strict=True
+        ):
+            requests[owner].commit(token, self.spec.stop_ids)
+            requests[owner].logits_digests.append(digest)
+            on_token(owner, token)
+
+    def _check_requests(self, requests: list[Request]) -> None:
+        wrong = []
+        for number, request in enumerate(requests):
+            check_sampling(request.sampling)
+            total = len(request.prompt) + request.sampling.max_tokens
+            if not request.prompt:
+                wrong.append(f"prompt {number} is empty")
+            if bad := [t for t in request.prompt if not 0 <= t < self.spec.vocab_size]:
+                wrong.append(
+                    f"prompt {number}: token {bad[0]} is not in 0..{self.spec.vocab_size - 1}"
+                )
+            if total > self.spec.max_positions:
+                wrong.append(
+                    f"prompt {number}: {len(request.prompt)} tokens and "
+                    f"{request.sampling.max_tokens} new ones exceed the model's "
+                    f"{self.spec.max_positions} positions"
+                )
+        if wrong:
+            raise InputError("E-PROMPT", "\n".join(wrong))
+
+    def _collect(
+        self, kind: str, what: str, timeout_s: float, stop_at_error: bool = True
+    ) -> dict[int, dict[str, Any]]:
+        answers = self._link.collect(kind, what, timeout_s, self._launcher.dead, stop_at_error)
+        errors = {rank: a for rank, a in answers.items() if a["kind"] == "error"}
+        if errors:
+            self._blame_the_dead(set(errors), what)
+            raise _combined(errors, what)
+        return answers
+
+    def _blame_the_dead(self, reported: set[int], what: str) -> None:
+        """A rank that dies breaks the collectives of the others: name it, not them."""
+        deadline = time.monotonic() + DEATH_GRACE_S
+        while time.monotonic() < deadline:
+            dead = {r: how for r, how in self._launcher.dead().items() if r not in reported}
+            if dead:
+                raise RankFault("E-RANK-DIED", name_ranks(dead, what))
+            time.sleep(0.05)
+
+
+def _records(answer: dict[str, Any]) -> list[TraceRecord]:
+    return [TraceRecord(site=s, part=p, digest=d) for s, p, d in answer["trace"]]
+
+
+def _combined(errors: dict[int, dict[str, Any]], what: str) -> IsobitError:
+    """One error for what several ranks reported, each line once."""
+    code = next(iter(errors.values()))["code"]
+    text = unique_lines(error["message"] for error in errors.values() if error["code"] == code)
+    if code in ("E-RANK-FAILED", "E-COLL-FAILED"):
+        ranks = ", ".join(f"rank {rank}" for rank in sorted(errors))
+        return RankFault(code, f"{what}: {ranks}: {text}")
+    return InputError(code, text)

@@ -1,0 +1,45 @@
+"""The one door for injected faults, so that tests can prove that faults are caught.
+
+`ISOBIT_FAULT=package.module:callable` is called on each rank after loading with a FaultContext.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+from dataclasses import dataclass
+
+from ..kernels.errors import InputError
+from ..shard.plan import ShardPlan
+from .decoder import Decoder
+
+log = logging.getLogger("isobit.runtime")
+VARIABLE = "ISOBIT_FAULT"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FaultContext:
+    """What a fault may break: the decoder holds weights, collectives, KV cache and tracer."""
+
+    rank: int
+    plan: ShardPlan
+    decoder: Decoder
+
+    @property
+    def degree(self) -> int:
+        return self.plan.degree
+
+
+def inject_fault(context: FaultContext) -> None:
+    """Call the fault that the environment names, if any; raises InputError E-FAULT."""
+    name = os.environ.get(VARIABLE)
+    if not name:
+        return
+    module, _, attribute = name.partition(":")
+    try:
+        fault = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError("E-FAULT", f"{VARIABLE}={name}: {error}") from error
+    log.warning("%s: injecting %s on rank %d of %d", VARIABLE, name, context.rank, context.degree)
+    fault(context)

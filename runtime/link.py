@@ -1,0 +1,180 @@
+"""The wire between the driver and its ranks: one ROUTER socket, one DEALER per rank."""
+
+from __future__ import annotations
+
+import hmac
+import os
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from ..kernels.errors import RankFault
+from . import wire
+from .config import RankTicket
+
+POLL_MS = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Address:
+    """Where a driver listens. `host` None means a Unix socket that only its owner can open."""
+
+    host: str | None = None
+
+
+class DriverLink:
+    """The driver's end: sends to ranks by number, collects one answer from each."""
+
+    def __init__(self, degree: int, address: Address) -> None:
+        self.degree = degree
+        self.folder = Path(tempfile.mkdtemp(prefix="isobit-"))
+        self._secret = secrets.token_hex(16)
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.ROUTER)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, wire.MOST_MESSAGE_BYTES)
+        self._server_key = b""
+        if address.host is None:
+            self.endpoint = f"ipc://{self.folder / 'driver'}"
+            self._socket.bind(self.endpoint)
+        else:
+            public, private = zmq.curve_keypair()
+            self._server_key = public
+            self._socket.curve_server = True
+            self._socket.curve_secretkey = private
+            port = self._socket.bind_to_random_port(f"tcp://{address.host}")
+            self.endpoint = f"tcp://{address.host}:{port}"
+        self._greeted: set[int] = set()
+
+    def ticket(self, rank: int) -> RankTicket:
+        """What rank number `rank` needs to connect."""
+        keys: dict[str, str] = {}
+        if self._server_key:
+            public, private = zmq.curve_keypair()
+            keys = {
+                "server_key": self._server_key.decode(),
+                "public_key": public.decode(),
+                "secret_key": private.decode(),
+            }
+        return RankTicket(
+            endpoint=self.endpoint, rank=rank, degree=self.degree, secret=self._secret, **keys
+        )
+
+    def send(self, rank: int, message: dict[str, Any]) -> None:
+        """Raises RankFault E-RANK-DIED when the rank is gone."""
+        self.send_bytes(rank, wire.encode(message))
+
+    def send_bytes(self, rank: int, data: bytes) -> None:
+        try:
+            self._socket.send_multipart([_identity(rank), data])
+        except zmq.ZMQError as error:
+            raise RankFault("E-RANK-DIED", f"rank {rank} cannot be reached: {error}") from error
+
+    def collect(
+        self,
+        kind: str,
+        what: str,
+        timeout_s: float,
+        dead: Callable[[], dict[int, str]],
+        stop_at_error: bool,
+    ) -> dict[int, dict[str, Any]]:
+        """Wait for one `kind` (or "error") message from every rank.
+
+        `dead` tells which ranks have ended and how. With `stop_at_error` the first error ends the
+        wait: the other ranks may be waiting for the one that failed. Raises RankFault E-RANK-DIED
+        or E-RANK-TIMEOUT naming the ranks.
+        """
+        answers: dict[int, dict[str, Any]] = {}
+        deadline = time.monotonic() + timeout_s
+        while len(answers) < self.degree:
+            received = self._receive(POLL_MS)
+            if received is None:
+                missing = set(range(self.degree)) - set(answers)
+                if gone := {rank: how for rank, how in dead().items() if rank in missing}:
+                    raise RankFault("E-RANK-DIED", name_ranks(gone, what))
+                if time.monotonic() > deadline:
+                    raise RankFault(
+                        "E-RANK-TIMEOUT",
+                        f"{what}: no answer within {timeout_s:.0f} s from "
+                        + ", ".join(f"rank {rank}" for rank in sorted(missing)),
+                    )
+                continue
+            rank, message = received
+            if message.get("kind") == "error":
+                answers[rank] = message
+                if stop_at_error:
+                    return answers
+            elif message.get("kind") == kind:
+                answers[rank] = message
+        return answers
+
+    def close(self) -> None:
+        self._socket.close()
+        self._context.term()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _receive(self, timeout_ms: int) -> tuple[int, dict[str, Any]] | None:
+        """The next message of a rank that has shown the secret; others are dropped."""
+        if not self._socket.poll(timeout_ms):
+            return None
+        frames = self._socket.recv_multipart()
+        try:
+            rank = int(frames[0])
+            message = wire.decode(frames[-1])
+        except ValueError:
+            return None
+        if message.get("kind") == "hello":
+            shown = str(message.get("secret", ""))
+            if not (0 <= rank < self.degree and hmac.compare_digest(shown, self._secret)):
+                return None
+            self._greeted.add(rank)
+        return (rank, message) if rank in self._greeted else None
+
+
+class RankLink:
+    """A rank's end."""
+
+    def __init__(self, ticket: RankTicket) -> None:
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        self._socket.setsockopt(zmq.LINGER, 1000)
+        self._socket.setsockopt(zmq.IDENTITY, _identity(ticket.rank))
+        self._socket.setsockopt(zmq.MAXMSGSIZE, wire.MOST_MESSAGE_BYTES)
+        if ticket.server_key:
+            self._socket.curve_serverkey = ticket.server_key.encode()
+            self._socket.curve_publickey = ticket.public_key.encode()
+            self._socket.curve_secretkey = ticket.secret_key.encode()
+        self._socket.connect(ticket.endpoint)
+        self.send({"kind": "hello", "secret": ticket.secret, "pid": os.getpid()})
+
+    def send(self, message: dict[str, Any]) -> None:
+        self._socket.send(wire.encode(message))
+
+    def receive(self) -> dict[str, Any]:
+        return wire.decode(self._socket.recv())
+
+    def close(self) -> None:
+        self._socket.close()
+        self._context.term()
+
+
+def _identity(rank: int) -> bytes:
+    return str(rank).encode()
+
+
+def name_ranks(gone: dict[int, str], what: str) -> str:
+    """What was going on, and which ranks ended how."""
+    return f"{what}: " + "; ".join(f"rank {rank} {how}" for rank, how in sorted(gone.items()))
+
+
+def unique_lines(messages: Iterable[str]) -> str:
+    """Join texts, each line once, in order."""
+    return "\n".join(dict.fromkeys(line for text in messages for line in text.splitlines()))

@@ -1,0 +1,77 @@
+"""The life of a rank's process: connect, load, answer steps until told to stop.
+
+`python -m isobit.runtime.rank_process` reads a RankTicket as JSON from standard input.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import traceback
+from typing import Any
+
+from ..kernels.errors import IsobitError
+from .config import RankTicket
+from .link import RankLink
+
+log = logging.getLogger("isobit.runtime")
+
+
+def run_rank(ticket: RankTicket) -> None:
+    """Serve one engine from load to stop. Every failure is reported to the driver."""
+    link = RankLink(ticket)
+    try:
+        _serve(link, ticket)
+    except IsobitError as error:
+        link.send({"kind": "error", "code": error.code, "message": error.message})
+    except Exception:  # noqa: BLE001
+        # A bug: the driver prints the whole traceback, this process has no terminal of its own.
+        link.send({"kind": "error", "code": "E-RANK-FAILED", "message": traceback.format_exc()})
+    finally:
+        link.close()
+
+
+def _serve(link: RankLink, ticket: RankTicket) -> None:
+    job = link.receive()
+    if job.pop("kind") == "stop":
+        return
+    if str(job["rendezvous"]).startswith("file:"):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    # torch takes a second to import; by now the driver knows that this process lives.
+    from .worker import Worker, job_from_message
+
+    worker = Worker(job_from_message({**job, "rank": ticket.rank}))
+    link.send({"kind": "loaded", **worker.report})
+    try:
+        while (message := link.receive())["kind"] != "stop":
+            link.send({"kind": "stepped", **worker.step(message)})
+    finally:
+        worker.close()
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to end this process when the driver ends, however it ends."""
+    import ctypes
+
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def main() -> None:
+    parent = os.getppid()
+    if sys.platform == "linux":
+        _die_with_parent()
+    # The terminal sends Ctrl-C to the whole process group; only the driver acts on it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    fields: dict[str, Any] = json.loads(sys.stdin.readline())
+    if os.getppid() != parent:
+        return
+
+    run_rank(RankTicket(**fields))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""Where the ranks of one engine meet to form a gloo group."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+COLLECTIVE_TIMEOUT = timedelta(seconds=60)
+STORE_TIMEOUT = timedelta(seconds=120)
+
+
+class Rendezvous:
+    """The driver's side. On one host a file in a private folder: nothing listens.
+
+    Across hosts a TCP store that the driver binds on a free port and keeps open, so that no port
+    is probed, released and lost.
+    """
+
+    def __init__(self, folder: Path, host: str | None) -> None:
+        self._store: Any = None
+        if host is None:
+            self.address = f"file://{folder / 'rendezvous'}"
+        else:
+            self._store = dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
+                host, 0, is_master=True, wait_for_workers=False, timeout=STORE_TIMEOUT
+            )
+            self.address = f"tcp://{host}:{self._store.port}"
+
+
+def join(address: str, rank: int, degree: int) -> None:
+    """Join the default gloo group of an engine; a group of one needs none."""
+    if degree == 1:
+        return
+    if address.startswith("tcp://"):
+        host, _, port = address.removeprefix("tcp://").rpartition(":")
+        store = dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
+            host, int(port), is_master=False, timeout=STORE_TIMEOUT
+        )
+    else:
+        store = dist.FileStore(  # pyright: ignore[reportPrivateImportUsage]
+            address.removeprefix("file://"), degree
+        )
+    dist.init_process_group(
+        "gloo", store=store, rank=rank, world_size=degree, timeout=COLLECTIVE_TIMEOUT
+    )

@@ -1,0 +1,116 @@
+"""The same bits at every degree, or the first site where they part."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..kernels.errors import InputError, RankFault
+from .batch import pages_for
+from .config import EngineSettings, SamplingSettings
+from .digest import chain_digests
+from .engine import DIVERGED, Batch, Engine, prepare
+from .launcher import Launcher
+from .trace import Difference, first_difference
+
+OnProgress = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DegreeResult:
+    """What one degree computed for a batch of prompts.
+
+    `digest` covers the logits of every emitted token of every prompt, and the hidden state of
+    every row of every step.
+    """
+
+    digest: str
+    batch: Batch
+
+    def report(self) -> dict[str, Any]:
+        prompts = [
+            {"logits_digest": c.logits_digest, "tokens": c.tokens} for c in self.batch.completions
+        ]
+        return {"logits_digest": self.digest, "tokens": prompts[0]["tokens"], "prompts": prompts}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """The outcome. `difference` is None when every degree gave the same bits."""
+
+    degrees: dict[int, DegreeResult]
+    difference: Difference | None
+
+    def report(self) -> dict[str, Any]:
+        """The outcome as `isobit verify --json` prints it."""
+        difference = None if self.difference is None else dataclasses.asdict(self.difference)
+        return {
+            "identical": self.difference is None,
+            "degrees": {str(degree): r.report() for degree, r in self.degrees.items()},
+            "first_difference": difference,
+        }
+
+
+def verify(
+    model: Path,
+    degrees: Sequence[int],
+    settings: EngineSettings,
+    prompts: Sequence[list[int]],
+    max_tokens: int,
+    new_launcher: Callable[[], Launcher],
+    on_progress: OnProgress = lambda text: None,
+) -> Verification:
+    """Run the same greedy batch at each degree and compare every bit of it.
+
+    When two degrees differ, both are run again with a trace and the first site that differs is
+    named. Raises InputError before anything starts when a degree cannot work.
+    """
+    if not degrees:
+        raise InputError("E-VERIFY-DEGREES", "no degrees to compare: give --degrees 1,2")
+    sampling = SamplingSettings(max_tokens=max_tokens, ignore_eos=True)
+    needed = sum(pages_for(len(prompt) + max_tokens) for prompt in prompts)
+
+    def at(degree: int, trace: bool) -> EngineSettings:
+        plan = dataclasses.replace(settings.plan, degree=degree)
+        return dataclasses.replace(settings, plan=plan, kv_pages=needed, trace=trace)
+
+    for degree in degrees:
+        prepare(model, at(degree, False))
+
+    def run(degree: int, trace: bool) -> Batch:
+        with Engine(model, at(degree, trace), new_launcher()) as engine:
+            return engine.generate(prompts, [sampling] * len(prompts))
+        raise AssertionError("unreachable")
+
+    results: dict[int, DegreeResult] = {}
+    differing: int | None = None
+    for degree in dict.fromkeys(degrees):
+        on_progress(f"degree {degree}")
+        try:
+            batch = run(degree, False)
+        except RankFault as fault:
+            if fault.code != DIVERGED:
+                raise
+            differing = degree
+            break
+        results[degree] = DegreeResult(digest=_digest(batch), batch=batch)
+        if results[degree].digest != next(iter(results.values())).digest:
+            differing = degree if differing is None else differing
+    if differing is None:
+        return Verification(degrees=results, difference=None)
+    first = next(iter(results), differing)
+    on_progress(f"degree {differing} differs from degree {first}: tracing")
+    traced = run(differing, True).traces
+    reference = traced if first == differing else run(first, True).traces
+    difference = first_difference(reference, traced, (first, differing)) or Difference(
+        site="not reproduced under trace", part="whole", step=0, degrees=(first, differing), rank=0
+    )
+    return Verification(degrees=results, difference=difference)
+
+
+def _digest(batch: Batch) -> str:
+    logits = [digest for c in batch.completions for digest in c.logits_digests]
+    return chain_digests(logits + batch.hidden_digests)

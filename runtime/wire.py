@@ -1,0 +1,29 @@
+"""Messages between the driver and the ranks: msgpack maps over ZeroMQ, with bounded sizes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgpack
+
+MOST_MESSAGE_BYTES = 256 << 20
+
+
+def encode(message: dict[str, Any]) -> bytes:
+    """Return the msgpack bytes of a map of numbers, strings, bytes, lists and maps."""
+    data = msgpack.packb(message)
+    assert data is not None
+    return data
+
+
+def decode(data: bytes) -> dict[str, Any]:
+    """Inverse of encode. Raises ValueError for anything but one map within the size limit."""
+    if len(data) > MOST_MESSAGE_BYTES:
+        raise ValueError(f"a message of {len(data)} bytes, more than {MOST_MESSAGE_BYTES} allowed")
+    try:
+        message = msgpack.unpackb(data)
+    except (msgpack.exceptions.UnpackException, ValueError) as error:
+        raise ValueError(f"not a message: {error}") from error
+    if not isinstance(message, dict):
+        raise ValueError(f"expected a map, found {type(message).__name__}")
+    return message

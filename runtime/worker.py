@@ -1,0 +1,116 @@
+"""One rank: its weights, its KV cache, its answer to each message of the driver."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from ..kernels import ops
+from ..kernels.errors import InputError
+from ..shard.checkpoint import open_checkpoint
+from ..shard.load import load_rank
+from ..shard.plan import ShardPlan
+from ..shard.spec import read_spec
+from . import rendezvous
+from .collectives.gather import GatherCollectives
+from .config import PAGE_TOKENS, RankJob, SamplingSettings, run_dtype
+from .decoder import Decoder, StepInput
+from .digest import tensor_digest
+from .fault import FaultContext, inject_fault
+from .sampler import sample
+from .trace import Tracer
+
+
+class Worker:
+    """A loaded rank. Rank 0 samples; every rank reports the digest of its hidden state."""
+
+    def __init__(self, job: RankJob) -> None:
+        """Join the process group, read this rank's slices, allocate the KV cache."""
+        started = time.perf_counter()
+        torch.set_num_threads(job.threads)
+        ops.set_threads(job.threads)
+        self.rank, self.plan = job.rank, ShardPlan.from_dict(job.plan)
+        rendezvous.join(job.rendezvous, self.rank, self.plan.degree)
+        self.spec = read_spec(job.model)
+        dtype = run_dtype(self.spec, job.dtype)
+        weights = load_rank(open_checkpoint(job.model), self.spec, self.plan, self.rank, dtype)
+        self.tracer = Tracer(job.trace)
+        self.decoder = Decoder(
+            self.spec,
+            self.plan,
+            self.rank,
+            weights,
+            GatherCollectives(self.plan, self.rank),
+            self.tracer,
+            dtype=dtype,
+            kv_pages=job.kv_pages,
+        )
+        self.report = {
+            "rank": self.rank,
+            "bytes_read": weights.bytes_read,
+            "node": os.uname().nodename,
+            "kernels": ops.backend(),
+            "plan_hash": self.plan.content_hash(),
+            "load_s": round(time.perf_counter() - started, 3),
+        }
+        inject_fault(FaultContext(rank=self.rank, plan=self.plan, decoder=self.decoder))
+
+    def step(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Run one step; see Engine for the fields of the message and of the answer."""
+        hidden, logits = self.decoder.forward(step_input(message))
+        answer: dict[str, Any] = {"step": message["step"], "hidden_digest": tensor_digest(hidden)}
+        if self.rank == 0:
+            answer |= self._sampled(message, logits)
+        if self.tracer.enabled:
+            answer["trace"] = [[r.site, r.part, r.digest] for r in self.tracer.take()]
+        return answer
+
+    def _sampled(self, message: dict[str, Any], logits: torch.Tensor) -> dict[str, Any]:
+        finite = logits.isfinite().all(dim=1).tolist()
+        tokens = [
+            sample(row, SamplingSettings(**settings), message["positions"][index] + 1) if ok else -1
+            for row, settings, index, ok in zip(
+                logits.numpy(), message["sampling"], message["sampled"], finite, strict=True
+            )
+        ]
+        digests = [tensor_digest(row) for row in logits]
+        return {"tokens": tokens, "finite": finite, "logits_digests": digests}
+
+    def close(self) -> None:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def step_input(message: dict[str, Any]) -> StepInput:
+    """Turn a step message into tensors; block tables are filled up with page 0."""
+    positions, owner, tables = message["positions"], message["owner"], message["tables"]
+    slots = [
+        tables[request][position // PAGE_TOKENS] * PAGE_TOKENS + position % PAGE_TOKENS
+        for position, request in zip(positions, owner, strict=True)
+    ]
+    width = max(len(table) for table in tables)
+    return StepInput(
+        tokens=torch.tensor(message["tokens"], dtype=torch.int64),
+        positions=torch.tensor(positions, dtype=torch.int32),
+        slots=torch.tensor(slots, dtype=torch.int64),
+        owner=torch.tensor(owner, dtype=torch.int32),
+        block_tables=torch.tensor(
+            [table + [0] * (width - len(table)) for table in tables], dtype=torch.int32
+        ),
+        sampled=torch.tensor(message["sampled"], dtype=torch.int64),
+    )
+
+
+def job_from_message(message: dict[str, Any]) -> RankJob:
+    """Build the job of a "load" message; raises InputError E-WIRE when fields do not fit."""
+    try:
+        return RankJob(**{**message, "model": Path(message["model"])})
+    except (TypeError, KeyError) as error:
+        raise InputError(
+            "E-WIRE", f"load message from another version of isobit: {error}"
+        ) from error

@@ -1,0 +1,1 @@
+"""What a model is and who owns which piece of it. Knows no process."""

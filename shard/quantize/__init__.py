@@ -1,0 +1,1 @@
+"""Quantization algorithms: pure functions on a weight, and the writer of their result."""

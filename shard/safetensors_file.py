@@ -1,0 +1,188 @@
+"""Reading safetensors files by slice, with every size checked before memory is taken.
+
+Format: 8 bytes little-endian length of the header, the header as JSON, then the data. See
+https://github.com/huggingface/safetensors#format.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..kernels.errors import InputError
+
+MOST_HEADER_BYTES = 100_000_000
+TORCH_DTYPES = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "I16": torch.int16,
+    "I32": torch.int32,
+    "I64": torch.int64,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorEntry:
+    """A tensor as its header describes it. `begin` counts bytes from the start of the file."""
+
+    file: Path
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    begin: int
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def read_header(path: Path) -> list[TensorEntry]:
+    """Read and check the header of a safetensors file.
+
+    Raises InputError E-CKPT-MISSING, E-CKPT-TRUNCATED (the data end before the header says so) or
+    E-CKPT-HEADER (anything else that is wrong with the header, all tensors listed at once).
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or length > size - 8:
+                raise InputError(
+                    "E-CKPT-TRUNCATED",
+                    f"{path}: the file has {size} bytes and its header alone claims {8 + length}. "
+                    "The download did not finish, or this is not a safetensors file",
+                )
+            if length > MOST_HEADER_BYTES:
+                raise InputError(
+                    "E-CKPT-HEADER",
+                    f"{path}: a header of {length} bytes, more than {MOST_HEADER_BYTES} allowed",
+                )
+            text = file.read(length)
+    except OSError as error:
+        raise InputError("E-CKPT-MISSING", f"{path}: cannot be read ({error.strerror})") from error
+    try:
+        header = json.loads(text)
+        if not isinstance(header, dict):
+            raise ValueError("not a JSON object")
+    except ValueError as error:
+        raise InputError("E-CKPT-HEADER", f"{path}: the header is not valid: {error}") from error
+    header.pop("__metadata__", None)
+    entries, wrong, beyond = [], [], []
+    for name, fields in header.items():
+        entry = _entry(path, name, fields, 8 + length)
+        if isinstance(entry, str):
+            wrong.append(entry)
+            continue
+        entries.append(entry)
+        if entry.begin + entry.nbytes > size:
+            beyond.append(f"{name} ends at byte {entry.begin + entry.nbytes}")
+    if wrong:
+        raise InputError("E-CKPT-HEADER", f"{path}:\n  " + "\n  ".join(wrong))
+    if beyond:
+        raise InputError(
+            "E-CKPT-TRUNCATED",
+            f"{path}: the file has {size} bytes, but by its header {len(beyond)} tensors lie "
+            "beyond the end:\n  " + "\n  ".join(beyond[:20]) + "\nCopy or download the file again",
+        )
+    return entries
+
+
+def _entry(path: Path, name: str, fields: object, base: int) -> TensorEntry | str:
+    """Return the entry, or what is wrong with it."""
+    try:
+        assert isinstance(fields, dict)
+        dtype, shape = fields["dtype"], fields["shape"]
+        begin, end = fields["data_offsets"]
+    except (AssertionError, KeyError, TypeError, ValueError):
+        return f"{name}: expected dtype, shape and data_offsets, found {str(fields)[:80]}"
+    numbers = [begin, end, *(shape if isinstance(shape, list) else [-1])]
+    if any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in numbers):
+        return (
+            f"{name}: shape {shape} and data_offsets {[begin, end]} must be non-negative integers"
+        )
+    if dtype not in TORCH_DTYPES:
+        return f"{name}: dtype {dtype!r} is not supported"
+    entry = TensorEntry(
+        file=path, name=name, dtype=TORCH_DTYPES[dtype], shape=tuple(shape), begin=base + begin
+    )
+    if entry.nbytes != end - begin:
+        return (
+            f"{name}: {dtype} {shape} needs {entry.nbytes} bytes, data_offsets give {end - begin}"
+        )
+    return entry
+
+
+class SliceReader:
+    """Reads slices of tensors with pread; counts the bytes that it read from files."""
+
+    def __init__(self) -> None:
+        self.bytes_read = 0
+        self._descriptors: dict[Path, int] = {}
+
+    def close(self) -> None:
+        for descriptor in self._descriptors.values():
+            os.close(descriptor)
+        self._descriptors.clear()
+
+    def read(
+        self, entry: TensorEntry, rows: slice | None = None, columns: slice | None = None
+    ) -> torch.Tensor:
+        """Return a tensor, or rows [begin:end] and columns [begin:end] of a matrix.
+
+        Consecutive rows are one read; a strip of columns is one read a row. Raises InputError
+        E-CKPT-TRUNCATED when the file has become shorter than its header says.
+        """
+        shape = entry.shape
+        if rows is None and columns is None:
+            out = torch.empty(shape, dtype=entry.dtype)
+            self._fill(entry, entry.begin, _bytes_of(out))
+            return out
+        n, k = shape
+        first, last, _ = (rows or slice(None)).indices(n)
+        left, right, _ = (columns or slice(None)).indices(k)
+        out = torch.empty((max(0, last - first), max(0, right - left)), dtype=entry.dtype)
+        if not out.numel():
+            return out
+        width, view = entry.dtype.itemsize, _bytes_of(out)
+        if (left, right) == (0, k):
+            self._fill(entry, entry.begin + first * k * width, view)
+            return out
+        strip = (right - left) * width
+        for row in range(last - first):
+            begin = entry.begin + ((first + row) * k + left) * width
+            self._fill(entry, begin, view[row * strip : (row + 1) * strip])
+        return out
+
+    def read_range(self, entry: TensorEntry, begin: int, end: int) -> torch.Tensor:
+        """Return elements [begin:end] of a vector."""
+        out = torch.empty((max(0, end - begin),), dtype=entry.dtype)
+        self._fill(entry, entry.begin + begin * entry.dtype.itemsize, _bytes_of(out))
+        return out
+
+    def _fill(self, entry: TensorEntry, offset: int, view: memoryview) -> None:
+        descriptor = self._descriptors.get(entry.file)
+        if descriptor is None:
+            descriptor = self._descriptors[entry.file] = os.open(entry.file, os.O_RDONLY)
+        while view.nbytes:
+            count = os.preadv(descriptor, [view], offset)
+            if count == 0:
+                raise InputError(
+                    "E-CKPT-TRUNCATED",
+                    f"{entry.file}: ended while reading {entry.name} at byte {offset}",
+                )
+            self.bytes_read += count
+            offset, view = offset + count, view[count:]
+
+
+def _bytes_of(tensor: torch.Tensor) -> memoryview:
+    return tensor.view(-1).view(torch.uint8).numpy().data

@@ -1,0 +1,180 @@
+"""The shape of a model, read from config.json: Llama, Mistral, Qwen2 and Qwen3 (dense)."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..kernels.errors import InputError
+from .quantization import QuantizationSpec, quantization_from_config
+from .rotary import RotarySpec, rotary_from_config
+from .settings import positive_int, read_config, read_json
+
+FAMILIES = {
+    "LlamaForCausalLM": "llama",
+    "MistralForCausalLM": "mistral",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
+}
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """The shape of a decoder-only model. Sizes are in elements.
+
+    `windows` holds one sliding-window length per layer, 0 where attention is full.
+    """
+
+    family: str
+    hidden_size: int
+    intermediate_size: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    vocab_size: int
+    max_positions: int
+    norm_eps: float
+    tied_embeddings: bool
+    qkv_bias: bool
+    o_bias: bool
+    mlp_bias: bool
+    qk_norm: bool
+    windows: tuple[int, ...]
+    rotary: RotarySpec
+    dtype: str
+    stop_ids: tuple[int, ...]
+    quantization: QuantizationSpec | None
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        return DTYPES[self.dtype]
+
+    def linear_shapes(self, layer: int) -> dict[str, tuple[int, int]]:
+        """Return the quantizable products of a layer: full name -> (N, K)."""
+        h, i = self.hidden_size, self.intermediate_size
+        q, kv = self.heads * self.head_size, self.kv_heads * self.head_size
+        p = f"model.layers.{layer}."
+        return {
+            p + "self_attn.q_proj": (q, h),
+            p + "self_attn.k_proj": (kv, h),
+            p + "self_attn.v_proj": (kv, h),
+            p + "self_attn.o_proj": (h, q),
+            p + "mlp.gate_proj": (i, h),
+            p + "mlp.up_proj": (i, h),
+            p + "mlp.down_proj": (h, i),
+        }
+
+
+def spec_from_config(config: dict[str, Any], quantize_config: dict[str, Any] | None) -> ModelSpec:
+    """Build a ModelSpec from the contents of config.json.
+
+    Raises InputError: E-MODEL-ARCH for an architecture that isobit does not run, E-CONFIG-VALUE,
+    E-CONFIG-ROPE, E-CONFIG-ACT, E-CONFIG-DTYPE, and what quantization_from_config raises.
+    """
+    names = config.get("architectures") or []
+    family = next((FAMILIES[name] for name in names if name in FAMILIES), None)
+    if family is None:
+        raise InputError(
+            "E-MODEL-ARCH",
+            f"config.json: architecture {', '.join(names) or '(none given)'} is not supported. "
+            f"Supported: {', '.join(FAMILIES)}",
+        )
+    if (activation := config.get("hidden_act", "silu")) != "silu":
+        raise InputError("E-CONFIG-ACT", f"config.json: hidden_act {activation!r}, expected 'silu'")
+    heads = positive_int(config, "num_attention_heads")
+    hidden = positive_int(config, "hidden_size")
+    kv_heads = positive_int(config, "num_key_value_heads", heads)
+    if heads % kv_heads:
+        raise InputError(
+            "E-CONFIG-VALUE",
+            f"config.json: num_attention_heads {heads} is not a multiple of "
+            f"num_key_value_heads {kv_heads}",
+        )
+    if config.get("head_dim") is None and hidden % heads:
+        raise InputError(
+            "E-CONFIG-VALUE",
+            f"config.json: hidden_size {hidden} is not a multiple of num_attention_heads {heads} "
+            "and there is no head_dim",
+        )
+    head_size = positive_int(config, "head_dim", hidden // heads)
+    if head_size % 2:
+        raise InputError("E-CONFIG-VALUE", f"config.json: head_dim {head_size} is odd")
+    layers = positive_int(config, "num_hidden_layers")
+    attention_bias = bool(config.get("attention_bias", False))
+    return ModelSpec(
+        family=family,
+        hidden_size=hidden,
+        intermediate_size=positive_int(config, "intermediate_size"),
+        layers=layers,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_size=head_size,
+        vocab_size=positive_int(config, "vocab_size"),
+        max_positions=positive_int(config, "max_position_embeddings", 2048),
+        norm_eps=float(config.get("rms_norm_eps", 1e-6)),
+        tied_embeddings=bool(config.get("tie_word_embeddings", False)),
+        qkv_bias=family == "qwen2" or attention_bias,
+        o_bias=family in ("llama", "qwen3") and attention_bias,
+        mlp_bias=bool(config.get("mlp_bias", False)),
+        qk_norm=family == "qwen3",
+        windows=_windows(config, family, layers),
+        rotary=rotary_from_config(config),
+        dtype=_dtype(config),
+        stop_ids=_stop_ids(config),
+        quantization=quantization_from_config(config, quantize_config),
+    )
+
+
+def read_spec(model: Path) -> ModelSpec:
+    """Build the ModelSpec of a model folder; raises InputError as spec_from_config does.
+
+    Stop tokens of generation_config.json count too: chat models name their end of turn there.
+    """
+    config = read_config(model)
+    quantize = model / "quantize_config.json"
+    spec = spec_from_config(config, read_json(quantize) if quantize.is_file() else None)
+    generation = model / "generation_config.json"
+    if generation.is_file():
+        stop_ids = sorted({*spec.stop_ids, *_stop_ids(read_json(generation))})
+        spec = dataclasses.replace(spec, stop_ids=tuple(stop_ids))
+    return spec
+
+
+def _windows(config: dict[str, Any], family: str, layers: int) -> tuple[int, ...]:
+    window = config.get("sliding_window")
+    if not window or (family.startswith("qwen") and not config.get("use_sliding_window")):
+        return (0,) * layers
+    kinds = config.get("layer_types")
+    if kinds is None:
+        first = int(config.get("max_window_layers", 0)) if family.startswith("qwen") else 0
+        kinds = ["sliding_attention" if n >= first else "full_attention" for n in range(layers)]
+    if len(kinds) != layers:
+        raise InputError(
+            "E-CONFIG-VALUE",
+            f"config.json: layer_types names {len(kinds)} layers, num_hidden_layers says {layers}",
+        )
+    return tuple(int(window) if kind == "sliding_attention" else 0 for kind in kinds)
+
+
+def _dtype(config: dict[str, Any]) -> str:
+    name = config.get("dtype") or config.get("torch_dtype") or "float32"
+    name = str(name).removeprefix("torch.")
+    if name not in DTYPES:
+        raise InputError(
+            "E-CONFIG-DTYPE",
+            f"config.json: dtype {name!r} is not supported. Supported: {', '.join(DTYPES)}",
+        )
+    return name
+
+
+def _stop_ids(config: dict[str, Any]) -> tuple[int, ...]:
+    stop = config.get("eos_token_id")
+    if stop is None:
+        return ()
+    return tuple(stop) if isinstance(stop, list) else (int(stop),)
