@@ -12,13 +12,14 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from ..kernels.errors import EnvironmentFault
 from ..runtime.config import RankTicket
 from ..runtime.launcher import cores
 from ..runtime.link import Address
+from .interrupts import held_interrupts
 
 PLACEMENT_TIMEOUT_S = 30
 OBJECT_STORE_BYTES = 80 << 20
@@ -33,41 +34,46 @@ def ray_session(address: str | None, most_ranks: int) -> Iterator[None]:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if address is None:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    import ray
+
     settings: dict[str, Any] = {
+        "address": address,
         "logging_level": logging.ERROR,
         "log_to_driver": False,
         "namespace": "isobit",
     }
-    folder: str | None = None
-    if address is None:
-        os.environ["RAY_AUTH_MODE"] = "token"
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-        folder = tempfile.mkdtemp(prefix="isobit-ray-")
-        settings |= {
-            "address": "local",
-            "num_cpus": max(most_ranks, cores()),
-            "include_dashboard": False,
-            "object_store_memory": OBJECT_STORE_BYTES,
-            "_temp_dir": folder,
-            "_node_ip_address": "127.0.0.1",
-        }
-    else:
-        settings["address"] = address
+    with ExitStack() as cleanup:
+        with held_interrupts():
+            if address is None:
+                folder = tempfile.mkdtemp(prefix="isobit-ray-")
+                cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
+                settings |= {
+                    "address": "local",
+                    "num_cpus": max(most_ranks, cores()),
+                    "include_dashboard": False,
+                    "object_store_memory": OBJECT_STORE_BYTES,
+                    "_temp_dir": folder,
+                    "_node_ip_address": "127.0.0.1",
+                }
+            cleanup.callback(_shut_down)
+            try:
+                ray.init(**settings)
+            except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+                where = "a local Ray" if address is None else f"Ray at {address}"
+                raise EnvironmentFault(
+                    "E-RAY-CONNECT", f"{where} cannot be used: {str(error).splitlines()[0]}"
+                ) from error
+        yield
+
+
+def _shut_down() -> None:
     import ray
 
-    try:
-        try:
-            ray.init(**settings)
-        except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
-            where = "a local Ray" if address is None else f"Ray at {address}"
-            raise EnvironmentFault(
-                "E-RAY-CONNECT", f"{where} cannot be used: {str(error).splitlines()[0]}"
-            ) from error
-        yield
-    finally:
+    with held_interrupts():
         ray.shutdown()
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 class RayLauncher:

@@ -32,7 +32,8 @@ class Worker:
     def __init__(self, job: RankJob) -> None:
         """Join the process group, read this rank's slices, allocate the KV cache."""
         started = time.perf_counter()
-        torch.set_num_threads(job.threads)
+        # torch is left with small element-wise work, which its own threads only slow down.
+        torch.set_num_threads(1)
         ops.set_threads(job.threads)
         self.rank, self.plan = job.rank, ShardPlan.from_dict(job.plan)
         rendezvous.join(job.rendezvous, self.rank, self.plan.degree)

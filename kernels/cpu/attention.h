@@ -117,35 +117,47 @@ void gather(Query* query, Span own, const T* values, int64_t head) {
     gather_lanes<T, Q, 1>(query, own, values, head, d, head - d < kTile ? head - d : kTile);
 }
 
+template <int N>
+struct Count {
+  constexpr operator int() const { return N; }
+};
+
+// Calls op with the compile-time form of min(count, Most).
+template <int Most, class Op>
+ISOBIT_INLINE void together(int count, Op op) {
+  if (count >= Most) return op(Count<Most>{});
+  if constexpr (Most > 1) together<Most - 1>(count, op);
+}
+
 // One page for all queries that walk together.
 template <class T>
 void visit(const Attention& a, Query* query, int count, int64_t page, const T* keys,
            const T* values) {
-  int m = 0;
-  for (; m + kTogether <= count; m += kTogether) score<T, kTogether>(query + m, keys, a.head);
-  for (; m < count; ++m) score<T, 1>(query + m, keys, a.head);
-
-  for (m = 0; m < count; ++m) {
+  for (int first = 0; first < count; first += kTogether) {
+    together<kTogether>(count - first,
+                        [&](auto q) { score<T, q>(query + first, keys, a.head); });
+  }
+  for (int m = 0; m < count; ++m) {
     const Span own = span(query[m], page);
     if (own.begin < own.end) soften(query[m], own, a.scale, a.head);
   }
-
-  for (m = 0; m < count;) {
-    const int batch = m + kTogether <= count ? kTogether : 1;
-    bool whole = batch > 1;
-    for (int i = 0; i < batch; ++i) {
-      const Span own = span(query[m + i], page);
+  for (int first = 0; first < count; first += kTogether) {
+    const int batch = count - first < kTogether ? count - first : kTogether;
+    bool whole = true;
+    for (int m = first; m < first + batch; ++m) {
+      const Span own = span(query[m], page);
       whole = whole && own.begin == 0 && own.end == kPage;
     }
     if (whole) {
-      gather<T, kTogether>(query + m, {0, kPage}, values, a.head);
-    } else {
-      for (int i = 0; i < batch; ++i) {
-        const Span own = span(query[m + i], page);
-        if (own.begin < own.end) gather<T, 1>(query + m + i, own, values, a.head);
-      }
+      together<kTogether>(batch, [&](auto q) {
+        gather<T, q>(query + first, {0, kPage}, values, a.head);
+      });
+      continue;
     }
-    m += batch;
+    for (int m = first; m < first + batch; ++m) {
+      const Span own = span(query[m], page);
+      if (own.begin < own.end) gather<T, 1>(query + m, own, values, a.head);
+    }
   }
 }
 

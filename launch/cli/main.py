@@ -1,4 +1,4 @@
-"""Entry point: the subcommands, and the one place where errors become messages and statuses."""
+"""Entry point: the one place where errors become messages and exit statuses."""
 
 from __future__ import annotations
 
@@ -7,45 +7,42 @@ import signal
 import sys
 from types import FrameType
 
-import typer
-
 from ...kernels.errors import IsobitError
-from .generate import generate
-from .output import print_error
-from .plan import plan
-from .quantize import quantize
-from .verify import verify
 
-# Recent versions of typer carry their own click; the base of BadParameter is right in all of them.
-UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # pyright: ignore
-
-app = typer.Typer(
-    name="isobit",
-    help="Tensor-parallel runtime for quantized language models: the same bits at every degree.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-for command in (plan, quantize, generate, verify):
-    app.command()(command)
+INTERRUPTED = 130
 
 
 def main() -> None:
     """Run the command line: 0 fine, 1 bad verdict, 2 wrong input or environment, 130 Ctrl-C."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     signal.signal(signal.SIGTERM, _terminated)
-    as_json = "--json" in sys.argv[1:]
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        sys.exit(_run("--json" in sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.stderr.write("\nE-INTERRUPTED stopped; every process was ended\n")
+        sys.exit(INTERRUPTED)
+
+
+def _run(as_json: bool) -> int:
+    # torch takes a second to import; Ctrl-C in that second is an interrupt like any other.
+    import typer
+
+    from .app import UsageError, app
+    from .output import print_error
+
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        status = app(standalone_mode=False) or 0
     except IsobitError as error:
         print_error(error.code, error.message, as_json)
-        sys.exit(error.exit_status)
+        return error.exit_status
     except UsageError as error:
         print_error("E-USAGE", str(error.format_message()), as_json)  # pyright: ignore
-        sys.exit(2)
-    except (KeyboardInterrupt, typer.Abort):
-        print_error("E-INTERRUPTED", "stopped; every process was ended", as_json)
-        sys.exit(130)
+        return 2
+    except typer.Abort as error:
+        raise KeyboardInterrupt from error
+    if status == INTERRUPTED:
+        raise KeyboardInterrupt
+    return status
 
 
 def _terminated(_signal: int, _frame: FrameType | None) -> None:

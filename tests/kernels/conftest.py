@@ -8,6 +8,9 @@ import pytest
 import torch
 from isobit.kernels import layout, ops
 
+# Small tensors on a busy machine: torch's own threads would wait for each other, not compute.
+torch.set_num_threads(1)
+
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 

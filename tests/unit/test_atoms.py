@@ -16,7 +16,14 @@ POWERS = st.sampled_from([1, 2, 4, 8, 16, 32])
 
 @pytest.mark.parametrize(
     ("size", "padded"),
-    [(13696, 14336), (27392, 27648), (29568, 29696), (11008, 11264), (13824, 14336), (14336, 14336)],
+    [
+        (13696, 14336),
+        (27392, 27648),
+        (29568, 29696),
+        (11008, 11264),
+        (13824, 14336),
+        (14336, 14336),
+    ],
 )
 def test_padding_of_published_sizes(size, padded):
     """The table of intermediate sizes that people meet at group 128, cut for eight ranks."""

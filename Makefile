@@ -1,0 +1,46 @@
+# Everything from a fresh clone: needs Python 3.11 or newer, make and g++.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+SOURCES := pyproject.toml constraints.txt $(wildcard kernels/cpu/*)
+MODEL := examples/stdlib-qwen2-int4
+
+.PHONY: demo test check format clean
+
+demo: .stamps/install  ## plan, generate on two ranks, prove that 1 to 4 ranks agree
+	@$(BIN)/isobit plan $(MODEL) -tp 2
+	@echo; echo "--- two ranks, placed by Ray, answer together"
+	@$(BIN)/isobit generate $(MODEL) -tp 2 --max-tokens 160 -p "$$(cat examples/prompt.txt)"
+	@echo; echo "--- the same bits from 1, 2, 3 and 4 ranks"
+	@$(BIN)/isobit verify $(MODEL) --degrees 1,2,3,4 -p "$$(cat examples/prompt.txt)"
+
+test: .stamps/test  ## the whole test suite, without a GPU
+	$(BIN)/python -m pytest
+
+check: .stamps/check  ## format, lint, types, the import law
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: .stamps/check  ## put the source into shape
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## remove everything that make put here
+	rm -rf .venv .stamps build
+
+.venv:
+	$(PYTHON) -m venv .venv
+
+.stamps/install: $(SOURCES) | .venv
+	$(PIP) --editable .
+	@mkdir -p .stamps && touch $@
+
+.stamps/test: .stamps/install
+	$(PIP) --editable ".[test]"
+	@touch $@
+
+.stamps/check: .stamps/install
+	$(PIP) --editable ".[test,check]"
+	@touch $@

@@ -1,0 +1,23 @@
+"""The subcommands of `isobit`."""
+
+from __future__ import annotations
+
+import typer
+
+from .generate import generate
+from .plan import plan
+from .quantize import quantize
+from .verify import verify
+
+app = typer.Typer(
+    name="isobit",
+    help="Tensor-parallel runtime for quantized language models: the same bits at every degree.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (plan, quantize, generate, verify):
+    app.command()(command)
+
+# Recent versions of typer carry their own click; the base of BadParameter is right in all of them.
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # pyright: ignore
