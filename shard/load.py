@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 
 from ..kernels.errors import InputError
 from ..kernels.layout import PackedWeight, pack_dense, pack_quantized
 from .checkpoint import Checkpoint
-from .formats import QuantizedSlice, dense, quantized_format
+from .formats import QuantizedSlice, bitsandbytes, dense, quantized_format
+from .formats.codes import group_index
 from .modules import LinearModule, atom_ends, feature_slice, head_module, layer_modules
 from .plan import ShardPlan, Slice
 from .quantization import WeightScheme
-from .safetensors_file import SliceReader
+from .runs import Runs, make_runs
+from .safetensors_file import Features, SliceReader
 from .spec import ModelSpec
 from .validate import norm_sizes
 
@@ -95,9 +96,12 @@ class _Loader:
             name.split(".")[-2]: self.vector(name, size)
             for name, size in norm_sizes(self.spec, layer).items()
         }
+        mlp_order = self._mlp_order(modules["down"])
+        cut_alike = ("gate", "up", "down")
+        orders: dict[str, torch.Tensor | None] = dict.fromkeys(cut_alike, mlp_order)
         return LayerWeights(
-            products={short: self.product(module) for short, module in modules.items()},
-            biases={short: self.bias(module) for short, module in modules.items()},
+            products={name: self.product(m, orders.get(name)) for name, m in modules.items()},
+            biases={name: self.bias(m, orders.get(name)) for name, m in modules.items()},
             input_norm=norms["input_layernorm"],
             post_attention_norm=norms["post_attention_layernorm"],
             q_norm=norms.get("q_norm"),
@@ -108,20 +112,17 @@ class _Loader:
         values = self.reader.read_range(self.checkpoint.entries[name], 0, size)
         return self._finite(name, values).float()
 
-    def bias(self, module: LinearModule) -> torch.Tensor | None:
+    def bias(self, module: LinearModule, order: torch.Tensor | None) -> torch.Tensor | None:
         """The bias of a rank's outputs: its slice when column parallel, all when row parallel."""
         if not module.bias:
             return None
-        name = f"{module.name}.bias"
+        values = self.vector(f"{module.name}.bias", module.n)
         if module.parallel == "row":
-            return self.vector(name, module.n)
+            return values
         own = feature_slice(self.plan, module, self.rank)
-        values = torch.zeros(own.size)
-        read = self.reader.read_range(
-            self.checkpoint.entries[name], own.offset, own.offset + own.true
-        )
-        values[: own.true] = self._finite(name, read)
-        return values
+        padded = torch.zeros(own.size)
+        padded[: own.true] = values[_owned_features(own, order)]
+        return padded
 
     def embedding(self) -> torch.Tensor:
         own = self.plan.vocab.slice(self.plan.owned(self.rank))
@@ -131,25 +132,51 @@ class _Loader:
         values = dense.read_slice(self.checkpoint, self.reader, name, rows, columns)
         return self._finite(f"{name}.weight", values).to(self.dtype)
 
-    def product(self, module: LinearModule) -> PackedWeight:
+    def product(self, module: LinearModule, order: torch.Tensor | None = None) -> PackedWeight:
+        """A rank's part of a weight; `order` permutes the dimension that is cut."""
         own = feature_slice(self.plan, module, self.rank)
-        cut, whole = (
-            slice(own.offset, own.offset + own.true),
-            slice(0, module.k if module.parallel == "column" else module.n),
-        )
-        rows, columns = (cut, whole) if module.parallel == "column" else (whole, cut)
-        ends = [0, module.k]
-        if module.parallel == "row":
-            ends = atom_ends(self.plan, module, self.rank)
-        scheme = self.spec.quantization.scheme(module.name) if self.spec.quantization else None
-        if scheme is None:
-            values = dense.read_slice(self.checkpoint, self.reader, module.name, rows, columns)
-            values = self._finite(f"{module.name}.weight", values).to(self.dtype)
+        cut = _owned_features(own, order)
+        if module.parallel == "column":
+            rows, columns, ends = cut, slice(0, module.k), [0, module.k]
+        else:
+            rows, columns, ends = slice(0, module.n), cut, atom_ends(self.plan, module, self.rank)
+        scheme = self._scheme(module)
+        if scheme is None or scheme.format == bitsandbytes.NF4:
+            values = self._dense(module, scheme, rows, columns)
             return pack_dense(_pad(values, _padded_shape(module, own), 0), segments=ends)
-        form = quantized_format(self.spec.quantization.format)  # pyright: ignore[reportOptionalMemberAccess]
-        piece = form.read_slice(self.checkpoint, self.reader, module.name, scheme, rows, columns)
+        piece = quantized_format(scheme.format).read_slice(
+            self.checkpoint, self.reader, module.name, scheme, rows, columns
+        )
         self._finite(f"{module.name} scales", piece.scales)
         return _pack(piece, module, scheme, own, ends)
+
+    def _dense(
+        self, module: LinearModule, scheme: WeightScheme | None, rows: Features, columns: Features
+    ) -> torch.Tensor:
+        if scheme is None:
+            values = dense.read_slice(self.checkpoint, self.reader, module.name, rows, columns)
+        else:
+            values = bitsandbytes.read_nf4(
+                self.checkpoint, self.reader, module.name, module.k, rows, columns
+            )
+        return self._finite(f"{module.name}.weight", values).to(self.dtype)
+
+    def _scheme(self, module: LinearModule) -> WeightScheme | None:
+        return self.spec.quantization.scheme(module.name) if self.spec.quantization else None
+
+    def _mlp_order(self, down: LinearModule) -> torch.Tensor | None:
+        """The order of intermediate features that brings the groups of down_proj together.
+
+        With act-order each rank would otherwise need scales of every group for every atom. Gate
+        and up are permuted alike, so the product is the same (arXiv 2402.04925).
+        """
+        scheme = self._scheme(down)
+        if scheme is None:
+            return None
+        name = quantized_format(scheme.format).GROUP_INDEX
+        entry = self.checkpoint.entries.get(f"{down.name}.{name}")
+        g_idx = group_index(self.reader, entry, scheme)
+        return None if g_idx is None else g_idx.argsort(stable=True)
 
     def _finite(self, name: str, values: torch.Tensor) -> torch.Tensor:
         if not values.isfinite().all():
@@ -157,50 +184,41 @@ class _Loader:
         return values
 
 
+def _owned_features(own: Slice, order: torch.Tensor | None) -> Features:
+    """The features of the checkpoint that a slice of the plan covers."""
+    true = slice(own.offset, own.offset + own.true)
+    return true if order is None else order[true]
+
+
 def _pack(
     piece: QuantizedSlice, module: LinearModule, scheme: WeightScheme, own: Slice, ends: list[int]
 ) -> PackedWeight:
-    offset = own.offset if module.parallel == "row" else 0
-    true = own.true if module.parallel == "row" else module.k
-    width = scheme.group_width(module.k)
-    runs, segments = group_runs(ends, offset, width)
+    runs = make_runs(ends, piece.groups, scheme.group_width(module.k))
     shape = _padded_shape(module, own)
     zero = 1 << (scheme.bits - 1)
-    groups = [(offset + begin) // width - piece.first_group for begin, _ in runs if begin < true]
-    columns = (shape[0], len(runs))
+    zeros = None if piece.zeros is None else _by_run(piece.zeros, runs, shape[0], zero)
     return pack_quantized(
         _pad(piece.codes, shape, zero),
-        _pad(piece.scales[:, groups], columns, 1),
-        None if piece.zeros is None else _pad(piece.zeros[:, groups], columns, zero),
-        bits=scheme.bits,  # pyright: ignore[reportArgumentType]
-        runs=runs,
-        segments=segments,
+        _by_run(piece.scales, runs, shape[0], 1),
+        zeros,
+        bits=scheme.bits,
+        runs=runs.spans,
+        segments=runs.segments,
+        order=runs.order,
+        **(
+            {}
+            if scheme.activation == "float"
+            else {"activation": "int8", "input_scale": piece.input_scale}
+        ),
     )
 
 
-def group_runs(
-    ends: list[int], offset: int, group_width: int
-) -> tuple[list[tuple[int, int]], list[int]]:
-    """Cut atoms at group boundaries.
-
-    `ends` are the ends of a rank's atoms relative to its slice, which begins at feature `offset`
-    of the whole weight. Returns the runs (begin, end) and, in runs, the ends of the atoms. A group
-    that straddles two atoms becomes two runs, at every degree the same ones.
-
-    >>> group_runs([0, 48, 96], 48, 32)
-    ([(0, 16), (16, 48), (48, 80), (80, 96)], [0, 2, 4])
-    """
-    runs, segments = [], [0]
-    for atom_begin, atom_end in pairwise(ends):
-        begin = atom_begin
-        while begin < atom_end:
-            end = min(
-                atom_end, (offset + begin) // group_width * group_width + group_width - offset
-            )
-            runs.append((begin, end))
-            begin = end
-        segments.append(len(runs))
-    return runs, segments
+def _by_run(table: torch.Tensor, runs: Runs, rows: int, fill: int) -> torch.Tensor:
+    """Columns of a table [n, g] for each run, `fill` for padded runs and rows."""
+    out = torch.full((rows, len(runs.groups)), fill, dtype=table.dtype)
+    true = [i for i, group in enumerate(runs.groups) if group >= 0]
+    out[: table.shape[0], true] = table[:, [runs.groups[i] for i in true]]
+    return out
 
 
 def _padded_shape(module: LinearModule, own: Slice) -> tuple[int, int]:

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 from ..kernels.errors import InputError
 from .atoms import atoms_of_rank, offsets, pad_atoms, ragged_atoms
-from .quantization import CHANNEL
 from .spec import ModelSpec
 
 Layout = Literal["pad", "ragged"]
@@ -196,7 +195,7 @@ def _group_unit(spec: ModelSpec, tensors_say: int | None) -> int | None:
         spec.quantization.scheme(f"model.layers.{layer}.mlp.down_proj")
         for layer in range(spec.layers)
     ]
-    sizes = sorted({s.group_size for s in schemes if s is not None and s.group_size != CHANNEL})
+    sizes = sorted({s.bound_group for s in schemes if s is not None and s.bound_group})
     if not sizes:
         return None
     unit, intermediate = sizes[-1], spec.intermediate_size

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ..kernels.errors import InputError
+from .settings import positive_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,23 +27,36 @@ class RotarySpec:
 def rotary_from_config(config: dict[str, Any]) -> RotarySpec:
     """Read `rope_parameters` (transformers 5) or `rope_theta` with `rope_scaling` (before).
 
-    Raises InputError E-CONFIG-ROPE for kinds that isobit does not compute.
+    Raises InputError E-CONFIG-ROPE for kinds that isobit does not compute, and for bad numbers.
     """
     scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    theta = float(scaling.get("rope_theta", config.get("rope_theta", 10000.0)))
+    if not isinstance(scaling, dict):
+        raise InputError("E-CONFIG-ROPE", f"config.json: rope_scaling {scaling!r} is not an object")
+
+    def number(key: str, default: float | None = None) -> float:
+        return positive_number(scaling, key, default, "E-CONFIG-ROPE")
+
+    default_theta = positive_number(config, "rope_theta", 10000.0, "E-CONFIG-ROPE")
+    theta = number("rope_theta", default_theta)
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     if kind == "default":
         return RotarySpec(kind=kind, theta=theta)
     if kind == "linear":
-        return RotarySpec(kind=kind, theta=theta, factor=float(scaling["factor"]))
+        return RotarySpec(kind=kind, theta=theta, factor=number("factor"))
     if kind == "llama3":
+        low, high = number("low_freq_factor"), number("high_freq_factor")
+        if low >= high:
+            raise InputError(
+                "E-CONFIG-ROPE",
+                f"config.json: low_freq_factor {low} is not below high_freq_factor {high}",
+            )
         return RotarySpec(
             kind=kind,
             theta=theta,
-            factor=float(scaling["factor"]),
-            low_freq_factor=float(scaling["low_freq_factor"]),
-            high_freq_factor=float(scaling["high_freq_factor"]),
-            original_context=int(scaling["original_max_position_embeddings"]),
+            factor=number("factor"),
+            low_freq_factor=low,
+            high_freq_factor=high,
+            original_context=int(number("original_max_position_embeddings")),
         )
     raise InputError(
         "E-CONFIG-ROPE",

@@ -46,6 +46,21 @@ class TensorEntry:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
+Features = slice | torch.Tensor
+"""Output or input features of a weight: a range with both ends, or int64 indices."""
+
+PAGE_BYTES = 4096
+
+
+def bounds(features: Features) -> tuple[int, int]:
+    """The smallest range (begin, end) that holds all features."""
+    if isinstance(features, slice):
+        return features.start, features.stop
+    if not len(features):
+        return 0, 0
+    return int(features.min()), int(features.max()) + 1
+
+
 def read_header(path: Path) -> list[TensorEntry]:
     """Read and check the header of a safetensors file.
 
@@ -74,7 +89,7 @@ def read_header(path: Path) -> list[TensorEntry]:
         header = json.loads(text)
         if not isinstance(header, dict):
             raise ValueError("not a JSON object")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError("E-CKPT-HEADER", f"{path}: the header is not valid: {error}") from error
     header.pop("__metadata__", None)
     entries, wrong, beyond = [], [], []
@@ -110,7 +125,7 @@ def _entry(path: Path, name: str, fields: object, base: int) -> TensorEntry | st
         return (
             f"{name}: shape {shape} and data_offsets {[begin, end]} must be non-negative integers"
         )
-    if dtype not in TORCH_DTYPES:
+    if not isinstance(dtype, str) or dtype not in TORCH_DTYPES:
         return f"{name}: dtype {dtype!r} is not supported"
     entry = TensorEntry(
         file=path, name=name, dtype=TORCH_DTYPES[dtype], shape=tuple(shape), begin=base + begin
@@ -135,31 +150,46 @@ class SliceReader:
         self._descriptors.clear()
 
     def read(
-        self, entry: TensorEntry, rows: slice | None = None, columns: slice | None = None
+        self, entry: TensorEntry, rows: Features | None = None, columns: Features | None = None
     ) -> torch.Tensor:
-        """Return a tensor, or rows [begin:end] and columns [begin:end] of a matrix.
+        """Return a tensor, or some rows and columns of a matrix.
 
-        Consecutive rows are one read; a strip of columns is one read a row. Raises InputError
+        Consecutive rows are one read; a strip of columns is one read a row. Scattered rows are
+        read one run at a time where a run is a page or longer, else the range around them is read
+        and most of it dropped; the range around scattered columns always is. Raises InputError
         E-CKPT-TRUNCATED when the file has become shorter than its header says.
         """
-        shape = entry.shape
         if rows is None and columns is None:
-            out = torch.empty(shape, dtype=entry.dtype)
+            out = torch.empty(entry.shape, dtype=entry.dtype)
             self._fill(entry, entry.begin, _bytes_of(out))
             return out
-        n, k = shape
-        first, last, _ = (rows or slice(None)).indices(n)
-        left, right, _ = (columns or slice(None)).indices(k)
-        out = torch.empty((max(0, last - first), max(0, right - left)), dtype=entry.dtype)
+        n, k = entry.shape
+        rows = slice(0, n) if rows is None else rows
+        columns = slice(0, k) if columns is None else columns
+        if isinstance(columns, torch.Tensor):
+            left, right = bounds(columns)
+            return self.read(entry, rows, slice(left, right))[:, columns - left]
+        if isinstance(rows, slice):
+            return self._rectangle(entry, rows, columns)
+        if (columns.stop - columns.start) * entry.dtype.itemsize < PAGE_BYTES:
+            first, last = bounds(rows)
+            return self._rectangle(entry, slice(first, last), columns)[rows - first]
+        pieces = [self._rectangle(entry, run, columns) for run in _runs(rows)]
+        return torch.cat(pieces)
+
+    def _rectangle(self, entry: TensorEntry, rows: slice, columns: slice) -> torch.Tensor:
+        k = entry.shape[1]
+        count, left = max(0, rows.stop - rows.start), columns.start
+        out = torch.empty((count, max(0, columns.stop - left)), dtype=entry.dtype)
         if not out.numel():
             return out
         width, view = entry.dtype.itemsize, _bytes_of(out)
-        if (left, right) == (0, k):
-            self._fill(entry, entry.begin + first * k * width, view)
+        if out.shape[1] == k:
+            self._fill(entry, entry.begin + rows.start * k * width, view)
             return out
-        strip = (right - left) * width
-        for row in range(last - first):
-            begin = entry.begin + ((first + row) * k + left) * width
+        strip = out.shape[1] * width
+        for row in range(count):
+            begin = entry.begin + ((rows.start + row) * k + left) * width
             self._fill(entry, begin, view[row * strip : (row + 1) * strip])
         return out
 
@@ -182,6 +212,16 @@ class SliceReader:
                 )
             self.bytes_read += count
             offset, view = offset + count, view[count:]
+
+
+def _runs(rows: torch.Tensor) -> list[slice]:
+    """Cut indices into runs of consecutive ones, in their order."""
+    starts = torch.cat((torch.tensor([0]), (rows.diff() != 1).nonzero().flatten() + 1)).tolist()
+    ends = [*starts[1:], len(rows)]
+    return [
+        slice(int(rows[start]), int(rows[start]) + end - start)
+        for start, end in zip(starts, ends, strict=True)
+    ]
 
 
 def _bytes_of(tensor: torch.Tensor) -> memoryview:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object; raises InputError E-MODEL-JSON when it is not one."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError("E-MODEL-JSON", f"{path}: not valid JSON ({error})") from error
     if not isinstance(value, dict):
         raise InputError(
@@ -53,3 +54,11 @@ def positive_int(config: dict[str, Any], key: str, default: int | None = None) -
             "E-CONFIG-VALUE", f"config.json: {key} is {value!r}, expected a positive integer"
         )
     return value
+
+
+def positive_number(config: dict[str, Any], key: str, default: float | None, code: str) -> float:
+    """Return config[key] as a positive, finite float; raises InputError with `code`."""
+    value = config.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise InputError(code, f"config.json: {key} is {value!r}, expected a positive number")
+    return float(value)

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from ..kernels.errors import InputError
-from .quantization import QuantizationSpec, quantization_from_config
+from .formats.config import quantization_from_config
+from .quantization import QuantizationSpec
 from .rotary import RotarySpec, rotary_from_config
-from .settings import positive_int, read_config, read_json
+from .settings import positive_int, positive_number, read_config, read_json
 
 FAMILIES = {
     "LlamaForCausalLM": "llama",
@@ -20,6 +21,8 @@ FAMILIES = {
     "Qwen2ForCausalLM": "qwen2",
     "Qwen3ForCausalLM": "qwen3",
 }
+LAYER_KINDS = ("full_attention", "sliding_attention")
+DEFAULT_WINDOW, DEFAULT_FULL_LAYERS = 4096, 28
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
@@ -77,7 +80,8 @@ def spec_from_config(config: dict[str, Any], quantize_config: dict[str, Any] | N
     Raises InputError: E-MODEL-ARCH for an architecture that isobit does not run, E-CONFIG-VALUE,
     E-CONFIG-ROPE, E-CONFIG-ACT, E-CONFIG-DTYPE, and what quantization_from_config raises.
     """
-    names = config.get("architectures") or []
+    names = config.get("architectures")
+    names = [str(name) for name in names] if isinstance(names, list) else []
     family = next((FAMILIES[name] for name in names if name in FAMILIES), None)
     if family is None:
         raise InputError(
@@ -117,7 +121,7 @@ def spec_from_config(config: dict[str, Any], quantize_config: dict[str, Any] | N
         head_size=head_size,
         vocab_size=positive_int(config, "vocab_size"),
         max_positions=positive_int(config, "max_position_embeddings", 2048),
-        norm_eps=float(config.get("rms_norm_eps", 1e-6)),
+        norm_eps=positive_number(config, "rms_norm_eps", 1e-6, "E-CONFIG-VALUE"),
         tied_embeddings=bool(config.get("tie_word_embeddings", False)),
         qkv_bias=family == "qwen2" or attention_bias,
         o_bias=family in ("llama", "qwen3") and attention_bias,
@@ -147,19 +151,33 @@ def read_spec(model: Path) -> ModelSpec:
 
 
 def _windows(config: dict[str, Any], family: str, layers: int) -> tuple[int, ...]:
-    window = config.get("sliding_window")
-    if not window or (family.startswith("qwen") and not config.get("use_sliding_window")):
-        return (0,) * layers
+    """Window per layer. The defaults are those of transformers; Llama has no windows at all."""
     kinds = config.get("layer_types")
-    if kinds is None:
-        first = int(config.get("max_window_layers", 0)) if family.startswith("qwen") else 0
-        kinds = ["sliding_attention" if n >= first else "full_attention" for n in range(layers)]
-    if len(kinds) != layers:
+    if kinds is not None and (not isinstance(kinds, list) or len(kinds) != layers):
+        count = len(kinds) if isinstance(kinds, list) else repr(kinds)
         raise InputError(
             "E-CONFIG-VALUE",
-            f"config.json: layer_types names {len(kinds)} layers, num_hidden_layers says {layers}",
+            f"config.json: layer_types names {count} layers, num_hidden_layers says {layers}",
         )
-    return tuple(int(window) if kind == "sliding_attention" else 0 for kind in kinds)
+    if odd := [kind for kind in kinds or () if kind not in LAYER_KINDS]:
+        raise InputError(
+            "E-CONFIG-VALUE",
+            f"config.json: layer_types has {odd[0]!r}. Supported: {', '.join(LAYER_KINDS)}",
+        )
+    qwen = family.startswith("qwen")
+    off = family == "llama" or (qwen and not config.get("use_sliding_window"))
+    if off or config.get("sliding_window", DEFAULT_WINDOW) is None:
+        return (0,) * layers
+    window = positive_int(config, "sliding_window", DEFAULT_WINDOW)
+    if kinds is None:
+        first = config.get("max_window_layers", DEFAULT_FULL_LAYERS) if qwen else 0
+        if isinstance(first, bool) or not isinstance(first, int):
+            raise InputError(
+                "E-CONFIG-VALUE",
+                f"config.json: max_window_layers is {first!r}, expected an integer",
+            )
+        kinds = [LAYER_KINDS[n >= first] for n in range(layers)]
+    return tuple(window if kind == LAYER_KINDS[1] else 0 for kind in kinds)
 
 
 def _dtype(config: dict[str, Any]) -> str:
@@ -175,6 +193,9 @@ def _dtype(config: dict[str, Any]) -> str:
 
 def _stop_ids(config: dict[str, Any]) -> tuple[int, ...]:
     stop = config.get("eos_token_id")
-    if stop is None:
-        return ()
-    return tuple(stop) if isinstance(stop, list) else (int(stop),)
+    ids = stop if isinstance(stop, list) else [] if stop is None else [stop]
+    if any(isinstance(n, bool) or not isinstance(n, int) for n in ids):
+        raise InputError(
+            "E-CONFIG-VALUE", f"eos_token_id is {stop!r}, expected an integer or a list of them"
+        )
+    return tuple(ids)

@@ -5,24 +5,24 @@ from __future__ import annotations
 from ..kernels.errors import InputError
 from .checkpoint import Checkpoint
 from .formats import dense, quantized_format
+from .formats.expected import FLOATS, Expected
 from .modules import LinearModule, head_module, layer_modules
 from .spec import ModelSpec
 
 
-def expected_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor that the decoder reads."""
-    shapes: dict[str, tuple[int, ...]] = {
-        "model.embed_tokens.weight": (spec.vocab_size, spec.hidden_size),
-        "model.norm.weight": (spec.hidden_size,),
-    }
+def expected_tensors(spec: ModelSpec) -> dict[str, Expected]:
+    """Every tensor that the decoder reads, or may read, by name."""
+    wide = spec.hidden_size
+    tensors = dense.expected_tensors("model.embed_tokens", spec.vocab_size, wide)
+    tensors["model.norm.weight"] = Expected(shape=(wide,), dtypes=FLOATS)
     if not spec.tied_embeddings:
-        shapes |= _module_shapes(spec, head_module(spec))
+        tensors |= _module_tensors(spec, head_module(spec))
     for layer in range(spec.layers):
         for name, size in norm_sizes(spec, layer).items():
-            shapes[name] = (size,)
+            tensors[name] = Expected(shape=(size,), dtypes=FLOATS)
         for module in layer_modules(spec, layer).values():
-            shapes |= _module_shapes(spec, module)
-    return shapes
+            tensors |= _module_tensors(spec, module)
+    return tensors
 
 
 def norm_sizes(spec: ModelSpec, layer: int) -> dict[str, int]:
@@ -39,40 +39,66 @@ def norm_sizes(spec: ModelSpec, layer: int) -> dict[str, int]:
 
 
 def check_checkpoint(checkpoint: Checkpoint, spec: ModelSpec) -> None:
-    """Raise InputError E-CKPT-TENSOR for absent tensors, E-CONFIG-SHAPE for shapes that differ."""
-    shapes = expected_shapes(spec)
+    """Raise InputError E-CKPT-TENSOR for absent tensors, E-CONFIG-SHAPE for shapes that differ.
+
+    E-CKPT-DTYPE is for a tensor of a dtype that its format does not allow.
+    """
+    tensors, entries = expected_tensors(spec), checkpoint.entries
+    present = [(name, tensor, entries[name]) for name, tensor in tensors.items() if name in entries]
     wrong = [
-        f"{name}: config.json implies {list(shape)}, the file says "
-        f"{list(checkpoint.entries[name].shape)}"
-        for name, shape in shapes.items()
-        if name in checkpoint.entries and checkpoint.entries[name].shape != shape
+        f"{name}: config.json implies {list(tensor.shape)}, the file says {list(entry.shape)}"
+        for name, tensor, entry in present
+        if not _same_shape(tensor.shape, entry.shape)
     ]
     if wrong:
         raise InputError(
             "E-CONFIG-SHAPE",
             f"{checkpoint.folder}: {len(wrong)} tensors contradict config.json. The tensors are "
             "right, since the model was trained with them: restore config.json from where the "
-            "model came from\n  "
-            + "\n  ".join(wrong[:12])
-            + (f"\n  and {len(wrong) - 12} more" if len(wrong) > 12 else ""),
+            f"model came from\n  {_listed(wrong)}",
         )
-    checkpoint.require(list(shapes))
+    wrong = [
+        f"{name}: {entry.dtype}, expected {' or '.join(map(str, tensor.dtypes))}"
+        for name, tensor, entry in present
+        if entry.dtype not in tensor.dtypes
+    ]
+    if wrong:
+        raise InputError(
+            "E-CKPT-DTYPE",
+            f"{checkpoint.folder}: {len(wrong)} tensors have a dtype that the format named in "
+            f"config.json does not use\n  {_listed(wrong)}",
+        )
+    checkpoint.require([name for name, tensor in tensors.items() if tensor.required])
+
+
+def _same_shape(expected: tuple[int, ...], found: tuple[int, ...]) -> bool:
+    """A scalar may be stored as [] or [1]."""
+    return expected == found or (expected in ((), (1,)) and found in ((), (1,)))
+
+
+def _listed(lines: list[str], most: int = 12) -> str:
+    rest = f"\n  and {len(lines) - most} more" if len(lines) > most else ""
+    return "\n  ".join(lines[:most]) + rest
 
 
 def stored_intermediate_size(checkpoint: Checkpoint) -> int | None:
     """The intermediate size according to the first layer's tensors, None when they are absent."""
     up = "model.layers.0.mlp.up_proj"
     shape = checkpoint.first_shape(f"{up}.weight", f"{up}.weight_packed")
-    return None if shape is None else shape[0]
+    if shape is not None:
+        return shape[0] if len(shape) == 2 and shape[1] > 1 else None
+    shape = checkpoint.first_shape(f"{up}.scales")
+    return None if shape is None else shape[-1]
 
 
-def _module_shapes(spec: ModelSpec, module: LinearModule) -> dict[str, tuple[int, ...]]:
+def _module_tensors(spec: ModelSpec, module: LinearModule) -> dict[str, Expected]:
     scheme = spec.quantization.scheme(module.name) if spec.quantization else None
     if scheme is None:
-        shapes = dense.expected_tensors(module.name, module.n, module.k)
+        tensors = dense.expected_tensors(module.name, module.n, module.k)
     else:
-        form = quantized_format(spec.quantization.format)  # pyright: ignore[reportOptionalMemberAccess]
-        shapes = form.expected_tensors(module.name, module.n, module.k, scheme)
+        form = quantized_format(scheme.format)
+        tensors = form.expected_tensors(module.name, module.n, module.k, scheme)
     if module.bias:
-        shapes = {**shapes, f"{module.name}.bias": (module.n,)}
-    return shapes
+        bias = Expected(shape=(module.n,), dtypes=FLOATS)
+        tensors = {**tensors, f"{module.name}.bias": bias}
+    return tensors

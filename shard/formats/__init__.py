@@ -7,18 +7,24 @@ from typing import Protocol
 from ...kernels.errors import InputError
 from ..checkpoint import Checkpoint
 from ..quantization import WeightScheme
-from ..safetensors_file import SliceReader
-from . import compressed_tensors, dense
+from ..safetensors_file import Features, SliceReader
+from . import awq, bitsandbytes, dense, gptq, int_quantized, pack_quantized
 from .codes import QuantizedSlice
+from .expected import Expected
+
+__all__ = ["QuantizedFormat", "QuantizedSlice", "dense", "quantized_format"]
 
 
 class QuantizedFormat(Protocol):
     """What a module of this package offers for one quantization format."""
 
+    GROUP_INDEX: str | None
+    """Name of the act-order tensor, for formats that have one."""
+
     def expected_tensors(
         self, module: str, n: int, k: int, scheme: WeightScheme
-    ) -> dict[str, tuple[int, ...]]:
-        """Name and shape of every tensor that the weight [n, k] of a module is stored in."""
+    ) -> dict[str, Expected]:
+        """Every tensor that the weight [n, k] of a module is stored in, by name."""
         ...
 
     def read_slice(
@@ -27,14 +33,21 @@ class QuantizedFormat(Protocol):
         reader: SliceReader,
         module: str,
         scheme: WeightScheme,
-        rows: slice,
-        columns: slice,
+        rows: Features,
+        columns: Features,
     ) -> QuantizedSlice:
         """Read output features `rows` and input features `columns` of a module's weight."""
         ...
 
 
-_FORMATS: dict[str, QuantizedFormat] = {"pack-quantized": compressed_tensors}
+_FORMATS: dict[str, QuantizedFormat] = {
+    "pack-quantized": pack_quantized,
+    "int-quantized": int_quantized,
+    "gptq": gptq,
+    "awq": awq,
+    bitsandbytes.INT8: bitsandbytes,
+    bitsandbytes.NF4: bitsandbytes,
+}
 
 
 def quantized_format(name: str) -> QuantizedFormat:
@@ -44,6 +57,3 @@ def quantized_format(name: str) -> QuantizedFormat:
             "E-QUANT-METHOD", f"format {name!r} is not read. Read: {', '.join(_FORMATS)}"
         )
     return _FORMATS[name]
-
-
-__all__ = ["QuantizedFormat", "QuantizedSlice", "dense", "quantized_format"]

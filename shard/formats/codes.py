@@ -6,20 +6,26 @@ from dataclasses import dataclass
 
 import torch
 
+from ...kernels.errors import InputError
+from ..quantization import WeightScheme
+from ..safetensors_file import Features, SliceReader, TensorEntry, bounds
+
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizedSlice:
     """A rectangle of a quantized weight, before it is laid out for a kernel.
 
-    `codes` uint8 [n, k], unsigned: value = scale * (code - zero). `scales` [n, g] in the
-    checkpoint's dtype; `zeros` uint8 [n, g], None when symmetric (8 at 4 bits, 128 at 8). The first
-    column of `scales` belongs to group `first_group` of the whole weight.
+    `codes` uint8 [n, k], unsigned: value = scale * (code - zero). `groups` int64 [k] is the group
+    of each column, counted in the columns of `scales` [n, g] (in the checkpoint's dtype) and of
+    `zeros` uint8 [n, g], None when symmetric (8 at 4 bits, 128 at 8). `input_scale` is the static
+    scale of int8 activations.
     """
 
     codes: torch.Tensor
     scales: torch.Tensor
     zeros: torch.Tensor | None
-    first_group: int
+    groups: torch.Tensor
+    input_scale: float | None = None
 
 
 def pack_words(codes: torch.Tensor, bits: int) -> torch.Tensor:
@@ -29,17 +35,85 @@ def pack_words(codes: torch.Tensor, bits: int) -> torch.Tensor:
     """
     n, k = codes.shape
     per_word = 32 // bits
-    padded = torch.zeros((n, -(-k // per_word) * per_word), dtype=torch.int64)
+    words = -(-k // per_word)
+    padded = torch.zeros((n, words * per_word), dtype=torch.uint8)
     padded[:, :k] = codes
-    shifts = torch.arange(0, 32, bits)
-    words = (padded.view(n, -(-k // per_word), per_word) << shifts).sum(dim=2)
-    return torch.where(words >= 1 << 31, words - (1 << 32), words).to(torch.int32)
+    if bits == 4:
+        pairs = padded.view(n, words * 4, 2)
+        padded = pairs[:, :, 0] | (pairs[:, :, 1] << 4)
+    return padded.contiguous().view(torch.int32)
 
 
 def unpack_words(words: torch.Tensor, bits: int) -> torch.Tensor:
     """Inverse of pack_words: int32 [N, W] -> uint8 [N, W*32/bits], the tail included."""
-    if bits == 8:
-        return words.contiguous().view(torch.uint8)
     data = words.contiguous().view(torch.uint8)
+    if bits == 8:
+        return data
     codes = torch.stack((data & 0xF, data >> 4), dim=2)
     return codes.view(words.shape[0], words.shape[1] * 8)
+
+
+def read_packed_columns(
+    reader: SliceReader, entry: TensorEntry, bits: int, rows: Features, columns: Features
+) -> torch.Tensor:
+    """Read codes [n, k] of a matrix packed along its second dimension."""
+    per_word = 32 // bits
+    begin, end = bounds(columns)
+    first = begin // per_word
+    words = reader.read(entry, rows, slice(first, -(-end // per_word)))
+    return _take(unpack_words(words, bits), columns, first * per_word)
+
+
+def read_packed_rows(
+    reader: SliceReader, entry: TensorEntry, bits: int, rows: Features, columns: Features
+) -> torch.Tensor:
+    """Read codes [n, k] of a matrix packed along its first dimension."""
+    per_word = 32 // bits
+    begin, end = bounds(rows)
+    first = begin // per_word
+    words = reader.read(entry, slice(first, -(-end // per_word)), columns)
+    return _take(unpack_words(words.T, bits), rows, first * per_word).T
+
+
+def group_index(
+    reader: SliceReader, entry: TensorEntry | None, scheme: WeightScheme
+) -> torch.Tensor | None:
+    """Return g_idx int32 [K], or None where groups are consecutive: it is absent, or says so.
+
+    compressed-tensors writes -1 for one that was never set. Raises InputError E-QUANT-GIDX for
+    groups that do not exist.
+    """
+    if entry is None:
+        return None
+    g_idx, k = reader.read(entry), entry.shape[0]
+    consecutive = torch.arange(k) // scheme.group_width(k)
+    if bool((g_idx == -1).all()) or torch.equal(g_idx.long(), consecutive):
+        return None
+    low, high, groups = int(g_idx.min()), int(g_idx.max()), scheme.groups(k)
+    if low < 0 or high >= groups:
+        raise InputError(
+            "E-QUANT-GIDX",
+            f"{entry.name}: values from {low} to {high}, but there are {groups} groups",
+        )
+    return g_idx
+
+
+def column_groups(
+    columns: Features, scheme: WeightScheme, k: int, g_idx: torch.Tensor | None
+) -> tuple[slice, torch.Tensor]:
+    """The range of groups to read for some input features, and each one's group within it.
+
+    With act-order any group may be touched, so all of them are read.
+    """
+    if g_idx is not None:
+        return slice(0, scheme.groups(len(g_idx))), g_idx[columns].long()
+    begin, end = bounds(columns)
+    width = scheme.group_width(k)
+    features = torch.arange(begin, end) if isinstance(columns, slice) else columns
+    return slice(begin // width, -(-end // width)), features // width - begin // width
+
+
+def _take(codes: torch.Tensor, features: Features, first: int) -> torch.Tensor:
+    if isinstance(features, slice):
+        return codes[:, features.start - first : features.stop - first]
+    return codes[:, features - first]

@@ -5,17 +5,16 @@ from __future__ import annotations
 import torch
 
 from ..checkpoint import Checkpoint
-from ..safetensors_file import SliceReader
+from ..safetensors_file import Features, SliceReader
+from .expected import FLOATS, Expected
 
-FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 
-
-def expected_tensors(module: str, n: int, k: int) -> dict[str, tuple[int, ...]]:
-    return {f"{module}.weight": (n, k)}
+def expected_tensors(module: str, n: int, k: int) -> dict[str, Expected]:
+    return {f"{module}.weight": Expected(shape=(n, k), dtypes=FLOATS)}
 
 
 def read_slice(
-    checkpoint: Checkpoint, reader: SliceReader, module: str, rows: slice, columns: slice
+    checkpoint: Checkpoint, reader: SliceReader, module: str, rows: Features, columns: Features
 ) -> torch.Tensor:
     """Read output features `rows` and input features `columns` of a weight, in the file's dtype."""
     return reader.read(checkpoint.entries[f"{module}.weight"], rows, columns)

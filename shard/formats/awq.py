@@ -1,0 +1,102 @@
+"""AWQ checkpoints as AutoAWQ writes them, version "gemm".
+
+`qweight` int32 [K, N/8] and `qzeros` int32 [G, N/8] along N: nibble i of word c, low first, holds
+column 8c + [0,2,4,6,1,3,5,7][i]. `scales` [G, N]. The activation scales are folded into the layer
+before. https://github.com/casper-hansen/AutoAWQ
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ...kernels.errors import InputError
+from ..checkpoint import Checkpoint
+from ..quantization import QuantizationSpec, Rule, WeightScheme
+from ..safetensors_file import Features, SliceReader, TensorEntry, bounds
+from .codes import QuantizedSlice, column_groups, unpack_words
+from .expected import FLOATS, Expected
+from .settings import bits, group_size, warn_unknown
+
+# Nibble that holds column j of a word: the inverse of [0, 2, 4, 6, 1, 3, 5, 7].
+NIBBLE_OF_COLUMN = (0, 4, 1, 5, 2, 6, 3, 7)
+PER_WORD = 8
+GROUP_INDEX = None
+_KNOWN = {
+    "backend", "bits", "do_fuse", "duo_scaling", "exllama_config", "fuse_max_seq_len",
+    "group_size", "modules_to_fuse", "modules_to_not_convert", "q_group_size", "quant_method",
+    "version", "w_bit", "zero_point",
+}  # fmt: skip
+
+
+def quantization(settings: dict[str, Any]) -> QuantizationSpec:
+    """Read an AWQ config. Raises InputError E-QUANT-SCHEME."""
+    names = {"w_bit": "bits", "q_group_size": "group_size"}
+    settings = {**settings, **{new: settings[old] for old, new in names.items() if old in settings}}
+    warn_unknown("awq", settings, _KNOWN)
+    version = str(settings.get("version", "gemm")).lower()
+    if version != "gemm":
+        raise InputError(
+            "E-QUANT-SCHEME",
+            f"awq: version {version!r} is another layout and not read. Read: gemm. AutoAWQ writes "
+            'it with quant_config {"version": "GEMM"}',
+        )
+    scheme = WeightScheme(
+        format="awq",
+        bits=bits("awq", settings, (4,)),
+        group_size=group_size("awq", settings),
+        symmetric=not settings.get("zero_point", True),
+    )
+    kept = ("lm_head", *(f"in:{name}" for name in settings.get("modules_to_not_convert") or ()))
+    return QuantizationSpec(
+        method="awq",
+        rules=(Rule(targets=kept, scheme=None), Rule(targets=("Linear",), scheme=scheme)),
+        evidence=f"config says awq version {version!r}",
+    )
+
+
+def expected_tensors(module: str, n: int, k: int, scheme: WeightScheme) -> dict[str, Expected]:
+    words, groups = (torch.int32,), scheme.groups(k)
+    return {
+        f"{module}.qweight": Expected(shape=(k, -(-n // PER_WORD)), dtypes=words),
+        f"{module}.qzeros": Expected(
+            shape=(groups, -(-n // PER_WORD)), dtypes=words, required=not scheme.symmetric
+        ),
+        f"{module}.scales": Expected(shape=(groups, n), dtypes=FLOATS),
+    }
+
+
+def read_slice(
+    checkpoint: Checkpoint,
+    reader: SliceReader,
+    module: str,
+    scheme: WeightScheme,
+    rows: Features,
+    columns: Features,
+) -> QuantizedSlice:
+    """Read a rectangle; AutoAWQ stores symmetric zero points too, so they are read when present."""
+    entries = checkpoint.entries
+    k = entries[f"{module}.qweight"].shape[0]
+    taken, groups = column_groups(columns, scheme, k, None)
+    zeros = entries.get(f"{module}.qzeros")
+    return QuantizedSlice(
+        codes=_read(reader, entries[f"{module}.qweight"], columns, rows),
+        scales=reader.read(entries[f"{module}.scales"], taken, rows).T,
+        zeros=None if zeros is None else _read(reader, zeros, taken, rows),
+        groups=groups,
+    )
+
+
+def _read(
+    reader: SliceReader, entry: TensorEntry, features: Features, rows: Features
+) -> torch.Tensor:
+    """Codes [n, features] of a matrix [features, N/8] in AWQ's order."""
+    begin, end = bounds(rows)
+    first = begin // PER_WORD
+    words = reader.read(entry, features, slice(first, -(-end // PER_WORD)))
+    codes = unpack_words(words, 4).view(words.shape[0], words.shape[1], PER_WORD)
+    codes = codes[:, :, NIBBLE_OF_COLUMN].reshape(words.shape[0], -1)
+    if isinstance(rows, slice):
+        return codes[:, rows.start - first * PER_WORD : rows.stop - first * PER_WORD].T
+    return codes[:, rows - first * PER_WORD].T

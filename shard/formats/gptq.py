@@ -1,0 +1,152 @@
+"""GPTQ checkpoints as AutoGPTQ and GPTQModel write them, v1 and v2.
+
+`qweight` int32 [K*b/32, N] along K; `qzeros` int32 [G, ceil(N*b/32)] along N; `scales` [G, N];
+`g_idx` int32 [K], optional. Low bits first. v1 stores zero - 1, v2 stores zero.
+https://github.com/AutoGPTQ/AutoGPTQ, https://github.com/ModelCloud/GPTQModel
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+
+from ...kernels.errors import InputError
+from ..checkpoint import Checkpoint
+from ..quantization import QuantizationSpec, Rule, WeightScheme
+from ..safetensors_file import Features, SliceReader
+from .codes import (
+    QuantizedSlice,
+    column_groups,
+    group_index,
+    read_packed_columns,
+    read_packed_rows,
+)
+from .expected import FLOATS, Expected
+from .settings import bits, group_size, warn_unknown
+
+log = logging.getLogger("isobit.shard")
+
+GROUP_INDEX = "g_idx"
+BITS = (4, 8)
+ZERO_OFFSETS = {"gptq": 1, "gptq_v2": 0}
+_KNOWN = {
+    "batch_size", "bits", "block_name_to_quantize", "cache_block_outputs", "checkpoint_format",
+    "damp_auto_increment", "damp_percent", "dataset", "desc_act", "disable_exllama", "dynamic",
+    "exllama_config", "format", "group_size", "hessian", "hf_select_quant_linear",
+    "is_marlin_format", "lm_head", "max_input_length", "meta", "method", "model_file_base_name",
+    "model_name_or_path", "model_seqlen", "module_name_preceding_first_block",
+    "modules_in_block_to_quantize", "mse", "offload_to_disk", "offload_to_disk_path",
+    "pack_dtype", "pack_impl", "pad_token_id", "quant_method", "quantizer", "rotation",
+    "static_groups", "sym", "tokenizer", "true_sequential", "use_cuda_fp16", "use_exllama",
+    "version",
+}  # fmt: skip
+
+
+def quantization(settings: dict[str, Any]) -> QuantizationSpec:
+    """Read a GPTQ config. `dynamic` overrides settings per module, or leaves modules dense.
+
+    Raises InputError E-QUANT-SCHEME.
+    """
+    warn_unknown("gptq", settings, _KNOWN)
+    label = settings.get("checkpoint_format") or settings.get("format") or "gptq"
+    if settings.get("is_marlin_format"):
+        label = "marlin"
+    if label not in ZERO_OFFSETS:
+        raise InputError(
+            "E-QUANT-SCHEME",
+            f"gptq: checkpoint_format {label!r} is another layout and not read. Read: gptq (v1), "
+            "gptq_v2. GPTQModel converts: GPTQModel.load(...).save(...) with format gptq_v2",
+        )
+    rules = [Rule(targets=("lm_head",), scheme=None)] if not settings.get("lm_head") else []
+    for pattern, overrides in (settings.get("dynamic") or {}).items():
+        if pattern.startswith("-:"):
+            rules.append(Rule(targets=("re:" + pattern[2:],), scheme=None))
+        else:
+            scheme = _scheme({**settings, **(overrides or {})}, label)
+            rules.append(Rule(targets=("re:" + pattern.removeprefix("+:"),), scheme=scheme))
+    rules.append(Rule(targets=("Linear",), scheme=_scheme(settings, label)))
+    return QuantizationSpec(
+        method="gptq", rules=tuple(rules), evidence=f"config says checkpoint_format {label!r}"
+    )
+
+
+def _scheme(settings: dict[str, Any], label: str) -> WeightScheme:
+    return WeightScheme(
+        format="gptq",
+        bits=bits("gptq", settings, BITS),
+        group_size=group_size("gptq", settings),
+        symmetric=bool(settings.get("sym", True)),
+        act_order=bool(settings.get("desc_act", False)),
+        zero_offset=ZERO_OFFSETS[label],
+    )
+
+
+def expected_tensors(module: str, n: int, k: int, scheme: WeightScheme) -> dict[str, Expected]:
+    words = (torch.int32,)
+    groups, b = scheme.groups(k), scheme.bits
+    return {
+        f"{module}.qweight": Expected(shape=(-(-k * b // 32), n), dtypes=words),
+        f"{module}.qzeros": Expected(shape=(groups, -(-n * b // 32)), dtypes=words),
+        f"{module}.scales": Expected(shape=(groups, n), dtypes=FLOATS),
+        f"{module}.g_idx": Expected(shape=(k,), dtypes=words, required=scheme.act_order),
+    }
+
+
+def read_slice(
+    checkpoint: Checkpoint,
+    reader: SliceReader,
+    module: str,
+    scheme: WeightScheme,
+    rows: Features,
+    columns: Features,
+) -> QuantizedSlice:
+    """Read a rectangle. With act-order its columns may touch any group, so all groups are read.
+
+    Raises InputError E-QUANT-GIDX; E-QUANT-LABEL when symmetric zero points contradict the label
+    of the file, E-QUANT-ZEROS when they are neither v1's nor v2's.
+    """
+    entries = checkpoint.entries
+    k = entries[f"{module}.qweight"].shape[0] * 32 // scheme.bits
+    g_idx = group_index(reader, entries.get(f"{module}.{GROUP_INDEX}"), scheme)
+    taken, groups = column_groups(columns, scheme, k, g_idx)
+    codes = read_packed_rows(reader, entries[f"{module}.qweight"], scheme.bits, columns, rows).T
+    scales = reader.read(entries[f"{module}.scales"], taken, rows).T
+    stored = read_packed_columns(reader, entries[f"{module}.qzeros"], scheme.bits, taken, rows).T
+    return QuantizedSlice(
+        codes=codes, scales=scales, zeros=_zeros(module, stored, scheme), groups=groups
+    )
+
+
+def _zeros(module: str, stored: torch.Tensor, scheme: WeightScheme) -> torch.Tensor | None:
+    """Zero points uint8 from stored ones; None where every one is the middle code."""
+    middle, top = 1 << (scheme.bits - 1), (1 << scheme.bits) - 1
+    if not scheme.symmetric:
+        if scheme.zero_offset and bool((stored == top).any()):
+            log.warning(
+                "%s: a stored zero point of %d in a v1 file means 0 here, as in AutoGPTQ; other "
+                "engines read %d",
+                module,
+                top,
+                top + 1,
+            )
+        return (stored + scheme.zero_offset) & top
+    if bool((stored == middle - scheme.zero_offset).all()):
+        return None
+    other = 1 - scheme.zero_offset
+    found = sorted(set(stored.unique().tolist()))
+    labels = {offset: label for label, offset in ZERO_OFFSETS.items()}
+    if found == [middle - other]:
+        raise InputError(
+            "E-QUANT-LABEL",
+            f"{module}.qzeros: stored zero points are {found[0]}, as in a {labels[other]} file, "
+            f"but the config says {labels[scheme.zero_offset]}. Set checkpoint_format to "
+            f'"{labels[other]}" in config.json (and quantize_config.json)',
+        )
+    raise InputError(
+        "E-QUANT-ZEROS",
+        f"{module}.qzeros: the config says symmetric, but stored zero points are "
+        f"{', '.join(map(str, found[:8]))} instead of {middle - scheme.zero_offset}. If the model "
+        "was quantized with sym=False, set sym to false in config.json",
+    )

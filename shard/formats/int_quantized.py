@@ -1,0 +1,63 @@
+"""compressed-tensors "int-quantized": W8A8.
+
+`weight` int8 [N, K]; `weight_scale` [N, 1]. Activations are quantized on the fly: dynamic per token
+(no tensor), or static with `input_scale` [1]. https://github.com/vllm-project/compressed-tensors
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ...kernels.errors import InputError
+from ..checkpoint import Checkpoint
+from ..quantization import WeightScheme
+from ..safetensors_file import Features, SliceReader, bounds
+from .codes import QuantizedSlice
+from .expected import FLOATS, Expected
+
+GROUP_INDEX = None
+ZERO = 128
+
+
+def expected_tensors(module: str, n: int, k: int, scheme: WeightScheme) -> dict[str, Expected]:
+    tensors = {
+        f"{module}.weight": Expected(shape=(n, k), dtypes=(torch.int8,)),
+        f"{module}.weight_scale": Expected(shape=(n, 1), dtypes=FLOATS),
+    }
+    if scheme.activation == "int8-static":
+        tensors[f"{module}.input_scale"] = Expected(shape=(1,), dtypes=FLOATS)
+        zero = Expected(shape=(1,), dtypes=(torch.int8,), required=False)
+        tensors[f"{module}.input_zero_point"] = zero
+    return tensors
+
+
+def read_slice(
+    checkpoint: Checkpoint,
+    reader: SliceReader,
+    module: str,
+    scheme: WeightScheme,
+    rows: Features,
+    columns: Features,
+) -> QuantizedSlice:
+    """Read a rectangle. Raises InputError E-QUANT-SCHEME for a static zero point other than 0."""
+    entries = checkpoint.entries
+    values = reader.read(entries[f"{module}.weight"], rows, columns)
+    begin, end = bounds(columns)
+    input_scale = None
+    if scheme.activation == "int8-static":
+        input_scale = float(reader.read(entries[f"{module}.input_scale"]))
+        zero = entries.get(f"{module}.input_zero_point")
+        if zero is not None and int(reader.read(zero)) != 0:
+            raise InputError(
+                "E-QUANT-SCHEME",
+                f"{module}.input_zero_point is not 0: static asymmetric activations are not read. "
+                "Use dynamic per-token activations",
+            )
+    count = end - begin if isinstance(columns, slice) else len(columns)
+    return QuantizedSlice(
+        codes=values.view(torch.uint8) ^ ZERO,
+        scales=reader.read(entries[f"{module}.weight_scale"], rows, slice(0, 1)),
+        zeros=None,
+        groups=torch.zeros(count, dtype=torch.int64),
+        input_scale=input_scale,
+    )

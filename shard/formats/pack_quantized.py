@@ -1,0 +1,68 @@
+"""compressed-tensors "pack-quantized": W4A16 and W8A16.
+
+`weight_packed` int32 [N, ceil(K*b/32)] along K, low bits first, holding q + 2^(b-1) for a signed q;
+`weight_scale` [N, G]; `weight_zero_point` int32 [ceil(N*b/32), G] along N when asymmetric, with the
+same offset; `weight_g_idx` int32 [K] with act-order "group"; `weight_shape` int64 [2], the true
+global shape. https://github.com/vllm-project/compressed-tensors
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ..checkpoint import Checkpoint
+from ..quantization import WeightScheme
+from ..safetensors_file import Features, SliceReader
+from .codes import (
+    QuantizedSlice,
+    column_groups,
+    group_index,
+    read_packed_columns,
+    read_packed_rows,
+)
+from .expected import FLOATS, Expected
+
+GROUP_INDEX = "weight_g_idx"
+
+
+def expected_tensors(module: str, n: int, k: int, scheme: WeightScheme) -> dict[str, Expected]:
+    words, groups, b = (torch.int32,), scheme.groups(k), scheme.bits
+    tensors = {
+        f"{module}.weight_packed": Expected(shape=(n, -(-k * b // 32)), dtypes=words),
+        f"{module}.weight_scale": Expected(shape=(n, groups), dtypes=FLOATS),
+        f"{module}.weight_shape": Expected(shape=(2,), dtypes=(torch.int64, torch.int32)),
+    }
+    if not scheme.symmetric:
+        shape = (-(-n * b // 32), groups)
+        tensors[f"{module}.weight_zero_point"] = Expected(shape=shape, dtypes=words)
+    if scheme.act_order:
+        tensors[f"{module}.weight_g_idx"] = Expected(shape=(k,), dtypes=words)
+    return tensors
+
+
+def read_slice(
+    checkpoint: Checkpoint,
+    reader: SliceReader,
+    module: str,
+    scheme: WeightScheme,
+    rows: Features,
+    columns: Features,
+) -> QuantizedSlice:
+    """Read a rectangle; a stored code is already unsigned, with zero point 2^(bits-1)."""
+    entries, bits = checkpoint.entries, scheme.bits
+    scales = entries[f"{module}.weight_scale"]
+    k = entries[f"{module}.weight_packed"].shape[1] * 32 // bits
+    g_idx = None
+    if scheme.act_order:
+        g_idx = group_index(reader, entries.get(f"{module}.{GROUP_INDEX}"), scheme)
+    taken, groups = column_groups(columns, scheme, k, g_idx)
+    zeros = None
+    if not scheme.symmetric:
+        entry = entries[f"{module}.weight_zero_point"]
+        zeros = read_packed_rows(reader, entry, bits, rows, taken)
+    return QuantizedSlice(
+        codes=read_packed_columns(reader, entries[f"{module}.weight_packed"], bits, rows, columns),
+        scales=reader.read(scales, rows, taken),
+        zeros=zeros,
+        groups=groups,
+    )
