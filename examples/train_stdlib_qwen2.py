@@ -218,7 +218,7 @@ that isobit can be tried and tested where no model hub can be reached.
 | data | {len(corpus.train):,} training tokens; tests, encodings and pydoc topics left out |
 | held out | {", ".join(HELD_OUT)} ({len(corpus.held_out):,} tokens) |
 | held-out perplexity | {math.exp(loss):.2f} per token, {bits_per_byte:.3f} bits per byte (float32 weights, windows of {CONTEXT}) |
-| training | {log[-1]["tokens"] / 1e6:.1f} M tokens in {settings.minutes:.0f} minutes on {settings.threads} CPU threads, Muon and AdamW, context {CONTEXT} |
+| training | {log[-1]["tokens"] / 1e6:.1f} M tokens in {settings.minutes:.0f} minutes on {settings.threads} CPU thread(s), Muon and AdamW, context {CONTEXT} |
 | made by | `python examples/train_stdlib_qwen2.py examples/stdlib-qwen2 --minutes {settings.minutes:.0f} --threads {settings.threads}` |
 
 ![loss curve](loss_curve.svg)

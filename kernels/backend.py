@@ -14,9 +14,10 @@ log = logging.getLogger(__name__)
 ENVIRONMENT = "ISOBIT_CPU_ISA"
 REASONS = {
     "avx512_bf16": "bf16 dot products for int4, int8 and bf16 weights under bf16 activations",
-    "avx512": "AVX-512 without BF16: every product runs in fp32",
-    "avx2": "AVX2 and FMA: every product runs in fp32",
-    "baseline": "no AVX2: every product runs in fp32 without fused multiply-add",
+    "avx512_vnni": "AVX-512 without BF16: every float product runs in fp32",
+    "avx512": "AVX-512 without BF16 and VNNI: every float product runs in fp32",
+    "avx2": "AVX2 and FMA: every float product runs in fp32",
+    "baseline": "no AVX2: every float product runs in fp32 without fused multiply-add",
 }
 
 
@@ -38,14 +39,22 @@ def native() -> ModuleType:
     forced = os.environ.get(ENVIRONMENT)
     if forced:
         _select(_cpu, forced)
-    log.info("kernels: cpu, %s: %s", _cpu.isa(), _reason(_cpu))
+    log.info("kernels: cpu, %s: %s; vnni: %s", _cpu.isa(), _reason(_cpu), _vnni(_cpu))
     return _cpu
 
 
 def backend() -> dict[str, str]:
-    """Device, instruction set and the reason for it. Raises as `native` does."""
+    """Device, instruction set and the reason for it; vnni: whether int8 sums use it ("yes", "no").
+
+    Raises as `native` does.
+    """
     module = native()
-    return {"device": "cpu", "isa": module.isa(), "reason": _reason(module)}
+    return {
+        "device": "cpu",
+        "isa": module.isa(),
+        "vnni": _vnni(module),
+        "reason": _reason(module),
+    }
 
 
 def available_isas() -> list[str]:
@@ -54,7 +63,7 @@ def available_isas() -> list[str]:
 
 
 def set_isa(name: str) -> None:
-    """Runs every op of this process on one instruction set; the bits differ between sets.
+    """Runs every op of this process on one instruction set; float bits differ between sets.
 
     Raises EnvironmentFault E-KERNEL-ISA when the machine lacks it.
     """
@@ -72,6 +81,10 @@ def _select(module: ModuleType, name: str) -> None:
     if not module.set_isa(name):
         have = ", ".join(module.available_isas())
         raise EnvironmentFault("E-KERNEL-ISA", f"this machine cannot run {name}; it can run {have}")
+
+
+def _vnni(module: ModuleType) -> str:
+    return "yes" if module.uses_vnni() else "no"
 
 
 def _reason(module: ModuleType) -> str:

@@ -80,6 +80,8 @@ def pack_quantized(
     runs: Sequence[tuple[int, int]],
     segments: Sequence[int],
     order: torch.Tensor | None = None,
+    activation: str = "float",
+    input_scale: float | None = None,
 ) -> PackedWeight:
     """Packs unsigned codes; the value of an element is (code - zero) * scale.
 
@@ -87,7 +89,8 @@ def pack_quantized(
     dtype. zeros: uint8 `[N, R]`, up to 16 for 4 bits (old GPTQ files hold 15 + 1), or None.
     runs: R pairs (begin, end), ascending, in K or in positions of `order`. segments: S+1 offsets in
     runs. order: int64 `[K']`, distinct activation indices (act-order); activations that no run
-    names are ignored. Raises InputError E-KERNEL-SHAPE or E-KERNEL-CODE.
+    names are ignored. activation, input_scale: see PackedWeight. Raises InputError E-KERNEL-SHAPE
+    or E-KERNEL-CODE.
     """
     kind = {4: "int4", 8: "int8"}.get(bits)
     if kind is None:
@@ -128,6 +131,8 @@ def pack_quantized(
         run_offsets=placement.run_offsets,
         segment_offsets=torch.tensor(segments, dtype=torch.int32),
         gather=None if placement.identity else placement.source.to(torch.int32),
+        activation=activation,
+        input_scale=input_scale,
     )
 
 

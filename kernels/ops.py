@@ -38,6 +38,11 @@ def linear(x: torch.Tensor, weight: PackedWeight) -> torch.Tensor:
 
     Within a run x * (code - zero) is summed in fp32 in the order of k; run by run that sum is
     scaled and added. A segment without runs gives +0.
+
+    A weight whose activation is "int8" has x quantized first, in fp32: a segment's part of a row
+    is divided by its scale xs = absmax / 127.5 (1 for zeros) or input_scale, rounded half to even
+    and clamped to -128..127. Then float(sum(q * (code - 128))) * xs * scale, where the sum is
+    exact: here all instruction sets agree bit by bit. A part with a NaN or an infinity gives NaN.
     """
     checks = Checks("linear")
     checks.tensor("x", x, (None, weight.k))
@@ -65,6 +70,8 @@ def linear(x: torch.Tensor, weight: PackedWeight) -> torch.Tensor:
         weight.segment_offsets.data_ptr(),
         weight.segments,
         _address(weight.gather),
+        weight.activation == "int8",
+        weight.input_scale or 0.0,
         out.data_ptr(),
     )
     return out

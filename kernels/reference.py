@@ -14,13 +14,10 @@ def dense_segments(weight: PackedWeight) -> torch.Tensor:
     values, scales, zeros = unpack(weight)
     full = values.double()
     out = full.new_zeros(weight.segments, weight.n, weight.k)
-    source = torch.arange(weight.k) if weight.gather is None else weight.gather.long()
     for segment in range(weight.segments):
         first, last = weight.segment_offsets[segment : segment + 2].tolist()
         for run in range(first, last):
-            begin, end = weight.run_offsets[run : run + 2].tolist()
-            index = source[begin:end]
-            index = index[index >= 0]
+            index = _features(weight, run)
             part = full[:, index]
             if scales is not None:
                 zero = MIDDLE[weight.kind] if zeros is None else zeros[:, run : run + 1].double()
@@ -31,7 +28,53 @@ def dense_segments(weight: PackedWeight) -> torch.Tensor:
 
 def linear(x: torch.Tensor, weight: PackedWeight) -> torch.Tensor:
     """x `[M, K]` gives float64 `[S, M, N]`."""
+    if weight.activation == "int8":
+        return _linear_int8(x, weight)
     return x.double() @ dense_segments(weight).transpose(1, 2)
+
+
+def quantize(
+    x: torch.Tensor, input_scale: float | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """x `[M, K]` of one segment gives codes int64 `[M, K]` and scales fp32 `[M]`.
+
+    The steps are those of compressed-tensors for symmetric int8. A row with a NaN or an infinity
+    gets zeros and the scale NaN.
+    """
+    x = x.float()
+    finite = x.isfinite().all(1)
+    x = torch.where(finite.unsqueeze(1), x, 0)
+    if input_scale is None:
+        scales = x.abs().amax(1) / 127.5 if x.shape[1] else x.new_zeros(len(x))
+    else:
+        scales = x.new_full((len(x),), input_scale)
+    scales = torch.where(scales == 0, 1, scales)
+    codes = torch.round(x / scales.unsqueeze(1)).clamp(-128, 127).long()
+    return codes, torch.where(finite, scales, torch.nan)
+
+
+def _linear_int8(x: torch.Tensor, weight: PackedWeight) -> torch.Tensor:
+    codes, scales, _ = unpack(weight)
+    assert scales is not None
+    integers = codes.long() - MIDDLE["int8"]
+    out = torch.zeros(weight.segments, len(x), weight.n, dtype=torch.float64)
+    for segment in range(weight.segments):
+        first, last = weight.segment_offsets[segment : segment + 2].tolist()
+        for run in range(first, last):
+            index = _features(weight, run)
+            q, x_scales = quantize(x[:, index], weight.input_scale)
+            total = (q @ integers[:, index].T).double()
+            out[segment] = total * x_scales.double().unsqueeze(1) * scales[:, run].double()
+    return out
+
+
+def _features(weight: PackedWeight, run: int) -> torch.Tensor:
+    """The activations of a run, int64."""
+    begin, end = weight.run_offsets[run : run + 2].tolist()
+    if weight.gather is None:
+        return torch.arange(begin, end)
+    index = weight.gather[begin:end].long()
+    return index[index >= 0]
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:

@@ -17,6 +17,7 @@ activation -1, which counts as 0. Columns beyond N hold the zero point and scale
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -34,6 +35,8 @@ DATA_DTYPE = {
     "float32": torch.float32,
 }
 MIDDLE = {"int4": 8, "int8": 128}
+ACTIVATIONS = ("float", "int8")
+MOST_K = (2**31 - 1) // 128**2  # products of two int8, each up to 128 * 128, that fit in an int32
 
 
 def bad(thing: str, found: object, wanted: object) -> InputError:
@@ -62,6 +65,11 @@ class PackedWeight:
     """int32 `[S + 1]`, in runs."""
     gather: torch.Tensor | None
     """int32 `[Kp]`: packed position to activation index, -1 for padding; None for the identity."""
+    activation: str = "float"
+    """float, or int8 where activations are quantized on the fly: for symmetric int8 weights whose
+    segments are at most one run of at most 131071 features each."""
+    input_scale: float | None = None
+    """The scale of int8 activations; None for one per row and segment, from its values."""
 
     def __post_init__(self) -> None:
         if self.kind not in LINE_K:
@@ -75,6 +83,7 @@ class PackedWeight:
             )
         self._check_offsets()
         self._check_tables()
+        self._check_activation()
         if not all(t.is_contiguous() for t in self.tensors):
             raise bad("a tensor of a packed weight", "strided", "contiguous")
 
@@ -110,6 +119,29 @@ class PackedWeight:
             raise bad("gather", found, f"int32 ({self.packed_k},)")
         if self.packed_k and not -1 <= int(self.gather.min()) <= int(self.gather.max()) < self.k:
             raise bad("gather", "out of range", f"between -1 and {self.k - 1}")
+
+    def _check_activation(self) -> None:
+        if self.activation not in ACTIVATIONS:
+            raise bad("the activation of a weight", self.activation, " or ".join(ACTIVATIONS))
+        scale = self.input_scale
+        if self.activation == "float":
+            if scale is not None:
+                raise bad("input_scale", scale, "None unless the activation is int8")
+            return
+        if self.kind != "int8" or self.zeros is not None:
+            zeros = "" if self.zeros is None else " with zeros"
+            raise bad("a weight for int8 activations", self.kind + zeros, "int8 without zeros")
+        if bool((self.segment_offsets.diff() > 1).any()):
+            raise bad("a segment for int8 activations", "several runs", "one run or none")
+        real = torch.ones(self.packed_k) if self.gather is None else self.gather >= 0
+        before = torch.cat([torch.zeros(1, dtype=torch.int64), real.long().cumsum(0)])
+        longest = max(before[self.run_offsets.long()].diff().tolist(), default=0)
+        if longest > MOST_K:
+            raise bad("a segment for int8 activations", f"{longest} long", f"at most {MOST_K}")
+        # As the kernel sees it: a scale may vanish or overflow in fp32.
+        single = 1.0 if scale is None else float(torch.tensor(scale, dtype=torch.float32))
+        if not 0 < single < math.inf:
+            raise bad("input_scale", scale, "a positive finite fp32 number")
 
     @property
     def tiles(self) -> int:

@@ -10,7 +10,6 @@ import logging
 import os
 import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -18,11 +17,12 @@ from typing import Any
 from ..kernels.errors import EnvironmentFault
 from ..runtime.config import RankTicket
 from ..runtime.launcher import cores
-from ..runtime.link import Address
+from ..runtime.link import Address, private_folder
 from .interrupts import held_interrupts
 
 PLACEMENT_TIMEOUT_S = 30
 OBJECT_STORE_BYTES = 80 << 20
+LONGEST_RAY_SOCKET = len("/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store")
 
 
 @contextmanager
@@ -48,7 +48,7 @@ def ray_session(address: str | None, most_ranks: int) -> Iterator[None]:
     with ExitStack() as cleanup:
         with held_interrupts():
             if address is None:
-                folder = tempfile.mkdtemp(prefix="isobit-ray-")
+                folder = str(private_folder("isobit-ray-", LONGEST_RAY_SOCKET))
                 cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
                 settings |= {
                     "address": "local",
@@ -61,7 +61,7 @@ def ray_session(address: str | None, most_ranks: int) -> Iterator[None]:
             cleanup.callback(_shut_down)
             try:
                 ray.init(**settings)
-            except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+            except (OSError, ValueError, RuntimeError) as error:
                 where = "a local Ray" if address is None else f"Ray at {address}"
                 raise EnvironmentFault(
                     "E-RAY-CONNECT", f"{where} cannot be used: {str(error).splitlines()[0]}"

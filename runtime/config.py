@@ -22,7 +22,8 @@ class EngineSettings:
     `dtype` "auto" takes the config's. `kv_pages` is the size of the KV cache in pages of
     PAGE_TOKENS tokens; `max_step_rows` is the longest piece of prompts that one step takes.
     `threads` 0 divides the machine's cores among the ranks of a host. `step_timeout_s` is how long
-    the driver waits for a rank before it names it and gives up.
+    the driver waits for a rank before it names it and gives up. `verify_load` compares the loaded
+    shards with the file, element by element, before the first step.
     """
 
     plan: PlanSettings = dataclasses.field(default_factory=PlanSettings)
@@ -33,6 +34,7 @@ class EngineSettings:
     load_timeout_s: float = 1800.0
     step_timeout_s: float = 300.0
     trace: bool = False
+    verify_load: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,3 +104,4 @@ class RankJob:
     threads: int
     rendezvous: str
     trace: bool
+    verify_load: bool

@@ -71,6 +71,8 @@ class Decoder:
         self._vocab = _ends(plan.vocab.atom_offsets(), owned, 1)
         self._kv = [i * spec.head_size for i in range(len(kept) + 1)]
         self._vocab_sizes = [plan.vocab.slice(plan.owned(r)).size for r in range(plan.degree)]
+        self._normed: list[torch.Tensor] = []
+        self._last = torch.empty(0)
 
     @torch.inference_mode()
     def forward(self, step: StepInput) -> tuple[torch.Tensor, torch.Tensor]:
@@ -79,6 +81,7 @@ class Decoder:
         Returns the residual stream after the last layer, float32 [T, hidden], and the logits of
         the sampled rows, float32 [L, vocab]; both in full on every rank.
         """
+        self._normed.clear()
         x = self._embed(step.tokens)
         self.tracer.whole("embed_tokens.out", x)
         for layer in range(self.spec.layers):
@@ -88,7 +91,17 @@ class Decoder:
             x[step.sampled], self.weights.final_norm, self.spec.norm_eps, self.dtype
         )
         self.tracer.whole("norm.out", last)
+        self._last = last
         return x, self._logits(last)
+
+    def normed(self) -> list[torch.Tensor]:
+        """Samples of what every rank normalized alike in the last step, for comparing ranks.
+
+        A norm that differs on one rank changes that rank's part of a sum, and the sum is equal on
+        all ranks again: the residual stream cannot tell. Returns the last row behind each layer's
+        norms [2 * layers, hidden], and every row behind the final norm.
+        """
+        return [torch.stack(self._normed), self._last]
 
     def _embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """Every rank looks up the tokens in its part of the vocabulary; the owner's row counts."""
@@ -110,6 +123,7 @@ class Decoder:
         site = f"layers.{layer}.self_attn."
         h = ops.rms_norm(x, weights.input_norm, self.spec.norm_eps, self.dtype)
         trace.whole(f"layers.{layer}.input_layernorm.out", h)
+        self._normed.append(h[-1].clone())  # a view would keep every row alive
         q, k, v = (self._column(weights, name, h) for name in ("q", "k", "v"))
         trace.columns(site + "q_proj.out", q, "atom", self._first_atom, self._heads)
         trace.columns(site + "k_proj.out", k, "kv head", self._first_kv, self._kv)
@@ -145,6 +159,7 @@ class Decoder:
         site = f"layers.{layer}.mlp."
         h = ops.rms_norm(x, weights.post_attention_norm, self.spec.norm_eps, self.dtype)
         trace.whole(f"layers.{layer}.post_attention_layernorm.out", h)
+        self._normed.append(h[-1].clone())  # a view would keep every row alive
         gate, up = self._column(weights, "gate", h), self._column(weights, "up", h)
         trace.columns(site + "gate_proj.out", gate, "atom", self._first_atom, self._wide)
         trace.columns(site + "up_proj.out", up, "atom", self._first_atom, self._wide)

@@ -14,6 +14,7 @@ from ..shard.checkpoint import open_checkpoint
 from ..shard.plan import ShardPlan, make_plan
 from ..shard.spec import ModelSpec, read_spec
 from ..shard.validate import check_checkpoint, stored_intermediate_size
+from ..shard.verify_load import compare, file_fingerprints
 from . import wire
 from .batch import Request, StepRows, advance, assign_pages, form_step
 from .config import EngineSettings, SamplingSettings, check_sampling, run_dtype
@@ -80,6 +81,8 @@ class Engine:
             self._launcher.launch([self._link.ticket(rank) for rank in range(self.plan.degree)])
             self._collect("hello", "starting the ranks", settings.load_timeout_s)
             self.ranks = self._load(model)
+            if settings.verify_load:
+                self._verify_load(model)
         except BaseException:
             self.close()
             raise
@@ -166,6 +169,7 @@ class Engine:
             "threads": threads,
             "rendezvous": self._rendezvous.address,
             "trace": settings.trace,
+            "verify_load": settings.verify_load,
         }
         for rank in range(self.plan.degree):
             self._link.send(rank, job)
@@ -173,6 +177,19 @@ class Engine:
             "loaded", "loading the weights", settings.load_timeout_s, stop_at_error=False
         )
         return [reports[rank] for rank in range(self.plan.degree)]
+
+    def _verify_load(self, model: Path) -> None:
+        """Raise RankFault E-LOAD-DIFFERS when the shards together are not the file."""
+        dtype = run_dtype(self.spec, self.settings.dtype)
+        expected = file_fingerprints(open_checkpoint(model), self.spec, dtype)
+        faults = compare(expected, [rank.pop("fingerprints") for rank in self.ranks])
+        wrong = [f"{fault.module}: the shards together are not the file" for fault in faults]
+        for rank in self.ranks:
+            wrong += [f"{name}: padding on rank {rank['rank']}" for name in rank.pop("padding")]
+        if wrong:
+            raise RankFault(
+                "E-LOAD-DIFFERS", f"{len(wrong)} weights were loaded wrongly:\n" + "\n".join(wrong)
+            )
 
     def _step(self, requests: list[Request], rows: StepRows) -> dict[int, dict[str, Any]]:
         self._step_number += 1
@@ -202,7 +219,7 @@ class Engine:
             others = [rank for rank in sorted(digests) if digests[rank] != digests[0]]
             raise RankFault(
                 DIVERGED,
-                f"step {self._step_number}: the hidden state after the last layer differs from "
+                f"step {self._step_number}: the residual stream or a normed input differs from "
                 f"rank 0 on {', '.join(f'rank {rank}' for rank in others)}. No token of this step "
                 "was let out",
             )

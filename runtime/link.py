@@ -22,6 +22,18 @@ from .config import RankTicket
 POLL_MS = 100
 
 
+def private_folder(prefix: str, below: int) -> Path:
+    """A new folder that only its owner can open, for sockets whose paths add `below` characters.
+
+    It lies in the system's temporary folder, or in /tmp where that is too long for a Unix socket.
+    """
+    top = tempfile.gettempdir()
+    random_characters = 8
+    if len(f"{top}/{prefix}".encode()) + random_characters + below > zmq.IPC_PATH_MAX_LEN:
+        top = "/tmp"  # noqa: S108
+    return Path(tempfile.mkdtemp(prefix=prefix, dir=top))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Address:
     """Where a driver listens. `host` None means a Unix socket that only its owner can open."""
@@ -34,7 +46,7 @@ class DriverLink:
 
     def __init__(self, degree: int, address: Address) -> None:
         self.degree = degree
-        self.folder = Path(tempfile.mkdtemp(prefix="isobit-"))
+        self.folder = private_folder("isobit-", len("/driver"))
         self._secret = secrets.token_hex(16)
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
@@ -131,9 +143,12 @@ class DriverLink:
             message = wire.decode(frames[-1])
         except ValueError:
             return None
+        if frames[0] != _identity(rank):
+            return None
         if message.get("kind") == "hello":
-            shown = str(message.get("secret", ""))
-            if not (0 <= rank < self.degree and hmac.compare_digest(shown, self._secret)):
+            shown = str(message.get("secret", "")).encode()
+            right = hmac.compare_digest(shown, self._secret.encode())
+            if not (right and 0 <= rank < self.degree):
                 return None
             self._greeted.add(rank)
         return (rank, message) if rank in self._greeted else None

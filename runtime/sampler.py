@@ -26,8 +26,9 @@ def sample(logits: np.ndarray, sampling: SamplingSettings, position: int) -> int
     order = np.argsort(-logits, kind="stable")
     if sampling.top_k:
         order = order[: sampling.top_k]
-    scaled = logits[order].astype(np.float64) / sampling.temperature
-    cumulative = np.cumsum(np.exp(scaled - scaled[0]))
+    below = logits[order].astype(np.float64) - float(logits[order[0]])
+    with np.errstate(over="ignore"):
+        cumulative = np.cumsum(np.exp(below / sampling.temperature))
     total = cumulative[-1]
     if sampling.top_p < 1:
         keep = int(np.searchsorted(cumulative, sampling.top_p * total)) + 1

@@ -12,22 +12,23 @@ import torch.distributed as dist
 
 from ..kernels import ops
 from ..kernels.errors import InputError
-from ..shard.checkpoint import open_checkpoint
+from ..shard.checkpoint import Checkpoint, open_checkpoint
 from ..shard.load import load_rank
 from ..shard.plan import ShardPlan
 from ..shard.spec import read_spec
+from ..shard.verify_load import padding_faults, rank_fingerprints
 from . import rendezvous
 from .collectives.gather import GatherCollectives
 from .config import PAGE_TOKENS, RankJob, SamplingSettings, run_dtype
 from .decoder import Decoder, StepInput
-from .digest import tensor_digest
+from .digest import chain_digests, tensor_digest
 from .fault import FaultContext, inject_fault
 from .sampler import sample
 from .trace import Tracer
 
 
 class Worker:
-    """A loaded rank. Rank 0 samples; every rank reports the digest of its hidden state."""
+    """A loaded rank. Rank 0 samples; every rank reports the digest of what all compute alike."""
 
     def __init__(self, job: RankJob) -> None:
         """Join the process group, read this rank's slices, allocate the KV cache."""
@@ -39,7 +40,8 @@ class Worker:
         rendezvous.join(job.rendezvous, self.rank, self.plan.degree)
         self.spec = read_spec(job.model)
         dtype = run_dtype(self.spec, job.dtype)
-        weights = load_rank(open_checkpoint(job.model), self.spec, self.plan, self.rank, dtype)
+        checkpoint = open_checkpoint(job.model)
+        weights = load_rank(checkpoint, self.spec, self.plan, self.rank, dtype)
         self.tracer = Tracer(job.trace)
         self.decoder = Decoder(
             self.spec,
@@ -60,11 +62,22 @@ class Worker:
             "load_s": round(time.perf_counter() - started, 3),
         }
         inject_fault(FaultContext(rank=self.rank, plan=self.plan, decoder=self.decoder))
+        if job.verify_load:
+            self.report |= self._loaded(checkpoint)
+
+    def _loaded(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """What this rank holds, for comparison with the file."""
+        weights = self.decoder.weights
+        return {
+            "fingerprints": rank_fingerprints(checkpoint, self.spec, self.plan, self.rank, weights),
+            "padding": padding_faults(self.plan, self.rank, self.spec, weights),
+        }
 
     def step(self, message: dict[str, Any]) -> dict[str, Any]:
         """Run one step; see Engine for the fields of the message and of the answer."""
         hidden, logits = self.decoder.forward(step_input(message))
-        answer: dict[str, Any] = {"step": message["step"], "hidden_digest": tensor_digest(hidden)}
+        alike = chain_digests([tensor_digest(t) for t in (hidden, *self.decoder.normed())])
+        answer: dict[str, Any] = {"step": message["step"], "hidden_digest": alike}
         if self.rank == 0:
             answer |= self._sampled(message, logits)
         if self.tracer.enabled:

@@ -15,15 +15,20 @@ def pad_atoms(size: int, unit: int, atoms: int) -> list[int]:
 
 
 def ragged_atoms(size: int, unit: int, atoms: int) -> list[int]:
-    """Atoms that differ by at most one unit and need no padding; `size` is a multiple of `unit`.
+    """Atoms that differ by at most one unit and need no padding.
 
-    The longer atoms are spread evenly, so that any run of consecutive atoms is balanced.
+    The longer atoms are spread evenly, so that any run of consecutive atoms is balanced. Where
+    `size` is not a multiple of `unit` the last unit is shorter.
 
     >>> [n // 128 for n in ragged_atoms(13696, 128, 8)]
     [14, 13, 13, 14, 13, 13, 14, 13]
     """
-    base, longer = divmod(size // unit, atoms)
-    return [unit * (base + (i * longer % atoms < longer)) for i in range(atoms)]
+    units = -(-size // unit)
+    base, longer = divmod(units, atoms)
+    sizes = [unit * (base + (i * longer % atoms < longer)) for i in range(atoms)]
+    last = max((i for i in range(atoms) if sizes[i]), default=0)
+    sizes[last] -= units * unit - size
+    return sizes
 
 
 def atoms_of_rank(atoms: int, degree: int, rank: int) -> range:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..kernels.errors import InputError
-from .safetensors_file import TensorEntry, read_header
+from .safetensors_file import TensorEntry, scan_header
 from .settings import read_json
 
 INDEX = "model.safetensors.index.json"
@@ -41,6 +41,21 @@ def has_weights(folder: Path) -> bool:
     return any(any(folder.glob(p)) for p in ("*.safetensors", INDEX, *REFUSED))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Scan:
+    """A folder as far as it can be read. `errors` holds what is wrong, first what a loader raises.
+
+    `beyond` names tensors whose data their file lacks; `unread` those that the index names and no
+    header has.
+    """
+
+    checkpoint: Checkpoint
+    files: list[Path]
+    beyond: set[str]
+    unread: set[str]
+    errors: list[InputError]
+
+
 def open_checkpoint(folder: Path) -> Checkpoint:
     """Read the headers of every safetensors file of a model folder.
 
@@ -48,40 +63,80 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     files named in the index are absent), E-CKPT-INDEX (index and headers disagree), and what
     read_header raises.
     """
-    index = folder / INDEX
-    if index.is_file():
-        weight_map = read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise InputError("E-CKPT-INDEX", f"{index}: weight_map is missing or empty")
-        files = sorted({str(name) for name in weight_map.values()})
-        if outside := [name for name in files if Path(name).name != name]:
-            raise InputError(
-                "E-CKPT-INDEX", f"{index}: files outside the folder: {', '.join(outside)}"
+    scan = scan_checkpoint(folder)
+    if scan.errors:
+        raise scan.errors[0]
+    return scan.checkpoint
+
+
+def scan_checkpoint(folder: Path) -> Scan:
+    """Read all headers, and return what can be read together with the errors.
+
+    Raises InputError E-CKPT-FORMAT and E-CKPT-MISSING when there is no safetensors file at all.
+    """
+    index, errors, weight_map = folder / INDEX, [], None
+    try:
+        weight_map = _weight_map(index)
+    except InputError as error:
+        errors.append(error)
+    if weight_map is not None:
+        names = sorted(set(weight_map.values()))
+        if absent := [name for name in names if not (folder / name).is_file()]:
+            errors.append(
+                InputError(
+                    "E-CKPT-MISSING",
+                    f"{folder}: {len(absent)} of {len(names)} files named in {INDEX} are absent: "
+                    + ", ".join(absent),
+                )
             )
-        if absent := [name for name in files if not (folder / name).is_file()]:
-            raise InputError(
-                "E-CKPT-MISSING",
-                f"{folder}: {len(absent)} of {len(files)} files named in {INDEX} are absent: "
-                + ", ".join(absent),
-            )
+            names = [name for name in names if name not in absent]
     elif (folder / SINGLE).is_file():
-        weight_map, files = None, [SINGLE]
+        names = [SINGLE]
     else:
-        weight_map, files = None, sorted(path.name for path in folder.glob("*.safetensors"))
-        if not files:
+        names = sorted(path.name for path in folder.glob("*.safetensors"))
+        if not names and not errors:
             _refuse_other_formats(folder)
     entries: dict[str, TensorEntry] = {}
-    for name in files:
-        for entry in read_header(folder / name):
+    beyond, read = set(), set()
+    for name in names:
+        header = scan_header(folder / name)
+        errors += header.errors
+        if not header.errors:
+            read.add(name)
+        for entry in header.entries:
             if weight_map is None or weight_map.get(entry.name) == name:
                 entries[entry.name] = entry
-    if weight_map is not None and (lost := sorted(set(weight_map) - set(entries))):
-        raise InputError(
-            "E-CKPT-INDEX",
-            f"{index}: {len(lost)} tensors are not in the file that the index names:\n  "
-            + "\n  ".join(f"{name} (in {weight_map[name]})" for name in lost[:20]),
+        beyond.update(entry.name for entry in header.beyond)
+    unread = set(weight_map or ()) - set(entries)
+    if weight_map is not None and (lost := sorted(n for n in unread if weight_map[n] in read)):
+        errors.append(
+            InputError(
+                "E-CKPT-INDEX",
+                f"{index}: {len(lost)} tensors are not in the file that the index names:\n  "
+                + "\n  ".join(f"{name} (in {weight_map[name]})" for name in lost[:20]),
+            )
         )
-    return Checkpoint(folder=folder, entries=entries)
+    return Scan(
+        checkpoint=Checkpoint(folder=folder, entries=entries),
+        files=[folder / name for name in names],
+        beyond=beyond & set(entries),
+        unread=unread,
+        errors=errors,
+    )
+
+
+def _weight_map(index: Path) -> dict[str, str] | None:
+    """Which file holds which tensor by the index; None without one. Raises InputError."""
+    if not index.is_file():
+        return None
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise InputError("E-CKPT-INDEX", f"{index}: weight_map is missing or empty")
+    weight_map = {name: str(file) for name, file in weight_map.items()}
+    files = sorted(set(weight_map.values()))
+    if outside := [name for name in files if Path(name).name != name]:
+        raise InputError("E-CKPT-INDEX", f"{index}: files outside the folder: {', '.join(outside)}")
+    return weight_map
 
 
 def _refuse_other_formats(folder: Path) -> None:

@@ -8,9 +8,10 @@ import torch
 
 from ..kernels.errors import InputError
 from ..kernels.layout import PackedWeight, pack_dense, pack_quantized
+from .act_order import mlp_order
 from .checkpoint import Checkpoint
 from .formats import QuantizedSlice, bitsandbytes, dense, quantized_format
-from .formats.codes import group_index
+from .formats.codes import grown
 from .modules import LinearModule, atom_ends, feature_slice, head_module, layer_modules
 from .plan import ShardPlan, Slice
 from .quantization import WeightScheme
@@ -96,9 +97,9 @@ class _Loader:
             name.split(".")[-2]: self.vector(name, size)
             for name, size in norm_sizes(self.spec, layer).items()
         }
-        mlp_order = self._mlp_order(modules["down"])
+        order = mlp_order(self.checkpoint, self.reader, self.spec, layer)
         cut_alike = ("gate", "up", "down")
-        orders: dict[str, torch.Tensor | None] = dict.fromkeys(cut_alike, mlp_order)
+        orders: dict[str, torch.Tensor | None] = dict.fromkeys(cut_alike, order)
         return LayerWeights(
             products={name: self.product(m, orders.get(name)) for name, m in modules.items()},
             biases={name: self.bias(m, orders.get(name)) for name, m in modules.items()},
@@ -143,7 +144,7 @@ class _Loader:
         scheme = self._scheme(module)
         if scheme is None or scheme.format == bitsandbytes.NF4:
             values = self._dense(module, scheme, rows, columns)
-            return pack_dense(_pad(values, _padded_shape(module, own), 0), segments=ends)
+            return pack_dense(grown(values, _padded_shape(module, own), 0), segments=ends)
         piece = quantized_format(scheme.format).read_slice(
             self.checkpoint, self.reader, module.name, scheme, rows, columns
         )
@@ -163,20 +164,6 @@ class _Loader:
 
     def _scheme(self, module: LinearModule) -> WeightScheme | None:
         return self.spec.quantization.scheme(module.name) if self.spec.quantization else None
-
-    def _mlp_order(self, down: LinearModule) -> torch.Tensor | None:
-        """The order of intermediate features that brings the groups of down_proj together.
-
-        With act-order each rank would otherwise need scales of every group for every atom. Gate
-        and up are permuted alike, so the product is the same (arXiv 2402.04925).
-        """
-        scheme = self._scheme(down)
-        if scheme is None:
-            return None
-        name = quantized_format(scheme.format).GROUP_INDEX
-        entry = self.checkpoint.entries.get(f"{down.name}.{name}")
-        g_idx = group_index(self.reader, entry, scheme)
-        return None if g_idx is None else g_idx.argsort(stable=True)
 
     def _finite(self, name: str, values: torch.Tensor) -> torch.Tensor:
         if not values.isfinite().all():
@@ -198,7 +185,7 @@ def _pack(
     zero = 1 << (scheme.bits - 1)
     zeros = None if piece.zeros is None else _by_run(piece.zeros, runs, shape[0], zero)
     return pack_quantized(
-        _pad(piece.codes, shape, zero),
+        grown(piece.codes, shape, zero),
         _by_run(piece.scales, runs, shape[0], 1),
         zeros,
         bits=scheme.bits,
@@ -223,11 +210,3 @@ def _by_run(table: torch.Tensor, runs: Runs, rows: int, fill: int) -> torch.Tens
 
 def _padded_shape(module: LinearModule, own: Slice) -> tuple[int, int]:
     return (own.size, module.k) if module.parallel == "column" else (module.n, own.size)
-
-
-def _pad(values: torch.Tensor, shape: tuple[int, int], fill: int) -> torch.Tensor:
-    if tuple(values.shape) == shape:
-        return values
-    padded = torch.full(shape, fill, dtype=values.dtype)
-    padded[: values.shape[0], : values.shape[1]] = values
-    return padded

@@ -136,7 +136,9 @@ class ShardPlan:
 def make_plan(spec: ModelSpec, settings: PlanSettings, tensors_say: int | None = None) -> ShardPlan:
     """Cut a model for `settings.degree` ranks.
 
-    `tensors_say` is the intermediate size found in the checkpoint, for the error message.
+    `tensors_say` is the intermediate size found in the checkpoint. A last group that is shorter
+    than the others is accepted only when the tensors have it: in a config alone it is more likely
+    a size that somebody typed.
 
     Raises InputError E-PLAN-DEGREE, E-PLAN-ATOMS, E-PLAN-LAYOUT for the settings, E-PLAN-GROUP
     when a quantization group does not divide the intermediate dimension.
@@ -200,12 +202,14 @@ def _group_unit(spec: ModelSpec, tensors_say: int | None) -> int | None:
         return None
     unit, intermediate = sizes[-1], spec.intermediate_size
     if odd := [size for size in sizes if unit % size]:
+        legal = [size for size in range(unit, 7, -1) if unit % size == 0][:4]
         raise InputError(
             "E-PLAN-GROUP",
             f"layers.*.mlp.down_proj: group sizes {', '.join(map(str, sizes))} are mixed and "
-            f"{unit} is not a multiple of {odd[0]}",
+            f"{unit} is not a multiple of {', '.join(map(str, odd))}. Quantize those layers again "
+            f"with a group size that divides {unit}: {', '.join(map(str, legal))}",
         )
-    if intermediate % unit:
+    if intermediate % unit and tensors_say != intermediate:
         groups = max(1, intermediate // unit)
         found = "" if tensors_say is None else f" The tensors say {tensors_say}."
         raise InputError(

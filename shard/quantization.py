@@ -16,7 +16,9 @@ class WeightScheme:
 
     `format` names the reader in shard/formats. `group_size` CHANNEL (-1) means one group per output
     row. `act_order`: a `g_idx` tensor says which group each input feature belongs to.
-    `zero_offset` is what the file's stored zero points lack: 1 in GPTQ v1, else 0. `activation` is
+    `zero_offset` is what the file's stored zero points lack: 1 in GPTQ v1, else 0; with
+    `zero_carry` it was subtracted from whole words, so that a borrow ran into the neighbour.
+    `activation` is
     "float", "int8-dynamic" (scale per token) or "int8-static" (scale in the file).
     """
 
@@ -26,6 +28,7 @@ class WeightScheme:
     symmetric: bool = True
     act_order: bool = False
     zero_offset: int = 0
+    zero_carry: bool = False
     activation: str = "float"
 
     def groups(self, k: int) -> int:

@@ -11,6 +11,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -53,12 +54,27 @@ PAGE_BYTES = 4096
 
 
 def bounds(features: Features) -> tuple[int, int]:
-    """The smallest range (begin, end) that holds all features."""
+    """The smallest range (begin, end) that holds all features; (0, 0) when there are none.
+
+    A rank's empty range may lie beyond the end of the weight, where padding is.
+    """
     if isinstance(features, slice):
-        return features.start, features.stop
+        return (features.start, features.stop) if features.start < features.stop else (0, 0)
     if not len(features):
         return 0, 0
     return int(features.min()), int(features.max()) + 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """What the header of a file says. `beyond` are those of `entries` whose data the file lacks.
+
+    `errors` holds all that is wrong, first what a loader should raise.
+    """
+
+    entries: list[TensorEntry]
+    beyond: list[TensorEntry]
+    errors: list[InputError]
 
 
 def read_header(path: Path) -> list[TensorEntry]:
@@ -67,6 +83,40 @@ def read_header(path: Path) -> list[TensorEntry]:
     Raises InputError E-CKPT-MISSING, E-CKPT-TRUNCATED (the data end before the header says so) or
     E-CKPT-HEADER (anything else that is wrong with the header, all tensors listed at once).
     """
+    header = scan_header(path)
+    if header.errors:
+        raise header.errors[0]
+    return header.entries
+
+
+def scan_header(path: Path) -> Header:
+    """Read a header as read_header does, but return what can be read together with the errors."""
+    try:
+        fields, base, size = _header_fields(path)
+    except InputError as error:
+        return Header(entries=[], beyond=[], errors=[error])
+    entries, wrong, errors = [], [], []
+    for name, tensor in fields.items():
+        entry = _entry(path, name, tensor, base)
+        if isinstance(entry, str):
+            wrong.append(entry)
+        else:
+            entries.append(entry)
+    if wrong:
+        errors.append(InputError("E-CKPT-HEADER", f"{path}:\n  " + "\n  ".join(wrong)))
+    beyond = [entry for entry in entries if entry.begin + entry.nbytes > size]
+    if beyond:
+        ends = [f"{entry.name} ends at byte {entry.begin + entry.nbytes}" for entry in beyond[:20]]
+        message = (
+            f"{path}: the file has {size} bytes, but by its header {len(beyond)} tensors lie "
+            "beyond the end:\n  " + "\n  ".join(ends) + "\nCopy or download the file again"
+        )
+        errors.append(InputError("E-CKPT-TRUNCATED", message))
+    return Header(entries=entries, beyond=beyond, errors=errors)
+
+
+def _header_fields(path: Path) -> tuple[dict[str, Any], int, int]:
+    """Return the header as JSON, where the data begin, and the size of the file."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -92,24 +142,7 @@ def read_header(path: Path) -> list[TensorEntry]:
     except (ValueError, RecursionError) as error:
         raise InputError("E-CKPT-HEADER", f"{path}: the header is not valid: {error}") from error
     header.pop("__metadata__", None)
-    entries, wrong, beyond = [], [], []
-    for name, fields in header.items():
-        entry = _entry(path, name, fields, 8 + length)
-        if isinstance(entry, str):
-            wrong.append(entry)
-            continue
-        entries.append(entry)
-        if entry.begin + entry.nbytes > size:
-            beyond.append(f"{name} ends at byte {entry.begin + entry.nbytes}")
-    if wrong:
-        raise InputError("E-CKPT-HEADER", f"{path}:\n  " + "\n  ".join(wrong))
-    if beyond:
-        raise InputError(
-            "E-CKPT-TRUNCATED",
-            f"{path}: the file has {size} bytes, but by its header {len(beyond)} tensors lie "
-            "beyond the end:\n  " + "\n  ".join(beyond[:20]) + "\nCopy or download the file again",
-        )
-    return entries
+    return header, 8 + length, size
 
 
 def _entry(path: Path, name: str, fields: object, base: int) -> TensorEntry | str:

@@ -48,7 +48,7 @@ def check_checkpoint(checkpoint: Checkpoint, spec: ModelSpec) -> None:
     wrong = [
         f"{name}: config.json implies {list(tensor.shape)}, the file says {list(entry.shape)}"
         for name, tensor, entry in present
-        if not _same_shape(tensor.shape, entry.shape)
+        if not same_shape(tensor.shape, entry.shape)
     ]
     if wrong:
         raise InputError(
@@ -71,7 +71,7 @@ def check_checkpoint(checkpoint: Checkpoint, spec: ModelSpec) -> None:
     checkpoint.require([name for name, tensor in tensors.items() if tensor.required])
 
 
-def _same_shape(expected: tuple[int, ...], found: tuple[int, ...]) -> bool:
+def same_shape(expected: tuple[int, ...], found: tuple[int, ...]) -> bool:
     """A scalar may be stored as [] or [1]."""
     return expected == found or (expected in ((), (1,)) and found in ((), (1,)))
 

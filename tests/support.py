@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,9 @@ from isobit.runtime.decoder import Decoder, StepInput
 from isobit.runtime.trace import Tracer
 from isobit.shard.checkpoint import open_checkpoint
 from isobit.shard.load import load_rank
-from isobit.shard.plan import PlanSettings, make_plan
+from isobit.shard.plan import PlanSettings, ShardPlan, make_plan
 from isobit.shard.spec import DTYPES, read_spec
+from isobit.shard.validate import stored_intermediate_size
 from safetensors.torch import save_file
 
 ROOT = Path(__file__).parent.parent
@@ -24,22 +27,32 @@ DENSE = ROOT / "examples" / "stdlib-qwen2"
 INT4 = ROOT / "examples" / "stdlib-qwen2-int4"
 
 
-def all_logits(model: Path, ids: list[int], dtype: str, layout: str = "pad") -> torch.Tensor:
-    """Logits of every position, float32 [T, V], from a decoder of degree 1 in this process."""
-    spec = read_spec(model)
-    plan = make_plan(spec, PlanSettings(layout=layout))  # type: ignore[arg-type]
-    weights = load_rank(open_checkpoint(model), spec, plan, 0, DTYPES[dtype])
+class ThreadCollectives(GatherCollectives):
+    """Ranks as threads of this process: cheap, and the same tree as over gloo."""
+
+    def __init__(self, plan: ShardPlan, rank: int, board: list, barrier: threading.Barrier) -> None:
+        super().__init__(plan, rank)
+        self._board, self._barrier = board, barrier
+
+    def all_gather(self, tensor: torch.Tensor, site: str) -> list[torch.Tensor]:
+        self._board[self.rank] = tensor.clone()
+        self._barrier.wait(timeout=60)
+        gathered = list(self._board)
+        self._barrier.wait(timeout=60)
+        return gathered
+
+
+def all_logits(
+    model: Path, ids: list[int], dtype: str, layout: str = "pad", degree: int = 1
+) -> torch.Tensor:
+    """Logits of every position, float32 [T, V], from decoders in this process.
+
+    At a higher degree each rank is a thread; all of them must have the same logits.
+    """
+    spec, checkpoint = read_spec(model), open_checkpoint(model)
+    settings = PlanSettings(degree=degree, layout=layout)  # type: ignore[arg-type]
+    plan = make_plan(spec, settings, stored_intermediate_size(checkpoint))
     pages = pages_for(len(ids))
-    decoder = Decoder(
-        spec,
-        plan,
-        0,
-        weights,
-        GatherCollectives(plan, 0),
-        Tracer(False),
-        dtype=DTYPES[dtype],
-        kv_pages=pages,
-    )
     rows = torch.arange(len(ids))
     step = StepInput(
         tokens=torch.tensor(ids),
@@ -49,7 +62,27 @@ def all_logits(model: Path, ids: list[int], dtype: str, layout: str = "pad") -> 
         block_tables=torch.arange(pages, dtype=torch.int32)[None],
         sampled=rows,
     )
-    return decoder.forward(step)[1]
+    board: list = [None] * degree
+    barrier = threading.Barrier(degree)
+
+    def run(rank: int) -> torch.Tensor:
+        weights = load_rank(checkpoint, spec, plan, rank, DTYPES[dtype])
+        decoder = Decoder(
+            spec,
+            plan,
+            rank,
+            weights,
+            ThreadCollectives(plan, rank, board, barrier),
+            Tracer(False),
+            dtype=DTYPES[dtype],
+            kv_pages=pages,
+        )
+        return decoder.forward(step)[1]
+
+    with ThreadPoolExecutor(degree) as pool:
+        logits = list(pool.map(run, range(degree)))
+    assert all(torch.equal(other, logits[0]) for other in logits)
+    return logits[0]
 
 
 def save_random_model(folder: Path, model: Any) -> Path:

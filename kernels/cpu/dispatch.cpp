@@ -11,6 +11,7 @@ struct Set {
   std::string name;
   const Kernels* kernels;
   void (*bf16_linear)(const Linear&);
+  void (*vnni_linear)(const Linear&);
 };
 
 std::vector<Set> detect() {
@@ -22,12 +23,16 @@ std::vector<Set> detect() {
   const bool with_avx512 = with_avx2 && __builtin_cpu_supports("avx512f") &&
                            __builtin_cpu_supports("avx512bw") &&
                            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  // A machine may have either of BF16 and VNNI without the other.
+  const auto vnni = with_avx512 && __builtin_cpu_supports("avx512vnni") ? avx512_vnni::linear_int8
+                                                                        : nullptr;
   if (with_avx512 && __builtin_cpu_supports("avx512bf16"))
-    sets.push_back({"avx512_bf16", &avx512::kernels, avx512_bf16::linear});
-  if (with_avx512) sets.push_back({"avx512", &avx512::kernels, nullptr});
-  if (with_avx2) sets.push_back({"avx2", &avx2::kernels, nullptr});
+    sets.push_back({"avx512_bf16", &avx512::kernels, avx512_bf16::linear, vnni});
+  if (vnni) sets.push_back({"avx512_vnni", &avx512::kernels, nullptr, vnni});
+  if (with_avx512) sets.push_back({"avx512", &avx512::kernels, nullptr, nullptr});
+  if (with_avx2) sets.push_back({"avx2", &avx2::kernels, nullptr, nullptr});
 #endif
-  sets.push_back({"baseline", &baseline::kernels, nullptr});
+  sets.push_back({"baseline", &baseline::kernels, nullptr, nullptr});
   return sets;
 }
 
@@ -68,6 +73,8 @@ bool select_set(const std::string& name) {
   return false;
 }
 
+bool uses_vnni() { return current->vnni_linear; }
+
 const Kernels& kernels() { return *current->kernels; }
 
 void run_linear(Linear job, Gather activations) {
@@ -82,6 +89,31 @@ void run_linear(Linear job, Gather activations) {
     job.x = prepared.get();
   }
   dot ? current->bf16_linear(job) : kernels().linear(job);
+}
+
+void run_linear_int8(Linear job, Gather activations, float input_scale) {
+  const bool vnni = uses_vnni();
+  const int64_t count = activations.rows * activations.packed_k;
+  const int64_t scales = job.segments * activations.rows;
+  std::unique_ptr<float[]> gathered;
+  if (activations.index) {
+    gathered.reset(new float[count]);
+    activations.out = gathered.get();
+    kernels().widen(activations);
+    activations.x = gathered.get();
+    activations.number = Number::float32;
+  }
+  const std::unique_ptr<char[]> codes(new char[count * (vnni ? 1 : 2)]);
+  const std::unique_ptr<float[]> x_scales(new float[scales]);
+  const std::unique_ptr<int32_t[]> corrections(new int32_t[scales]);
+  kernels().quantize({activations.x, activations.number, activations.rows, activations.packed_k,
+                      job.run_offsets, job.segment_offsets, job.segments, input_scale,
+                      vnni ? Codes::bytes : Codes::pairs, codes.get(), x_scales.get(),
+                      corrections.get()});
+  job.x = codes.get();
+  job.x_scales = x_scales.get();
+  job.corrections = corrections.get();
+  vnni ? current->vnni_linear(job) : kernels().linear_int8(job);
 }
 
 }  // namespace isobit

@@ -1,12 +1,15 @@
 // Everything that is built once per instruction set.
 #include "attention.h"
 #include "linear_fp32.h"
+#include "linear_int8.h"
+#include "quantize.h"
 #include "rows.h"
 
 namespace isobit {
 namespace ISOBIT_SET {
 
-const Kernels kernels = {linear, widen_rows, rms_norm, silu_mul, rope, attention};
+const Kernels kernels = {linear,   run_blocks<Exact<Pairs>>, quantize, widen_rows,
+                         rms_norm, silu_mul,                 rope,     attention};
 
 }  // namespace ISOBIT_SET
 }  // namespace isobit

@@ -15,7 +15,7 @@ constexpr int kPage = 64;
 constexpr int kMaxHead = 512;
 
 struct Linear {
-  const void* x;  // [rows, packed_k]: fp32, or bf16 for the dot-product kernels
+  const void* x;  // [rows, packed_k]: fp32, bf16 for the dot-product kernels, or codes (Quantize)
   int64_t rows;
   int64_t packed_k;
   Kind kind;
@@ -29,6 +29,8 @@ struct Linear {
   const int32_t* segment_offsets;
   int64_t segments;
   float* out;  // [segments, rows, n]
+  const float* x_scales = nullptr;       // of codes, [segments, rows]
+  const int32_t* corrections = nullptr;  // [segments, rows]: -128 times the sum of a row's codes
 };
 
 struct Gather {
@@ -39,6 +41,24 @@ struct Gather {
   const int32_t* index;  // [packed_k], or null for the identity
   int64_t packed_k;
   void* out;  // [rows, packed_k], fp32 or the bits of x
+};
+
+// How the codes of activations lie in memory: bytes, or 16 bits each in the order k = 0, 2, 1, 3.
+enum class Codes : int { bytes = 0, pairs = 1 };
+
+struct Quantize {
+  const void* x;  // [rows, packed_k]
+  Number number;
+  int64_t rows;
+  int64_t packed_k;
+  const int32_t* run_offsets;
+  const int32_t* segment_offsets;  // a segment is one run or none
+  int64_t segments;
+  float input_scale;  // 0: one scale per row and segment, from its largest magnitude
+  Codes form;
+  void* codes;           // [rows, packed_k]
+  float* scales;         // [segments, rows]; NaN where an activation is not finite
+  int32_t* corrections;  // [segments, rows]
 };
 
 struct RmsNorm {
@@ -106,6 +126,8 @@ struct Attention {
 
 struct Kernels {
   void (*linear)(const Linear&);
+  void (*linear_int8)(const Linear&);  // takes Codes::pairs
+  void (*quantize)(const Quantize&);
   void (*widen)(const Gather&);  // to fp32
   void (*rms_norm)(const RmsNorm&);
   void (*silu_mul)(const SiluMul&);
@@ -118,6 +140,7 @@ namespace baseline { extern const Kernels kernels; }
 namespace avx2 { extern const Kernels kernels; }
 namespace avx512 { extern const Kernels kernels; }
 namespace avx512_bf16 { void linear(const Linear&); }
+namespace avx512_vnni { void linear_int8(const Linear&); }  // takes Codes::bytes
 #endif
 
 }  // namespace isobit

@@ -90,23 +90,32 @@ void block(const Linear& a, int64_t segment, int64_t row, int64_t tile) {
   }
 }
 
-template <class Weight, int R, int T>
+// A Block computes R rows by T tiles of one segment. This one sums in fp32, the Weight's way.
+template <class Weight>
+struct Summed {
+  template <int R, int T>
+  static void run(const Linear& a, int64_t segment, int64_t row, int64_t tile) {
+    block<Weight, R, T>(a, segment, row, tile);
+  }
+};
+
+template <class Block, int R, int T>
 int64_t rows_by(const Linear& a, int64_t segment, int64_t row, int64_t tile) {
   if constexpr (R <= kRows) {
-    for (; a.rows - row >= R; row += R) block<Weight, R, T>(a, segment, row, tile);
+    for (; a.rows - row >= R; row += R) Block::template run<R, T>(a, segment, row, tile);
   }
   return row;
 }
 
-template <class Weight, int T>
+template <class Block, int T>
 void all_rows(const Linear& a, int64_t segment, int64_t tile) {
-  int64_t row = rows_by<Weight, 8, T>(a, segment, 0, tile);
-  row = rows_by<Weight, 4, T>(a, segment, row, tile);
-  row = rows_by<Weight, 2, T>(a, segment, row, tile);
-  rows_by<Weight, 1, T>(a, segment, row, tile);
+  int64_t row = rows_by<Block, 8, T>(a, segment, 0, tile);
+  row = rows_by<Block, 4, T>(a, segment, row, tile);
+  row = rows_by<Block, 2, T>(a, segment, row, tile);
+  rows_by<Block, 1, T>(a, segment, row, tile);
 }
 
-template <class Weight>
+template <class Block>
 void columns(const void* context, int64_t unit) {
   const Linear& a = *static_cast<const Linear*>(context);
   const int width = a.rows == 1 ? kTilesOneRow : kTiles;
@@ -114,19 +123,24 @@ void columns(const void* context, int64_t unit) {
   const int64_t last = first + width < a.tiles ? first + width : a.tiles;
   for (int64_t segment = 0; segment < a.segments; ++segment) {
     if (last - first < width) {
-      for (int64_t tile = first; tile < last; ++tile) all_rows<Weight, 1>(a, segment, tile);
+      for (int64_t tile = first; tile < last; ++tile) all_rows<Block, 1>(a, segment, tile);
     } else if (a.rows == 1) {
-      block<Weight, 1, kTilesOneRow>(a, segment, 0, first);
+      Block::template run<1, kTilesOneRow>(a, segment, 0, first);
     } else {
-      all_rows<Weight, kTiles>(a, segment, first);
+      all_rows<Block, kTiles>(a, segment, first);
     }
   }
 }
 
+template <class Block>
+void run_blocks(const Linear& a) {
+  const int width = a.rows == 1 ? kTilesOneRow : kTiles;
+  parallel_for((a.tiles + width - 1) / width, columns<Block>, &a);
+}
+
 template <class Weight>
 void run_linear(const Linear& a) {
-  const int width = a.rows == 1 ? kTilesOneRow : kTiles;
-  parallel_for((a.tiles + width - 1) / width, columns<Weight>, &a);
+  run_blocks<Summed<Weight>>(a);
 }
 
 }  // namespace

@@ -21,14 +21,14 @@ T* at(Address address) {
 void linear(Address x, int number, int64_t rows, int64_t k, int kind, Address data, Address scales,
             int scale_number, Address zeros, int64_t n, int64_t tiles, int64_t packed_k,
             Address run_offsets, Address segment_offsets, int64_t segments, Address gather,
-            Address out) {
+            bool quantize, float input_scale, Address out) {
   const Linear job = {nullptr, rows, packed_k, static_cast<Kind>(kind),
                       at<const unsigned char>(data), at(scales), static_cast<Number>(scale_number),
                       at<const uint8_t>(zeros), n, tiles, at<const int32_t>(run_offsets),
                       at<const int32_t>(segment_offsets), segments, at<float>(out)};
   const Gather activations = {at(x), static_cast<Number>(number), rows, k,
                               at<const int32_t>(gather), packed_k, nullptr};
-  run_linear(job, activations);
+  quantize ? run_linear_int8(job, activations, input_scale) : run_linear(job, activations);
 }
 
 void rms_norm(Address x, Address weight, int weight_number, float eps, int64_t rows, int64_t width,
@@ -119,6 +119,7 @@ NB_MODULE(_cpu, m) {
   m.def("isa", [] { return current_set(); });
   m.def("available_isas", available_sets);
   m.def("set_isa", select_set);
+  m.def("uses_vnni", uses_vnni);
   m.def("set_threads", set_threads, free);
   m.def("threads", threads);
 }

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__AVX2__)
+#if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
@@ -57,6 +57,11 @@ ISOBIT_INLINE Part fma_part(Part a, Part b, Part c) {
 ISOBIT_INLINE Lanes broadcast(float value) {
   Lanes r;
   ISOBIT_PARTS r.part[i] = Part{} + value;
+  return r;
+}
+ISOBIT_INLINE Ints broadcast(int32_t value) {
+  Ints r;
+  ISOBIT_PARTS r.part[i] = IntPart{} + value;
   return r;
 }
 ISOBIT_INLINE Lanes zero() {
@@ -146,6 +151,9 @@ ISOBIT_INLINE Lanes load(const Half* from) {
 }
 
 ISOBIT_INLINE void store(float* to, Lanes a) {
+  ISOBIT_PARTS memcpy(to + i * kWidth, &a.part[i], 4 * kWidth);
+}
+ISOBIT_INLINE void store(int32_t* to, Ints a) {
   ISOBIT_PARTS memcpy(to + i * kWidth, &a.part[i], 4 * kWidth);
 }
 ISOBIT_INLINE void store(Bf16* to, Lanes a) {

@@ -5,6 +5,8 @@ from __future__ import annotations
 import typer
 
 from .generate import generate
+from .inspect import inspect
+from .pad import pad
 from .plan import plan
 from .quantize import quantize
 from .verify import verify
@@ -16,7 +18,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (plan, quantize, generate, verify):
+for command in (plan, inspect, quantize, pad, generate, verify):
     app.command()(command)
 
 # Recent versions of typer carry their own click; the base of BadParameter is right in all of them.

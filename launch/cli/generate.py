@@ -27,6 +27,7 @@ from .options import (
     Model,
     RayAddress,
     Threads,
+    VerifyLoad,
     launchers,
     parse_ids,
 )
@@ -55,6 +56,7 @@ def generate(
     atoms: Atoms = 8,
     dtype: Dtype = "auto",
     threads: Threads = 0,
+    verify_load: VerifyLoad = False,
     launcher: LauncherOption = LauncherName.RAY,
     ray_address: RayAddress = None,
     as_json: Json = False,
@@ -83,7 +85,11 @@ def generate(
         assert text is not None and prompt is not None
         ids = text.encode_chat(prompt) if chat else text.encode(prompt)
     settings = EngineSettings(
-        plan=plan, dtype=dtype, threads=threads, kv_pages=pages_for(len(ids) + max_tokens)
+        plan=plan,
+        dtype=dtype,
+        threads=threads,
+        kv_pages=pages_for(len(ids) + max_tokens),
+        verify_load=verify_load,
     )
     stream = TextStream(text) if text is not None else None
 

@@ -28,6 +28,11 @@ RayAddress = Annotated[
 ]
 Threads = Annotated[int, typer.Option(help="CPU threads per rank; 0 shares the cores evenly.")]
 
+VerifyLoad = Annotated[
+    bool,
+    typer.Option("--verify-load", help="Compare the loaded shards with the file, all of it."),
+]
+
 
 class LayoutName(StrEnum):
     PAD = "pad"

@@ -1,22 +1,27 @@
-"""`isobit plan`: how a model is cut, from config.json and safetensors headers alone."""
+"""`isobit plan`: how a model is cut and what fits, from config.json and headers alone."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any
+import math
+from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from ...kernels.errors import InputError
+from ...runtime.config import EngineSettings, run_dtype
 from ...shard.checkpoint import has_weights, open_checkpoint
-from ...shard.plan import PlanSettings, ShardPlan, make_plan
-from ...shard.quantization import CHANNEL, assumed_quantization
+from ...shard.explain import Question, explain
+from ...shard.fit import Budget
+from ...shard.plan import PlanSettings, make_plan
+from ...shard.quantization import assumed_quantization
 from ...shard.spec import ModelSpec, read_spec
 from ...shard.validate import check_checkpoint, stored_intermediate_size
 from ..models import model_folder
-from .options import Atoms, Degree, Json, Layout, LayoutName, Model
-from .output import console, print_json
+from .options import Atoms, Degree, Dtype, Json, Layout, LayoutName, Model
+from .output import print_json
+from .plan_details import print_details, print_verdict
+from .plan_tables import print_plan
 
 
 def plan(
@@ -24,79 +29,85 @@ def plan(
     degree: Degree = 1,
     atoms: Atoms = 8,
     layout: Layout = LayoutName.PAD,
+    gpu_memory: Annotated[
+        str | None,
+        typer.Option(help="GiB of each device: 24, or one value per rank, as in 24,24,12."),
+    ] = None,
+    gpu_memory_utilization: Annotated[
+        float, typer.Option(help="Share of that memory to use.")
+    ] = 0.9,
+    max_model_len: Annotated[
+        int | None,
+        typer.Option(help="Tokens of a sequence to plan for; the model's most if absent."),
+    ] = None,
+    dtype: Dtype = "auto",
     quantization: Annotated[
         str | None, typer.Option(help="Assume int4 or int8 when config.json names none.")
     ] = None,
     group_size: Annotated[
         int, typer.Option(help="Group size to assume, with --quantization.")
     ] = 128,
+    explain_all: Annotated[
+        bool, typer.Option("--explain", help="Show layouts, traffic and formulas too.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Show how a model is cut and padded for a number of ranks."""
+    """Show how a model is cut, and what fits. Exit status 1 when the given memory is too small."""
+    budget = None if gpu_memory is None else _budget(gpu_memory, gpu_memory_utilization)
     folder = model_folder(model, weights=False)
     spec = read_spec(folder)
     if quantization is not None:
-        if spec.quantization is not None:
-            raise InputError(
-                "E-USAGE",
-                f"--quantization {quantization}: config.json already says "
-                f"{spec.quantization.method}; leave the option out",
-            )
-        assumed = assumed_quantization(quantization, group_size)
-        spec = dataclasses.replace(spec, quantization=assumed)
+        spec = _assume(spec, quantization, group_size)
     settings = PlanSettings(degree=degree, atoms=atoms, layout=layout.value)
+    question = Question(
+        dtype=str(run_dtype(spec, dtype)).removeprefix("torch."),
+        step_rows=EngineSettings().max_step_rows,
+        length=max_model_len,
+        budget=budget,
+    )
+    checkpoint = None
     if has_weights(folder) and quantization is None:
         checkpoint = open_checkpoint(folder)
-        made = make_plan(spec, settings, stored_intermediate_size(checkpoint))
+    tensors_say = None if checkpoint is None else stored_intermediate_size(checkpoint)
+    made = make_plan(spec, settings, tensors_say)
+    if checkpoint is not None:
         check_checkpoint(checkpoint, spec)
-    else:
-        made = make_plan(spec, settings)
+    found = explain(spec, made, question, checkpoint, tensors_say)
     if as_json:
-        print_json(made.report())
+        print_json(found.report())
     else:
-        print_plan(spec, made)
+        print_plan(found)
+        if explain_all:
+            print_details(found)
+        print_verdict(found)
+    if found.fit is not None and not found.fit.fits:
+        raise typer.Exit(1)
 
 
-def print_plan(spec: ModelSpec, made: ShardPlan) -> None:
-    """Show a plan as a table."""
-    table = Table(title=f"{_model_name(spec)}  ·  tp {made.degree}", title_justify="left")
-    for heading in ("dimension", "true", "padded", "unit"):
-        table.add_column(heading, justify="left" if heading == "dimension" else "right")
-    table.add_column(f"{made.atoms} atoms")
-    table.add_column("per rank")
-    report = made.report()
-    for name, dimension in report["dims"].items():
-        grew = dimension["padded"] != dimension["true"]
-        table.add_row(
-            name,
-            str(dimension["true"]),
-            f"[bold]{dimension['padded']}[/]" if grew else str(dimension["padded"]),
-            str(dimension["unit"]),
-            _runs(dimension["atom_sizes"]),
-            " ".join(map(str, dimension["per_rank"])),
+def _assume(spec: ModelSpec, quantization: str, group_size: int) -> ModelSpec:
+    if spec.quantization is not None:
+        raise InputError(
+            "E-USAGE",
+            f"--quantization {quantization}: config.json already says "
+            f"{spec.quantization.method}; leave the option out",
         )
-    console.print(table)
-    console.print(_note(report), style="dim")
+    return dataclasses.replace(spec, quantization=assumed_quantization(quantization, group_size))
 
 
-def _model_name(spec: ModelSpec) -> str:
-    scheme = spec.quantization.rules[0][1] if spec.quantization else None
-    weights = spec.dtype
-    if scheme is not None:
-        width = "per channel" if scheme.group_size == CHANNEL else f"group {scheme.group_size}"
-        weights = f"int{scheme.bits} {width}"
-    return f"{spec.family}, {spec.layers} layers, hidden {spec.hidden_size}, {weights}"
-
-
-def _runs(sizes: list[int]) -> str:
-    if len(set(sizes)) == 1:
-        return f"{len(sizes)} x {sizes[0]}"
-    return " ".join(map(str, sizes))
-
-
-def _note(report: dict[str, Any]) -> str:
-    idle = report["dims"]["heads"]["per_rank"].count(0)
-    note = f"layout {report['layout']}, plan {report['hash']}"
-    if idle:
-        note += f"; {idle} ranks own no attention head and add exact zeros there"
-    return note
+def _budget(text: str, utilization: float) -> Budget:
+    """Parse --gpu-memory; raises InputError E-PLAN-MEMORY."""
+    try:
+        gib = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        gib = ()
+    if not gib or not all(0 < value < math.inf for value in gib):
+        raise InputError(
+            "E-PLAN-MEMORY",
+            f"--gpu-memory {text!r}: expected GiB of each device, as in 24 or 24,24,12",
+        )
+    if not 0 < utilization <= 1:
+        raise InputError(
+            "E-PLAN-MEMORY",
+            f"--gpu-memory-utilization {utilization}: expected more than 0 and at most 1",
+        )
+    return Budget(gib=gib, utilization=utilization)

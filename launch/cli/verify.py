@@ -26,6 +26,7 @@ from .options import (
     Model,
     RayAddress,
     Threads,
+    VerifyLoad,
     launchers,
     parse_ids,
 )
@@ -48,6 +49,7 @@ def verify(
     atoms: Atoms = 8,
     dtype: Dtype = "auto",
     threads: Threads = 0,
+    verify_load: VerifyLoad = False,
     launcher: LauncherOption = LauncherName.RAY,
     ray_address: RayAddress = None,
     as_json: Json = False,
@@ -56,7 +58,10 @@ def verify(
     folder = model_folder(model)
     compared = _parse_degrees(degrees)
     settings = EngineSettings(
-        plan=PlanSettings(atoms=atoms, layout=layout.value), dtype=dtype, threads=threads
+        plan=PlanSettings(atoms=atoms, layout=layout.value),
+        dtype=dtype,
+        threads=threads,
+        verify_load=verify_load,
     )
     for degree in compared:
         plan = PlanSettings(degree=degree, atoms=atoms, layout=layout.value)

@@ -15,14 +15,14 @@ from ...kernels.errors import InputError
 from ..checkpoint import Checkpoint
 from ..quantization import QuantizationSpec, Rule, WeightScheme
 from ..safetensors_file import Features, SliceReader, TensorEntry, bounds
-from .codes import QuantizedSlice, column_groups, unpack_words
+from .codes import QuantizedSlice, WholeWeight, column_groups, pack_words, unpack_words
 from .expected import FLOATS, Expected
 from .settings import bits, group_size, warn_unknown
 
-# Nibble that holds column j of a word: the inverse of [0, 2, 4, 6, 1, 3, 5, 7].
+COLUMN_OF_NIBBLE = (0, 2, 4, 6, 1, 3, 5, 7)
 NIBBLE_OF_COLUMN = (0, 4, 1, 5, 2, 6, 3, 7)
 PER_WORD = 8
-GROUP_INDEX = None
+GROUP_INDEX: str | None = None
 _KNOWN = {
     "backend", "bits", "do_fuse", "duo_scaling", "exllama_config", "fuse_max_seq_len",
     "group_size", "modules_to_fuse", "modules_to_not_convert", "q_group_size", "quant_method",
@@ -88,6 +88,28 @@ def read_slice(
     )
 
 
+def pack(module: str, weight: WholeWeight, scheme: WeightScheme) -> dict[str, torch.Tensor]:
+    """The tensors that store a weight; inverse of reading all of it."""
+    zeros = weight.zeros
+    if zeros is None:
+        zeros = torch.full(weight.scales.shape, 1 << (scheme.bits - 1), dtype=torch.uint8)
+    return {
+        f"{module}.qweight": _pack_words(weight.codes.T),
+        f"{module}.qzeros": _pack_words(zeros.T),
+        f"{module}.scales": weight.scales.T,
+    }
+
+
+def _pack_words(codes: torch.Tensor) -> torch.Tensor:
+    """uint8 [*, N] -> int32 [*, ceil(N/8)] in AWQ's order."""
+    rows, n = codes.shape
+    words = -(-n // PER_WORD)
+    padded = torch.zeros((rows, words * PER_WORD), dtype=torch.uint8)
+    padded[:, :n] = codes
+    ordered = padded.view(rows, words, PER_WORD)[:, :, COLUMN_OF_NIBBLE]
+    return pack_words(ordered.reshape(rows, -1), 4)
+
+
 def _read(
     reader: SliceReader, entry: TensorEntry, features: Features, rows: Features
 ) -> torch.Tensor:
@@ -96,7 +118,7 @@ def _read(
     first = begin // PER_WORD
     words = reader.read(entry, features, slice(first, -(-end // PER_WORD)))
     codes = unpack_words(words, 4).view(words.shape[0], words.shape[1], PER_WORD)
-    codes = codes[:, :, NIBBLE_OF_COLUMN].reshape(words.shape[0], -1)
+    codes = codes[:, :, NIBBLE_OF_COLUMN].reshape(words.shape[0], words.shape[1] * PER_WORD)
     if isinstance(rows, slice):
         return codes[:, rows.start - first * PER_WORD : rows.stop - first * PER_WORD].T
     return codes[:, rows - first * PER_WORD].T

@@ -24,10 +24,9 @@ from .settings import warn_unknown
 
 log = logging.getLogger("isobit.shard")
 
-GROUP_INDEX = None
+GROUP_INDEX: str | None = None
 INT8, NF4 = "bnb-int8", "bnb-nf4"
 STATE = "weight.quant_state.bitsandbytes__nf4"
-_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 _KNOWN = {
     "_load_in_4bit", "_load_in_8bit", "bnb_4bit_compute_dtype", "bnb_4bit_quant_storage",
     "bnb_4bit_quant_type", "bnb_4bit_use_double_quant", "llm_int8_enable_fp32_cpu_offload",
@@ -103,7 +102,7 @@ def read_nf4(
     rows: Features,
     columns: Features,
 ) -> torch.Tensor:
-    """Read a rectangle of an nf4 weight with K = k as dense values in its recorded dtype.
+    """Read a rectangle of an nf4 weight with K = k as dense float32 values.
 
     Codes are read for the rows in question; block scales, 1/16 of the bytes, as a whole.
     """
@@ -118,7 +117,7 @@ def read_nf4(
     flat = torch.arange(begin * k, end * k) // block
     absmax = _absmax(checkpoint, reader, module, state)[flat]
     table = reader.read(entries[f"{module}.weight.quant_map"])
-    dense = (table[nibbles] * absmax).to(_DTYPES[state["dtype"]]).view(end - begin, k)
+    dense = (table[nibbles] * absmax).view(end - begin, k)
     dense = dense if isinstance(rows, slice) else dense[rows - begin]
     return dense[:, columns]
 

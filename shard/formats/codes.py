@@ -28,6 +28,15 @@ class QuantizedSlice:
     input_scale: float | None = None
 
 
+def grown(values: torch.Tensor, shape: tuple[int, int], fill: int) -> torch.Tensor:
+    """Return values [a, b] in the corner of a tensor of `shape`, `fill` elsewhere."""
+    if tuple(values.shape) == shape:
+        return values
+    out = torch.full(shape, fill, dtype=values.dtype)
+    out[: values.shape[0], : values.shape[1]] = values
+    return out
+
+
 def pack_words(codes: torch.Tensor, bits: int) -> torch.Tensor:
     """Pack uint8 codes [N, K] along K into int32 words [N, ceil(K*bits/32)], low bits first.
 
@@ -44,23 +53,58 @@ def pack_words(codes: torch.Tensor, bits: int) -> torch.Tensor:
     return padded.contiguous().view(torch.int32)
 
 
+@dataclass(frozen=True, kw_only=True)
+class WholeWeight:
+    """A quantized weight as a whole, in no format's packing.
+
+    `codes` uint8 [N, K]; `scales` [N, G]; `zeros` uint8 [N, G], None when symmetric; `g_idx` int32
+    [K] with act-order.
+    """
+
+    codes: torch.Tensor
+    scales: torch.Tensor
+    zeros: torch.Tensor | None
+    g_idx: torch.Tensor | None = None
+    input_scale: float | None = None
+
+
 def unpack_words(words: torch.Tensor, bits: int) -> torch.Tensor:
     """Inverse of pack_words: int32 [N, W] -> uint8 [N, W*32/bits], the tail included."""
-    data = words.contiguous().view(torch.uint8)
+    if not words.numel():
+        return torch.empty((words.shape[0], words.shape[1] * 32 // bits), dtype=torch.uint8)
+    # contiguous() keeps the strides of a transposed single column, and view then refuses them.
+    words = words.clone(memory_format=torch.contiguous_format)
+    data = words.view(torch.uint8)
     if bits == 8:
         return data
     codes = torch.stack((data & 0xF, data >> 4), dim=2)
     return codes.view(words.shape[0], words.shape[1] * 8)
 
 
+def add_to_words(words: torch.Tensor, number: int) -> torch.Tensor:
+    """Add a number to int32 words modulo 2^32."""
+    wide = (words.long() + number) & 0xFFFFFFFF
+    return torch.where(wide >= 1 << 31, wide - (1 << 32), wide).to(torch.int32)
+
+
 def read_packed_columns(
-    reader: SliceReader, entry: TensorEntry, bits: int, rows: Features, columns: Features
+    reader: SliceReader,
+    entry: TensorEntry,
+    bits: int,
+    rows: Features,
+    columns: Features,
+    add: int = 0,
 ) -> torch.Tensor:
-    """Read codes [n, k] of a matrix packed along its second dimension."""
+    """Read codes [n, k] of a matrix packed along its second dimension.
+
+    `add` is added to each word, with carry from one element into the next.
+    """
     per_word = 32 // bits
     begin, end = bounds(columns)
     first = begin // per_word
     words = reader.read(entry, rows, slice(first, -(-end // per_word)))
+    if add:
+        words = add_to_words(words, add)
     return _take(unpack_words(words, bits), columns, first * per_word)
 
 

@@ -30,7 +30,7 @@ def quantization(settings: dict[str, Any]) -> QuantizationSpec:
     rules = [Rule(targets=tuple(settings.get("ignore") or ()), scheme=None)]
     groups = settings.get("config_groups") or {}
     for name, group in groups.items():
-        form = group.get("format") or settings.get("format")
+        form = str(group.get("format") or settings.get("format"))
         found = [f"{name}: {problem}" for problem in _problems(group, form)]
         problems += found
         if not found:
@@ -47,7 +47,7 @@ def quantization(settings: dict[str, Any]) -> QuantizationSpec:
     )
 
 
-def _problems(group: dict[str, Any], form: str | None) -> list[str]:
+def _problems(group: dict[str, Any], form: str) -> list[str]:
     weights, inputs = group.get("weights") or {}, group.get("input_activations")
     problems = []
     if form not in FORMATS:

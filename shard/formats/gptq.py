@@ -1,7 +1,9 @@
 """GPTQ checkpoints as AutoGPTQ and GPTQModel write them, v1 and v2.
 
 `qweight` int32 [K*b/32, N] along K; `qzeros` int32 [G, ceil(N*b/32)] along N; `scales` [G, N];
-`g_idx` int32 [K], optional. Low bits first. v1 stores zero - 1, v2 stores zero.
+`g_idx` int32 [K], optional. Low bits first. v2 stores zeros. v1 stores zero - 1: AutoGPTQ element by
+element (0 becomes 15), GPTQModel by subtracting 1 from every element of a word at once, so that a
+borrow runs into the neighbour.
 https://github.com/AutoGPTQ/AutoGPTQ, https://github.com/ModelCloud/GPTQModel
 """
 
@@ -15,11 +17,14 @@ import torch
 from ...kernels.errors import InputError
 from ..checkpoint import Checkpoint
 from ..quantization import QuantizationSpec, Rule, WeightScheme
-from ..safetensors_file import Features, SliceReader
+from ..safetensors_file import Features, SliceReader, TensorEntry
 from .codes import (
     QuantizedSlice,
+    WholeWeight,
+    add_to_words,
     column_groups,
     group_index,
+    pack_words,
     read_packed_columns,
     read_packed_rows,
 )
@@ -28,7 +33,7 @@ from .settings import bits, group_size, warn_unknown
 
 log = logging.getLogger("isobit.shard")
 
-GROUP_INDEX = "g_idx"
+GROUP_INDEX: str | None = "g_idx"
 BITS = (4, 8)
 ZERO_OFFSETS = {"gptq": 1, "gptq_v2": 0}
 _KNOWN = {
@@ -73,14 +78,22 @@ def quantization(settings: dict[str, Any]) -> QuantizationSpec:
 
 
 def _scheme(settings: dict[str, Any], label: str) -> WeightScheme:
+    symmetric = bool(settings.get("sym", True))
     return WeightScheme(
         format="gptq",
         bits=bits("gptq", settings, BITS),
         group_size=group_size("gptq", settings),
-        symmetric=bool(settings.get("sym", True)),
+        symmetric=symmetric,
         act_order=bool(settings.get("desc_act", False)),
         zero_offset=ZERO_OFFSETS[label],
+        zero_carry=label == "gptq" and not symmetric and _by_gptqmodel(settings),
     )
+
+
+def _by_gptqmodel(settings: dict[str, Any]) -> bool:
+    """GPTQModel makes v1 zero points by subtracting 0x11111111 from words of v2."""
+    quantizer = (settings.get("meta") or {}).get("quantizer") or ""
+    return "gptqmodel" in str(quantizer).lower()
 
 
 def expected_tensors(module: str, n: int, k: int, scheme: WeightScheme) -> dict[str, Expected]:
@@ -113,21 +126,51 @@ def read_slice(
     taken, groups = column_groups(columns, scheme, k, g_idx)
     codes = read_packed_rows(reader, entries[f"{module}.qweight"], scheme.bits, columns, rows).T
     scales = reader.read(entries[f"{module}.scales"], taken, rows).T
-    stored = read_packed_columns(reader, entries[f"{module}.qzeros"], scheme.bits, taken, rows).T
     return QuantizedSlice(
-        codes=codes, scales=scales, zeros=_zeros(module, stored, scheme), groups=groups
+        codes=codes,
+        scales=scales,
+        zeros=_zeros(reader, entries[f"{module}.qzeros"], scheme, taken, rows),
+        groups=groups,
     )
 
 
-def _zeros(module: str, stored: torch.Tensor, scheme: WeightScheme) -> torch.Tensor | None:
-    """Zero points uint8 from stored ones; None where every one is the middle code."""
+def pack(module: str, weight: WholeWeight, scheme: WeightScheme) -> dict[str, torch.Tensor]:
+    """The tensors that store a weight; inverse of reading all of it."""
+    k = weight.codes.shape[1]
     middle, top = 1 << (scheme.bits - 1), (1 << scheme.bits) - 1
+    zeros = weight.zeros
+    if zeros is None:
+        zeros = torch.full(weight.scales.shape, middle, dtype=torch.uint8)
+    if scheme.zero_carry:
+        stored_words = add_to_words(pack_words(zeros.T, scheme.bits), -_ones(scheme.bits))
+    else:
+        stored = ((zeros.int() - scheme.zero_offset) & top).to(torch.uint8)
+        stored_words = pack_words(stored.T, scheme.bits)
+    g_idx = weight.g_idx
+    if g_idx is None:
+        g_idx = (torch.arange(k) // scheme.group_width(k)).int()
+    return {
+        f"{module}.qweight": pack_words(weight.codes, scheme.bits).T,
+        f"{module}.qzeros": stored_words,
+        f"{module}.scales": weight.scales.T,
+        f"{module}.g_idx": g_idx,
+    }
+
+
+def _zeros(
+    reader: SliceReader, entry: TensorEntry, scheme: WeightScheme, groups: Features, rows: Features
+) -> torch.Tensor | None:
+    """Zero points uint8 [n, g]; None where every one is the middle code."""
+    bits, middle, top = scheme.bits, 1 << (scheme.bits - 1), (1 << scheme.bits) - 1
+    if scheme.zero_carry:
+        return read_packed_columns(reader, entry, bits, groups, rows, add=_ones(bits)).T
+    stored = read_packed_columns(reader, entry, bits, groups, rows).T
     if not scheme.symmetric:
         if scheme.zero_offset and bool((stored == top).any()):
             log.warning(
                 "%s: a stored zero point of %d in a v1 file means 0 here, as in AutoGPTQ; other "
                 "engines read %d",
-                module,
+                entry.name,
                 top,
                 top + 1,
             )
@@ -140,13 +183,18 @@ def _zeros(module: str, stored: torch.Tensor, scheme: WeightScheme) -> torch.Ten
     if found == [middle - other]:
         raise InputError(
             "E-QUANT-LABEL",
-            f"{module}.qzeros: stored zero points are {found[0]}, as in a {labels[other]} file, "
+            f"{entry.name}: stored zero points are {found[0]}, as in a {labels[other]} file, "
             f"but the config says {labels[scheme.zero_offset]}. Set checkpoint_format to "
             f'"{labels[other]}" in config.json (and quantize_config.json)',
         )
     raise InputError(
         "E-QUANT-ZEROS",
-        f"{module}.qzeros: the config says symmetric, but stored zero points are "
+        f"{entry.name}: the config says symmetric, but stored zero points are "
         f"{', '.join(map(str, found[:8]))} instead of {middle - scheme.zero_offset}. If the model "
         "was quantized with sym=False, set sym to false in config.json",
     )
+
+
+def _ones(bits: int) -> int:
+    """A word with 1 in every element: 0x11111111 or 0x01010101."""
+    return sum(1 << shift for shift in range(0, 32, bits))

@@ -12,10 +12,10 @@ from ...kernels.errors import InputError
 from ..checkpoint import Checkpoint
 from ..quantization import WeightScheme
 from ..safetensors_file import Features, SliceReader, bounds
-from .codes import QuantizedSlice
+from .codes import QuantizedSlice, WholeWeight
 from .expected import FLOATS, Expected
 
-GROUP_INDEX = None
+GROUP_INDEX: str | None = None
 ZERO = 128
 
 
@@ -61,3 +61,15 @@ def read_slice(
         groups=torch.zeros(count, dtype=torch.int64),
         input_scale=input_scale,
     )
+
+
+def pack(module: str, weight: WholeWeight, scheme: WeightScheme) -> dict[str, torch.Tensor]:
+    """The tensors that store a weight; inverse of reading all of it."""
+    tensors = {
+        f"{module}.weight": (weight.codes ^ ZERO).view(torch.int8),
+        f"{module}.weight_scale": weight.scales,
+    }
+    if scheme.activation == "int8-static":
+        assert weight.input_scale is not None
+        tensors[f"{module}.input_scale"] = torch.tensor([weight.input_scale])
+    return tensors

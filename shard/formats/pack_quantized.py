@@ -15,14 +15,16 @@ from ..quantization import WeightScheme
 from ..safetensors_file import Features, SliceReader
 from .codes import (
     QuantizedSlice,
+    WholeWeight,
     column_groups,
     group_index,
+    pack_words,
     read_packed_columns,
     read_packed_rows,
 )
 from .expected import FLOATS, Expected
 
-GROUP_INDEX = "weight_g_idx"
+GROUP_INDEX: str | None = "weight_g_idx"
 
 
 def expected_tensors(module: str, n: int, k: int, scheme: WeightScheme) -> dict[str, Expected]:
@@ -66,3 +68,21 @@ def read_slice(
         zeros=zeros,
         groups=groups,
     )
+
+
+def pack(module: str, weight: WholeWeight, scheme: WeightScheme) -> dict[str, torch.Tensor]:
+    """The tensors that store a weight; inverse of reading all of it."""
+    tensors = {
+        f"{module}.weight_packed": pack_words(weight.codes, scheme.bits),
+        f"{module}.weight_scale": weight.scales,
+        f"{module}.weight_shape": torch.tensor(weight.codes.shape, dtype=torch.int64),
+    }
+    if weight.zeros is not None:
+        tensors[f"{module}.weight_zero_point"] = pack_words(weight.zeros.T, scheme.bits).T
+    if scheme.act_order:
+        k = weight.codes.shape[1]
+        g_idx = weight.g_idx
+        if g_idx is None:
+            g_idx = (torch.arange(k) // scheme.group_width(k)).int()
+        tensors[f"{module}.{GROUP_INDEX}"] = g_idx
+    return tensors

@@ -34,7 +34,8 @@ def quantize_absmax(weight: torch.Tensor, bits: int, group_size: int) -> Quantiz
     assert k % group_size == 0
     groups = weight.float().view(n, k // group_size, group_size)
     scales = groups.abs().amax(dim=2) / ((2**bits - 1) / 2)
-    scales = scales.to(weight.dtype).clamp(min=torch.finfo(weight.dtype).tiny)
+    limits = torch.finfo(weight.dtype)
+    scales = scales.to(weight.dtype).clamp(min=limits.smallest_normal * limits.eps)
     scales = torch.where(groups.abs().amax(dim=2) == 0, torch.ones_like(scales), scales)
     half = 1 << (bits - 1)
     signed = (groups / scales.float()[:, :, None]).round().clamp(-half, half - 1)

@@ -11,8 +11,9 @@ import torch
 
 from ...kernels.errors import InputError
 from ..checkpoint import Checkpoint, open_checkpoint
-from ..formats.codes import pack_words
-from ..quantization import CHANNEL
+from ..formats import pack_quantized
+from ..formats.codes import WholeWeight
+from ..quantization import CHANNEL, WeightScheme
 from ..safetensors_file import SliceReader
 from ..settings import read_config
 from ..spec import ModelSpec, read_spec
@@ -61,7 +62,8 @@ def quantize_folder(
     products = _products(spec)
     _check_groups(products, settings.group_size)
     reader, sqnr = SliceReader(), {}
-    with FolderWriter(out) as writer:
+    note = f"absmax, {settings.bits} bits, group size {settings.group_size}"
+    with FolderWriter(out, note) as writer:
         for done, (name, entry) in enumerate(checkpoint.entries.items()):
             progress(done, len(checkpoint.entries))
             tensor = reader.read(entry)
@@ -90,9 +92,12 @@ def _write_quantized(
     k = weight.shape[1]
     width = k if settings.group_size == CHANNEL else settings.group_size
     result = quantize_absmax(weight, settings.bits, width)
-    writer.add(f"{module}.weight_packed", pack_words(result.codes, settings.bits))
-    writer.add(f"{module}.weight_scale", result.scales)
-    writer.add(f"{module}.weight_shape", torch.tensor(weight.shape, dtype=torch.int64))
+    scheme = WeightScheme(
+        format="pack-quantized", bits=settings.bits, group_size=settings.group_size
+    )
+    whole = WholeWeight(codes=result.codes, scales=result.scales, zeros=None)
+    for name, tensor in pack_quantized.pack(module, whole, scheme).items():
+        writer.add(name, tensor)
     error = (result.dequantize(settings.bits).double() - weight.double()).square().sum()
     signal = weight.double().square().sum()
     return float(10 * torch.log10(signal / error)) if error else float("inf")

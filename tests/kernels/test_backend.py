@@ -33,6 +33,13 @@ def test_backend_names_the_set(isa: str) -> None:
     assert ("by hand" in told["reason"]) == (isa != ops.available_isas()[0])
 
 
+def test_vnni_is_used_where_the_set_has_it(isa: str) -> None:
+    # A machine that has VNNI lists the set named after it, and only there does BF16 bring it along.
+    has = "avx512_vnni" in ops.available_isas()
+    expected = isa == "avx512_vnni" or (isa == "avx512_bf16" and has)
+    assert ops.backend()["vnni"] == ("yes" if expected else "no")
+
+
 def test_every_machine_has_the_baseline() -> None:
     assert ops.available_isas()[-1] == "baseline"
 

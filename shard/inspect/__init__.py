@@ -1,0 +1,9 @@
+"""Is a checkpoint healthy? Headers, then every tensor once, and every problem in one list."""
+
+from __future__ import annotations
+
+from .findings import Finding
+from .run import inspect_folder
+from .summary import Report
+
+__all__ = ["Finding", "Report", "inspect_folder"]

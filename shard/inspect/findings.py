@@ -1,0 +1,115 @@
+"""What inspection finds: one frozen record per problem, and the verdict over all of them.
+
+Codes begin with E (the checkpoint is damaged or contradicts itself), W (it can be loaded, and
+something about it is not right) or N (worth knowing). Codes that the loader knows mean the same.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ...kernels.errors import InputError
+
+Severity = Literal["error", "warning", "note"]
+Verdict = Literal["healthy", "suspicious", "damaged"]
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+MOST_LINES = 12
+MOST_LAYERS_NAMED = 6
+_LAYER = re.compile(r"\.layers\.(\d+)\.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One problem, wherever it occurs. `numbers` holds the evidence for programs."""
+
+    severity: Severity
+    code: str
+    where: str
+    what: str
+    way_out: str
+    numbers: dict[str, Any] = field(default_factory=dict)
+
+    def report(self) -> dict[str, Any]:
+        """The finding as `isobit inspect --json` prints it."""
+        return {
+            "severity": self.severity,
+            "code": self.code,
+            "where": self.where,
+            "what": self.what,
+            "numbers": self.numbers,
+            "way_out": self.way_out,
+        }
+
+
+def from_error(
+    error: InputError, folder: Path, way_out: str, severity: Severity = "error"
+) -> Finding:
+    """What a loader would raise, with its code and text; the path in front becomes `where`."""
+    if error.message.startswith(str(folder)):
+        where, _, what = error.message[len(str(folder)) :].partition(":")
+        where = where.strip("/") or str(folder)
+    else:
+        where, what = "config.json", error.message.removeprefix("config.json: ")
+    return Finding(
+        severity=severity, code=error.code, where=where, what=what.strip(), way_out=way_out
+    )
+
+
+def verdict(findings: Iterable[Finding]) -> Verdict:
+    """Damaged when there is an error, suspicious when there is a warning, else healthy."""
+    found = {finding.severity for finding in findings}
+    if "error" in found:
+        return "damaged"
+    return "suspicious" if "warning" in found else "healthy"
+
+
+def sorted_findings(findings: Iterable[Finding]) -> list[Finding]:
+    """Errors first, then warnings, then notes; otherwise in the order in which they were made."""
+    return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
+
+
+def family(name: str) -> str:
+    """The name with its layer number as `*`: model.layers.*.mlp.up_proj.weight_scale."""
+    return _LAYER.sub(".layers.*.", name, count=1)
+
+
+def layer_of(name: str) -> int | None:
+    """The layer that a tensor or module belongs to, None for one outside the layers."""
+    match = _LAYER.search(name)
+    return int(match[1]) if match else None
+
+
+def by_family(names: Iterable[str]) -> dict[str, list[str]]:
+    """Names grouped by family, in the order in which the families first occur."""
+    families: dict[str, list[str]] = {}
+    for name in names:
+        families.setdefault(family(name), []).append(name)
+    return families
+
+
+def place(names: Sequence[str]) -> str:
+    """One line for names of one family: the name, or the family and the layers in question."""
+    if len(names) == 1:
+        return names[0]
+    layers = [number for name in names if (number := layer_of(name)) is not None]
+    if len(layers) > MOST_LAYERS_NAMED:
+        return f"{family(names[0])} ({len(layers)} layers)"
+    return f"{family(names[0])} (layers {', '.join(map(str, sorted(layers)))})"
+
+
+def places(names: Sequence[str]) -> str:
+    """Where a finding holds: one place, or how many there are (its text then lists them)."""
+    families = by_family(names)
+    if len(families) == 1:
+        return place(names)
+    return f"{len(names)} tensors in {len(families)} places"
+
+
+def listed(lines: Sequence[str]) -> str:
+    """Lines under a heading, the first of them when there are many."""
+    rest = f"\n  and {len(lines) - MOST_LINES} more" if len(lines) > MOST_LINES else ""
+    return "".join(f"\n  {line}" for line in lines[:MOST_LINES]) + rest

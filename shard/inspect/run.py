@@ -1,0 +1,229 @@
+"""The inspection of a model folder from beginning to end."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from ...kernels.errors import InputError
+from ..checkpoint import Scan, scan_checkpoint
+from ..safetensors_file import TensorEntry
+from .contents import Contents, check_contents, unexpected_findings
+from .damage import damage_findings, damage_report
+from .findings import Finding, from_error, sorted_findings, verdict
+from .group_index import apart_findings, group_index_findings, index_report
+from .labels import read_labels
+from .layout import layout_findings, sha256_of
+from .quantized import NESTED_SCALES, QuantizedModule
+from .scales import ScaleStats, scale_findings, scale_report
+from .summary import Report, file_report, format_report, tensor_report, zero_point_report
+from .tensors import NumberCount, TensorStream, count_numbers
+from .values import not_finite_findings, stored_shape_findings, zero_tensor_findings
+from .weights import WeightHealth, examine
+from .zero_points import zero_findings
+
+THREADS = 2
+"""One reads while the other counts. More would hold more tensors in memory at once."""
+Progress = Callable[[int, int], None]
+_AGAIN = "copy or download the file again; --sha256 shows whether it is the one that was published"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """A tensor, or all parts of a quantized weight by their short names."""
+
+    entries: dict[str, TensorEntry]
+    module: QuantizedModule | None = None
+
+    @property
+    def place(self) -> tuple[str, int]:
+        first = min(self.entries.values(), key=lambda entry: entry.begin)
+        return first.file.name, first.begin
+
+
+@dataclass(kw_only=True)
+class _Seen:
+    """What reading all tensors brought to light, in the order of the jobs."""
+
+    numbers: dict[str, NumberCount] = field(default_factory=dict)
+    weights: list[WeightHealth] = field(default_factory=list)
+    errors: list[InputError] = field(default_factory=list)
+    digests: dict[Path, str] = field(default_factory=dict)
+
+
+def inspect_folder(
+    folder: Path, *, sha256: bool = False, progress: Progress = lambda done, total: None
+) -> Report:
+    """Inspect a model folder; `progress(done, total)` counts bytes and is called from threads.
+
+    Raises InputError when there is nothing to inspect: E-CKPT-FORMAT (only pickles or other
+    formats) or E-CKPT-MISSING (no weights). Whatever else is wrong becomes a finding.
+    """
+    scan = scan_checkpoint(folder)
+    labels = read_labels(folder)
+    findings = [from_error(error, folder, _AGAIN) for error in scan.errors] + labels.findings
+    findings += layout_findings(folder, scan)
+    contents = None
+    if labels.spec is not None and scan.checkpoint.entries:
+        contents = check_contents(scan, labels.spec)
+        findings += contents.findings
+    jobs = _jobs(scan, contents)
+    started = time.perf_counter()
+    seen = _read(jobs, scan.files if sha256 else [], progress)
+    seconds = time.perf_counter() - started
+    findings += [from_error(error, folder, _AGAIN) for error in seen.errors]
+    findings += _data_findings(seen, contents)
+    read = sum(entry.nbytes for job in jobs for entry in job.entries.values())
+    findings = sorted_findings(findings)
+    indices = [(health.module, health.index) for health in seen.weights]
+    return Report(
+        model=str(folder),
+        verdict=verdict(findings),
+        findings=findings,
+        format=format_report(contents.spec if contents else None, labels.method, seen.weights),
+        files=file_report(scan.files, scan.checkpoint.entries, seen.digests),
+        tensors=tensor_report(
+            scan.checkpoint.entries,
+            _all_numbers(seen),
+            contents.missing if contents else (),
+            contents.unexpected if contents else (),
+        ),
+        scales=scale_report(_scales(seen)),
+        zero_points=zero_point_report(seen.weights),
+        g_idx=index_report(indices),
+        damage=damage_report(seen.weights),
+        throughput_mb_s=round(read / max(seconds, 1e-9) / 1e6, 1),
+    )
+
+
+def _jobs(scan: Scan, contents: Contents | None) -> list[_Job]:
+    """Everything whose data are there, in the order of the files."""
+    entries = {n: e for n, e in scan.checkpoint.entries.items() if n not in scan.beyond}
+    jobs, taken = [], set()
+    for module in contents.modules if contents else ():
+        assert contents is not None
+        parts = _parts(module, entries, contents.fitting)
+        if parts is not None:
+            jobs.append(_Job(entries=parts, module=module))
+            taken.update(entry.name for entry in parts.values())
+    jobs += [_Job(entries={n: entry}) for n, entry in entries.items() if n not in taken]
+    return sorted(jobs, key=lambda job: job.place)
+
+
+def _parts(
+    module: QuantizedModule, entries: dict[str, TensorEntry], fitting: set[str]
+) -> dict[str, TensorEntry] | None:
+    """The parts of a weight, None where one that is needed is absent or does not fit."""
+    fits = {*fitting, *module.companions()}
+    parts = {
+        part: entries[name]
+        for part in (module.parts.codes, module.parts.scales, *module.optional_parts())
+        if (name := module.tensor(part)) in entries and name in fits
+    }
+    needed = {module.parts.codes, module.parts.scales}
+    scales = parts.get(module.parts.scales)
+    if scales is not None and not scales.dtype.is_floating_point:
+        needed.add(NESTED_SCALES)
+    return parts if needed <= parts.keys() else None
+
+
+def _read(jobs: Sequence[_Job], hashed: Sequence[Path], progress: Progress) -> _Seen:
+    total = sum(entry.nbytes for job in jobs for entry in job.entries.values())
+    total += sum(path.stat().st_size for path in hashed)
+    done, lock, local = 0, threading.Lock(), threading.local()
+    streams: list[TensorStream] = []
+
+    def advance(count: int) -> None:
+        nonlocal done
+        with lock:
+            done += count
+            progress(done, total)
+
+    def work(job: _Job) -> NumberCount | WeightHealth | InputError:
+        if not hasattr(local, "stream"):
+            local.stream = TensorStream(advance)
+            streams.append(local.stream)
+        try:
+            if job.module is not None:
+                return examine(local.stream, job.module, job.entries)
+            return count_numbers(local.stream, next(iter(job.entries.values())))
+        except InputError as error:
+            return error
+
+    seen = _Seen()
+    with _one_thread_each(), ThreadPoolExecutor(THREADS) as pool:
+        try:
+            for job, result in zip(jobs, pool.map(work, jobs), strict=True):
+                if isinstance(result, InputError):
+                    seen.errors.append(result)
+                elif isinstance(result, WeightHealth):
+                    seen.weights.append(result)
+                else:
+                    seen.numbers[next(iter(job.entries))] = result
+            digests = pool.map(lambda path: sha256_of(path, advance), hashed)
+            seen.digests.update(zip(hashed, digests, strict=True))
+        finally:
+            pool.shutdown(cancel_futures=True)
+            for stream in streams:
+                stream.close()
+    return seen
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Our threads share the cores already; torch must not start its own in each."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _data_findings(seen: _Seen, contents: Contents | None) -> list[Finding]:
+    numbers, weights = _all_numbers(seen), seen.weights
+    unexpected = set(contents.unexpected) if contents else set()
+    findings = not_finite_findings(numbers, unexpected)
+    findings += zero_tensor_findings(seen.numbers, unexpected)
+    if contents is not None:
+        findings += unexpected_findings(
+            contents.unexpected,
+            contents.spec,
+            lambda name: numbers[name].all_zero if name in numbers else False,
+        )
+    indices = [(health.module, health.index) for health in weights]
+    zeros = [
+        (health.module.tensor(health.module.parts.zeros), health.module.scheme, health.zeros)
+        for health in weights
+        if health.zeros is not None and health.module.parts.zeros
+    ]
+    findings += zero_findings(zeros)
+    findings += stored_shape_findings(weights)
+    findings += group_index_findings(indices)
+    findings += scale_findings(_scales(seen))
+    findings += damage_findings(weights)
+    if contents is not None:
+        findings += apart_findings(contents.spec, indices)
+    return findings
+
+
+def _scales(seen: _Seen) -> dict[str, ScaleStats]:
+    return {
+        health.module.tensor(health.module.parts.scales): health.scales for health in seen.weights
+    }
+
+
+def _all_numbers(seen: _Seen) -> dict[str, NumberCount]:
+    """Counts of dense tensors and of scales."""
+    scales = {
+        name: NumberCount(nan=stats.nan, infinite=stats.infinite, largest=stats.high or 0.0)
+        for name, stats in _scales(seen).items()
+    }
+    return {**seen.numbers, **scales}

@@ -1,0 +1,75 @@
+"""Sizes in config.json that the tensors contradict, such as an intermediate_size edited by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ..checkpoint import Scan
+from ..spec import ModelSpec
+from ..validate import expected_tensors, same_shape, stored_intermediate_size
+from .findings import Finding, layer_of
+
+_FIELDS = {
+    "intermediate_size": "intermediate_size",
+    "vocab_size": "vocab_size",
+    "num_hidden_layers": "layers",
+}
+"""Names in config.json and in ModelSpec."""
+
+
+def edited_sizes(scan: Scan, spec: ModelSpec) -> tuple[list[Finding], ModelSpec]:
+    """Sizes of config.json that the tensors contradict; the tensors' sizes are taken from here on.
+
+    A size counts as edited only when replacing it makes contradictions disappear, so one damaged
+    tensor does not outvote the others.
+    """
+    checkpoint = scan.checkpoint
+    embedding = checkpoint.first_shape("model.embed_tokens.weight")
+    names = {*checkpoint.entries, *scan.unread}
+    layers = {number for name in names if (number := layer_of(name)) is not None}
+    said = {
+        "intermediate_size": (spec.intermediate_size, stored_intermediate_size(checkpoint)),
+        "vocab_size": (spec.vocab_size, embedding[0] if embedding else None),
+        "num_hidden_layers": (spec.layers, max(layers) + 1 if layers else None),
+    }
+    findings = []
+    for key, (config, tensors) in said.items():
+        if tensors is None or tensors == config or tensors <= 0:
+            continue
+        changed = dataclasses.replace(spec, **{_FIELDS[key]: tensors})
+        before, after = _contradictions(scan, spec), _contradictions(scan, changed)
+        if after >= before:
+            continue
+        spec = changed
+        findings.append(_edited(key, config, tensors, before - after))
+    return findings, spec
+
+
+def _edited(key: str, config: int, tensors: int, explained: int) -> Finding:
+    way_out = f"set {key} to {tensors} in config.json"
+    if key == "intermediate_size":
+        way_out += ". To make a model divisible use isobit pad, which pads the tensors too"
+    if key == "num_hidden_layers" and tensors < config:
+        way_out = f"find the files with layers {tensors} to {config - 1}, or {way_out}"
+    return Finding(
+        severity="error",
+        code="E-CONFIG-SHAPE",
+        where=f"config.json: {key}",
+        what=f"config.json says {config}, the tensors say {tensors} ({explained} tensors "
+        "contradict config.json for this reason)",
+        numbers={"config": config, "tensors": tensors, "contradicting_tensors": explained},
+        way_out=way_out,
+    )
+
+
+def _contradictions(scan: Scan, spec: ModelSpec) -> int:
+    """Tensors of wrong shape, missing, or in layers that config.json does not know."""
+    expected, entries = expected_tensors(spec), scan.checkpoint.entries
+    wrong = sum(
+        not same_shape(tensor.shape, entries[name].shape)
+        if name in entries
+        else tensor.required and name not in scan.unread
+        for name, tensor in expected.items()
+    )
+    beyond = sum((layer_of(name) or 0) >= spec.layers for name in entries)
+    return wrong + beyond

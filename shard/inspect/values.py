@@ -1,0 +1,95 @@
+"""Findings about the numbers in tensors: NaN, infinity, nothing but zeros, a shape that lies."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from .findings import Finding, Severity, by_family, listed, place, places
+from .tensors import NumberCount
+from .weights import WeightHealth
+
+
+def not_finite_findings(
+    numbers: Mapping[str, NumberCount], unread: Collection[str]
+) -> list[Finding]:
+    """NaN and infinity: an error in tensors that the model reads, a warning in others."""
+    bad = {name: count for name, count in numbers.items() if count.nan or count.infinite}
+    findings = []
+    kinds: tuple[tuple[Severity, str, list[str]], ...] = (
+        ("error", "E-CKPT-NAN", [name for name in bad if name not in unread]),
+        ("warning", "W-CKPT-NAN", [name for name in bad if name in unread]),
+    )
+    for severity, code, names in kinds:
+        if not names:
+            continue
+        lines = [
+            f"{place(same)}: {sum(bad[name].nan for name in same)} NaN, "
+            f"{sum(bad[name].infinite for name in same)} infinite"
+            for same in by_family(names).values()
+        ]
+        findings.append(
+            Finding(
+                severity=severity,
+                code=code,
+                where=places(names),
+                what=f"NaN or infinity in {len(names)} tensors{listed(lines)}",
+                numbers={
+                    name: {"nan": bad[name].nan, "infinite": bad[name].infinite} for name in names
+                },
+                way_out="the file is damaged, or quantization met a group of zeros: download it "
+                "again or quantize it again",
+            )
+        )
+    return findings
+
+
+def zero_tensor_findings(
+    numbers: Mapping[str, NumberCount], unread: Collection[str]
+) -> list[Finding]:
+    """Weights and norms that are zero throughout. A bias of zeros is common and harmless."""
+    names = [
+        name
+        for name, count in numbers.items()
+        if name.endswith("weight") and name not in unread and count.all_zero
+    ]
+    if not names:
+        return []
+    lines = [place(same) for same in by_family(names).values()]
+    return [
+        Finding(
+            severity="warning",
+            code="W-CKPT-ZERO",
+            where=places(names),
+            what=f"{len(names)} tensors are zero throughout{listed(lines)}",
+            numbers={"tensors": names},
+            way_out="the file may have holes where a download did not finish: compare it with its "
+            "source (--sha256)",
+        )
+    ]
+
+
+def stored_shape_findings(weights: Sequence[WeightHealth]) -> list[Finding]:
+    """compressed-tensors stores the shape of a weight as a tensor of its own."""
+    wrong = {
+        health.module.tensor("weight_shape"): health
+        for health in weights
+        if health.stored_shape not in (None, (health.module.n, health.module.k))
+    }
+    if not wrong:
+        return []
+    lines = [
+        f"{place(same)}: {list(wrong[same[0]].stored_shape or ())}, the weight is "
+        f"[{wrong[same[0]].module.n}, {wrong[same[0]].module.k}]"
+        for same in by_family(wrong).values()
+    ]
+    return [
+        Finding(
+            severity="error",
+            code="E-CONFIG-SHAPE",
+            where=places(list(wrong)),
+            what=f"weight_shape is not the shape of the weight{listed(lines)}",
+            numbers={name: list(health.stored_shape or ()) for name, health in wrong.items()},
+            way_out="the tensor holds the true shape of the whole weight: if the checkpoint was "
+            "cut or padded by hand, it must be changed too",
+        )
+    ]

@@ -1,0 +1,130 @@
+"""One quantized weight: everything that its codes, scales, zero points and g_idx show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ..formats import bitsandbytes
+from ..safetensors_file import TensorEntry
+from .codes import ByteHistogram, CodeMatrix, grouping
+from .group_index import GroupIndex, group_index_of
+from .quantized import NESTED_SCALES, QuantizedModule
+from .scales import ScaleStats, scale_stats
+from .tensors import TensorStream
+from .zero_points import stored_zeros
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightHealth:
+    """What one quantized weight looks like.
+
+    `at_ends` is the share of codes that are 0 or the largest. Groups are counted over all output
+    rows: `groups` of them, `dead` with nothing but zeros, of which `padding` lie in whole rows or
+    columns at the end, as padding puts them. `zeros` is the histogram of stored zero points.
+    """
+
+    module: QuantizedModule
+    at_ends: float
+    groups: int
+    dead: int
+    padding: int
+    rows: int
+    dead_rows: int
+    scales: ScaleStats
+    zeros: torch.Tensor | None
+    index: GroupIndex
+    stored_shape: tuple[int, ...] | None
+
+
+def examine(
+    stream: TensorStream, module: QuantizedModule, entries: dict[str, TensorEntry]
+) -> WeightHealth:
+    """Read the parts of a weight once. `entries` holds those that have the expected shape."""
+    parts, scheme = module.parts, module.scheme
+    histogram = ByteHistogram()
+    words = stream.whole(entries[parts.codes], "codes", histogram.add)
+    signed = parts.packing == "bytes"
+    matrix = CodeMatrix(
+        words=words, n=module.n, k=module.k, bits=scheme.bits, packing=parts.packing
+    )
+    scales = _scales(stream, module, entries)
+    stored = index = shape = g_idx = None
+    if parts.zeros in entries:
+        packed = stream.whole(entries[parts.zeros], "zeros")
+        stored = stored_zeros(packed, module.n, parts.packing, scheme.bits)
+    if parts.groups in entries:
+        g_idx = stream.whole(entries[parts.groups], "groups")
+        index = group_index_of(g_idx, scheme)
+    if parts.shape in entries:
+        shape = tuple(stream.whole(entries[parts.shape], "shape").tolist())
+    index = index or GroupIndex(state="absent")
+    dead = _dead(matrix, module, scales, stored, g_idx if index.state == "shuffled" else None)
+    if index.state == "out of range":
+        dead[:] = False  # nobody knows which features share a group
+    any_dead = bool(dead.any())
+    codes = (histogram.codes(scheme.bits, signed) - matrix.tail()).clamp(min=0)
+    return WeightHealth(
+        module=module,
+        at_ends=float((codes[0] + codes[-1]) / codes.sum()),
+        groups=dead.numel(),
+        dead=int(dead.sum()),
+        padding=_padding(dead) if any_dead else 0,
+        rows=module.n,
+        dead_rows=int(dead.all(1).sum()) if any_dead and len(dead) == module.n else 0,
+        scales=scale_stats(scales),
+        zeros=None if stored is None else stored.flatten().bincount(minlength=1 << scheme.bits),
+        index=index,
+        stored_shape=shape,
+    )
+
+
+def _scales(
+    stream: TensorStream, module: QuantizedModule, entries: dict[str, TensorEntry]
+) -> torch.Tensor:
+    """The scales; with nf4's double quantization those are codes, and their own scales count."""
+    entry = entries[module.parts.scales]
+    if entry.dtype.is_floating_point:
+        return stream.whole(entry, "scales")
+    stream.whole(entry, "scale codes")
+    return stream.whole(entries[NESTED_SCALES], "scales")
+
+
+def _dead(
+    matrix: CodeMatrix,
+    module: QuantizedModule,
+    scales: torch.Tensor,
+    stored: torch.Tensor | None,
+    g_idx: torch.Tensor | None,
+) -> torch.Tensor:
+    """Groups [n, g] that carry nothing: every code is the zero point, or the scale is 0.
+
+    nf4 has blocks instead of groups, and no zero point of its own: there the scale decides.
+    """
+    if module.scheme.format == bitsandbytes.NF4:
+        return (scales == 0).view(1, -1)
+    scales = scales.T if module.parts.transposed else scales.view(module.n, -1)
+    middle = 1 << (module.scheme.bits - 1)
+    if stored is None or (module.scheme.symmetric and module.scheme.format == "gptq"):
+        # Symmetric means the middle; stored ones that say otherwise are a finding of their own.
+        zeros = torch.full((1, 1), middle, dtype=torch.int32)
+    else:
+        top = (1 << module.scheme.bits) - 1
+        zeros = (stored.int() + module.scheme.zero_offset) & top
+    dead = matrix.dead_groups(grouping(module.k, module.scheme, g_idx), zeros)
+    return dead | (scales == 0)
+
+
+def _padding(dead: torch.Tensor) -> int:
+    """Dead groups that are padding: whole rows and columns at the end, less than half of all."""
+    rows, columns = _trailing(dead.all(1)), _trailing(dead.all(0))
+    if 2 * rows > dead.shape[0] or 2 * columns > dead.shape[1]:
+        return 0
+    return rows * dead.shape[1] + columns * (dead.shape[0] - rows)
+
+
+def _trailing(flags: torch.Tensor) -> int:
+    """Length of the run of true values at the end."""
+    false = (~flags).nonzero()
+    return len(flags) - (int(false[-1]) + 1 if len(false) else 0)

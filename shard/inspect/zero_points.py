@@ -1,0 +1,118 @@
+"""Stored zero points: how often each occurs, and what they say about the version of the file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from ..formats.awq import NIBBLE_OF_COLUMN
+from ..formats.codes import unpack_words
+from ..formats.gptq import ZERO_OFFSETS
+from ..quantization import WeightScheme
+from .findings import Finding, by_family, listed, place, places
+from .quantized import Packing
+
+LABELS = {offset: label for label, offset in ZERO_OFFSETS.items()}
+
+
+def stored_zeros(words: torch.Tensor, n: int, packing: Packing, bits: int) -> torch.Tensor:
+    """Zero points [n, g] uint8 as they are stored; filler beyond n is left out."""
+    if packing == "along k":
+        return unpack_words(words.T, bits)[:, :n].T
+    codes = unpack_words(words, bits)
+    if packing == "awq":
+        codes = codes.view(words.shape[0], words.shape[1], 8)[:, :, NIBBLE_OF_COLUMN]
+        codes = codes.reshape(words.shape[0], -1)
+    return codes[:, :n].T
+
+
+def found_version(histogram: torch.Tensor, bits: int) -> str | None:
+    """The GPTQ version whose symmetric zero point every stored one is; None when they vary."""
+    values = histogram.nonzero().flatten().tolist()
+    middle = 1 << (bits - 1)
+    if len(values) != 1:
+        return None
+    return {middle - offset: label for label, offset in ZERO_OFFSETS.items()}.get(values[0])
+
+
+def zero_findings(
+    found: Iterable[tuple[str, WeightScheme, torch.Tensor]],
+) -> list[Finding]:
+    """Compare the zero points of GPTQ weights (name of qzeros, scheme, histogram) with the label.
+
+    Symmetric zero points have one value in each version, so they prove which it is. Asymmetric
+    ones prove nothing, except that no quantizer makes every one the same.
+    """
+    conflicts: dict[str, list[str]] = {}
+    odd: dict[str, list[int]] = {}
+    wrapped: dict[str, int] = {}
+    label = LABELS[1]
+    for name, scheme, histogram in found:
+        if scheme.format != "gptq":
+            continue
+        label = LABELS[scheme.zero_offset]
+        version = found_version(histogram, scheme.bits)
+        if version is not None and version != label:
+            conflicts.setdefault(f"{int(histogram.argmax())}", []).append(name)
+        elif scheme.symmetric and version is None:
+            odd[name] = histogram.nonzero().flatten().tolist()
+        elif not scheme.symmetric and scheme.zero_offset and int(histogram[-1]):
+            wrapped[name] = int(histogram[-1])
+    findings = [_conflict(value, names, label) for value, names in conflicts.items()]
+    if odd:
+        findings.append(_not_symmetric(odd))
+    if wrapped:
+        findings.append(_wrapped(wrapped))
+    return findings
+
+
+def histogram_report(histogram: torch.Tensor) -> dict[str, Any]:
+    """A histogram for JSON: only values that occur."""
+    return {str(value): int(histogram[value]) for value in histogram.nonzero().flatten().tolist()}
+
+
+def _conflict(value: str, names: list[str], label: str) -> Finding:
+    other = LABELS[1 - ZERO_OFFSETS[label]]
+    return Finding(
+        severity="error",
+        code="E-QUANT-LABEL",
+        where=places(names),
+        what=f"stored zero points are {value}, as in a {other} file, but the config says {label} "
+        f"({len(names)} tensors). Read by the label, every weight is off by one step",
+        numbers={"stored": int(value), "label": label, "data": other, "tensors": names},
+        way_out=f'set checkpoint_format to "{other}" in config.json (and quantize_config.json)',
+    )
+
+
+def _not_symmetric(odd: dict[str, list[int]]) -> Finding:
+    lines = [
+        f"{place(names)}: {', '.join(map(str, odd[names[0]][:8]))}"
+        for names in by_family(odd).values()
+    ]
+    return Finding(
+        severity="error",
+        code="E-QUANT-ZEROS",
+        where=places(list(odd)),
+        what="the config says symmetric, but stored zero points are not all the middle code"
+        + listed(lines),
+        numbers={"stored": odd},
+        way_out="if the model was quantized with sym=False, set sym to false in config.json",
+    )
+
+
+def _wrapped(wrapped: dict[str, int]) -> Finding:
+    lines = [
+        f"{place(names)}: {sum(wrapped[name] for name in names)} zero points"
+        for names in by_family(wrapped).values()
+    ]
+    return Finding(
+        severity="warning",
+        code="W-QUANT-WRAP",
+        where=places(list(wrapped)),
+        what="v1 stores zero - 1, and a zero point of 0 wrapped to the largest code. isobit reads "
+        "0, as AutoGPTQ does; other engines read one more than the largest code" + listed(lines),
+        numbers={"tensors": wrapped},
+        way_out='store the model as "gptq_v2", which has no such case',
+    )

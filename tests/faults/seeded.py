@@ -1,0 +1,94 @@
+"""Faults that people have met, put into ranks through ISOBIT_FAULT after they have loaded.
+
+Each works on one of the ranks, or at one of the degrees, only.
+"""
+
+from __future__ import annotations
+
+import torch
+from isobit.runtime.fault import FaultContext
+
+LAYER = 3
+NORM_LAYER = 2
+NAN_STEP = 3
+
+
+def sum_in_another_order(context: FaultContext) -> None:
+    """At degree 2 a rank adds up its atoms from the first to the last instead of by the tree."""
+    if context.degree != 2:
+        return
+    collectives = context.decoder.collectives
+
+    def all_reduce(partials: torch.Tensor, site: str) -> torch.Tensor:
+        own = partials[0]
+        for partial in partials[1:]:
+            own = own + partial
+        first, second = collectives.all_gather(own, site)
+        return first + second
+
+    collectives.all_reduce = all_reduce
+
+
+def flip_a_weight_bit(context: FaultContext) -> None:
+    """Rank 1 of 2 holds one int4 code of a down_proj with its highest bit flipped, in atom 5.
+
+    Atom 5 is the second of rank 1: features 64 to 127 of its slice, 8 of them in a line.
+    """
+    if context.degree == 2 and context.rank == 1:
+        context.decoder.weights.layers[LAYER].products["down"].data[2, 10, 5] ^= 1 << 3
+
+
+def bias_on_all_ranks_but_one(context: FaultContext) -> None:
+    """Every rank but the first adds o_proj's bias to its part: right at degree 2, wrong at 3."""
+    if context.degree == 1:
+        return
+    collectives, layers = context.decoder.collectives, context.decoder.weights.layers
+    biases = {f"layers.{i}.self_attn.o_proj.out": w.biases["o"] for i, w in enumerate(layers)}
+    for weights in layers:
+        weights.biases["o"] = None
+    right = collectives.all_reduce
+
+    def all_reduce(partials: torch.Tensor, site: str) -> torch.Tensor:
+        bias = biases.get(site)
+        if bias is not None and context.rank > 0:
+            partials = partials.clone()
+            partials[0] += bias
+        return right(partials, site)
+
+    collectives.all_reduce = all_reduce
+
+
+def change_a_norm(context: FaultContext) -> None:
+    """One number of a norm that every rank holds differs on rank 1."""
+    if context.rank == 1:
+        context.decoder.weights.layers[NORM_LAYER].input_norm[5] *= 1.5
+
+
+def receive_a_wrong_bit(context: FaultContext) -> None:
+    """Rank 1 receives a sum with one bit flipped, high enough to survive the next addition."""
+    collectives = context.decoder.collectives
+    right = collectives.all_reduce
+
+    def all_reduce(partials: torch.Tensor, site: str) -> torch.Tensor:
+        total = right(partials, site)
+        if context.rank == 1 and site == f"layers.{LAYER}.mlp.down_proj.out":
+            total = total.clone()
+            total.view(torch.int32)[0, 7] ^= 1 << 22
+        return total
+
+    collectives.all_reduce = all_reduce
+
+
+def nan_in_the_logits(context: FaultContext) -> None:
+    """In one step one logit is NaN, on every rank."""
+    right, steps = context.decoder.forward, []
+
+    def forward(step):
+        hidden, logits = right(step)
+        steps.append(step)
+        if len(steps) == NAN_STEP:
+            logits = logits.clone()
+            logits[0, 11] = float("nan")
+        return hidden, logits
+
+    context.decoder.forward = forward

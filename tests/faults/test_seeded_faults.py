@@ -1,0 +1,110 @@
+"""Every seeded fault is caught, and named by its place."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+
+from ..command import Command, command
+from ..random_folder import save_random_folder
+from ..support import INT4, ROOT
+from ..unit.configs import config
+from .seeded import LAYER, NAN_STEP, NORM_LAYER
+
+__all__ = ["command"]
+
+IDS = ("--prompt-ids", "5,6,7,8,9,10,11")
+SHORT = ("--max-tokens", "2", "--launcher", "local", "--json")
+
+
+@pytest.fixture
+def seed_fault(monkeypatch):
+    def put(name: str) -> None:
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        monkeypatch.setenv("PYTHONPATH", path)
+        monkeypatch.setenv("ISOBIT_FAULT", f"tests.faults.seeded:{name}")
+
+    return put
+
+
+def first_difference(command: Command, model: object, degrees: str) -> dict[str, Any]:
+    outcome = command("verify", model, "--degrees", degrees, *IDS, *SHORT)
+    report = outcome.json()
+    assert outcome.status == 1
+    assert report["identical"] is False
+    return report["first_difference"]
+
+
+def test_another_order_of_additions_is_named(seed_fault, command):
+    """The parts are equal at both degrees; the sum is the first that is not."""
+    seed_fault("sum_in_another_order")
+    assert first_difference(command, INT4, "1,2") == {
+        "site": "layers.0.self_attn.o_proj.out",
+        "part": "whole",
+        "step": 0,
+        "degrees": [1, 2],
+        "rank": 0,
+    }
+
+
+def test_one_flipped_bit_of_a_weight_is_named_by_layer_and_atom(seed_fault, command):
+    """All ranks agree on the wrong sum: only another degree can tell."""
+    seed_fault("flip_a_weight_bit")
+    assert first_difference(command, INT4, "1,2") == {
+        "site": f"layers.{LAYER}.mlp.down_proj.partial",
+        "part": "atom 5",
+        "step": 0,
+        "degrees": [1, 2],
+        "rank": 1,
+    }
+
+
+def test_a_bias_on_all_ranks_but_one_is_named_even_where_its_sum_is_right(
+    seed_fault, command, tmp_path
+):
+    """At degree 2 it is added once, as it should be, and yet not after the root of the tree."""
+    llama = config(architectures=["LlamaForCausalLM"], attention_bias=True)
+    save_random_folder(tmp_path / "llama", llama)
+    seed_fault("bias_on_all_ranks_but_one")
+    found = first_difference(command, tmp_path / "llama", "1,2")
+    assert (found["site"], found["degrees"]) == ("layers.0.self_attn.o_proj.out", [1, 2])
+
+
+@pytest.mark.parametrize("fault", ["change_a_norm", "receive_a_wrong_bit"])
+def test_ranks_that_differ_end_generation_without_a_token(fault, seed_fault, command):
+    seed_fault(fault)
+    outcome = command("generate", INT4, "-tp", 2, *IDS, *SHORT)
+    assert outcome.status == 1
+    error = outcome.json()["error"]
+    assert error["code"] == "E-RANK-DIVERGED"
+    assert "differs from rank 0 on rank 1." in error["message"]
+
+
+def test_a_replicated_norm_that_differs_is_named_without_another_degree(seed_fault, command):
+    seed_fault("change_a_norm")
+    assert first_difference(command, INT4, "2") == {
+        "site": f"layers.{NORM_LAYER}.input_layernorm.out",
+        "part": "whole",
+        "step": 0,
+        "degrees": [2, 2],
+        "rank": 1,
+    }
+
+
+def test_nan_in_the_logits_is_an_error_and_never_a_token(seed_fault, command):
+    """The tokens of the steps before it came out, and nothing after them."""
+    seed_fault("nan_in_the_logits")
+    arguments = ("--max-tokens", 8, "--ignore-eos", "--launcher", "local")
+    outcome = command("generate", INT4, "-tp", 2, *IDS, *arguments)
+    assert outcome.status == 1
+    assert len(outcome.stdout.split()) == NAN_STEP - 1
+    assert f"E-NUM-LOGITS step {NAN_STEP}:" in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+
+
+def test_a_fault_that_does_not_exist_is_no_silent_success(seed_fault, command):
+    seed_fault("misspelt")
+    outcome = command("generate", INT4, *IDS, *SHORT)
+    assert (outcome.status, outcome.json()["error"]["code"]) == (2, "E-FAULT")

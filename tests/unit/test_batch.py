@@ -1,0 +1,123 @@
+"""The cutting of requests into steps: every token once, in order, within the room there is."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from isobit.runtime.batch import Request, StepRows, advance, assign_pages, form_step, pages_for
+from isobit.runtime.config import PAGE_TOKENS, SamplingSettings
+
+
+def request(prompt, max_tokens=4, **changes) -> Request:
+    sampling = SamplingSettings(max_tokens=max_tokens, ignore_eos=True)
+    return Request(prompt=list(prompt), sampling=sampling, **changes)
+
+
+def test_a_step_holds_whole_prompts_one_after_the_other():
+    rows = form_step([request([5, 6, 7]), request([8])], 10)
+    assert rows == StepRows(
+        tokens=[5, 6, 7, 8], positions=[0, 1, 2, 0], owner=[0, 0, 0, 1], sampled=[2, 3]
+    )
+
+
+def test_a_prompt_is_cut_at_the_room_and_sampled_with_its_last_piece():
+    requests = [request([5, 6, 7, 8, 9])]
+    first = form_step(requests, 3)
+    advance(requests, first)
+    second = form_step(requests, 3)
+    assert (first.tokens, first.sampled) == ([5, 6, 7], [])
+    assert (second.tokens, second.positions, second.sampled) == ([8, 9], [3, 4], [1])
+
+
+def test_prefill_and_decode_share_a_step():
+    decoding = request([5, 6], emitted=[7], computed=2)
+    rows = form_step([decoding, request([8, 9])], 10)
+    assert rows == StepRows(tokens=[7, 8, 9], positions=[2, 0, 1], owner=[0, 1, 1], sampled=[0, 2])
+
+
+def test_a_request_without_room_waits():
+    rows = form_step([request([5, 6]), request([7])], 2)
+    assert rows.owner == [0, 0]
+
+
+def test_a_finished_request_takes_no_row():
+    rows = form_step([request([5], finished=True), request([6])], 10)
+    assert rows.owner == [1]
+
+
+def test_forming_a_step_changes_nothing():
+    requests = [request([5, 6, 7])]
+    assert form_step(requests, 2) == form_step(requests, 2)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 30), min_size=1, max_size=6),
+    new=st.lists(st.integers(1, 8), min_size=6, max_size=6),
+    most_rows=st.integers(1, 40),
+)
+def test_every_token_is_computed_once_in_order(lengths, new, most_rows):
+    """Drive requests to their end with made-up tokens, as an engine does."""
+    requests = [
+        request(range(100 * i, 100 * i + length), new[i]) for i, length in enumerate(lengths)
+    ]
+    computed: list[list[tuple[int, int]]] = [[] for _ in requests]
+    while not all(r.finished for r in requests):
+        rows = form_step(requests, most_rows)
+        assert 0 < len(rows.tokens) <= most_rows
+        for token, position, owner in zip(rows.tokens, rows.positions, rows.owner, strict=True):
+            computed[owner].append((position, token))
+        advance(requests, rows)
+        for row in rows.sampled:
+            owner = rows.owner[row]
+            assert rows.positions[row] == len(requests[owner].tokens) - 1
+            requests[owner].commit(1000 + len(requests[owner].emitted), ())
+    for each, pairs, wanted in zip(requests, computed, new, strict=False):
+        assert len(each.emitted) == wanted
+        # The last emitted token is never fed back: nobody asks for what follows it.
+        assert pairs == list(enumerate(each.tokens[:-1]))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "pages"), [(1, 1), (PAGE_TOKENS, 1), (PAGE_TOKENS + 1, 2), (0, 0)]
+)
+def test_pages(tokens, pages):
+    assert pages_for(tokens) == pages
+
+
+@given(
+    shapes=st.lists(st.tuples(st.integers(1, 200), st.integers(1, 200)), min_size=1, max_size=5),
+    spare=st.integers(0, 3),
+)
+def test_pages_are_enough_and_shared_by_no_two(shapes, spare):
+    requests = [request([1] * length, new) for length, new in shapes]
+    needed = sum(-(-(length + new) // PAGE_TOKENS) for length, new in shapes)
+    assign_pages(requests, needed + spare)
+    pages = [page for each in requests for page in each.pages]
+    assert len(set(pages)) == len(pages) == needed
+    assert set(pages) <= set(range(needed + spare))
+    for each, (length, new) in zip(requests, shapes, strict=True):
+        assert len(each.pages) * PAGE_TOKENS >= length + new
+
+
+def test_too_few_pages_are_named_in_numbers(error_of):
+    error = error_of(assign_pages, [request([1] * 100, 100), request([1], 1)], 4)
+    assert error.code == "E-KV-CACHE"
+    assert "4 pages" in error.message
+    assert "need 5" in error.message
+
+
+def test_a_stop_token_ends_a_request_unless_ignored():
+    sampling = SamplingSettings(max_tokens=9)
+    stopping, going = Request(prompt=[1], sampling=sampling), request([1], 9)
+    for each in (stopping, going):
+        each.commit(7, (7, 8))
+    assert (stopping.finished, going.finished) == (True, False)
+
+
+def test_the_last_allowed_token_ends_a_request():
+    last = request([1], 2)
+    last.commit(5, ())
+    assert not last.finished
+    last.commit(5, ())
+    assert last.finished
