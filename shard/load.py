@@ -14,7 +14,7 @@ from .formats import QuantizedSlice, bitsandbytes, dense, quantized_format
 from .formats.codes import grown
 from .modules import LinearModule, atom_ends, feature_slice, head_module, layer_modules
 from .plan import ShardPlan, Slice
-from .quantization import WeightScheme
+from .quantization import CHANNEL, WeightScheme
 from .runs import Runs, make_runs
 from .safetensors_file import Features, SliceReader
 from .spec import ModelSpec
@@ -180,23 +180,26 @@ def _owned_features(own: Slice, order: torch.Tensor | None) -> Features:
 def _pack(
     piece: QuantizedSlice, module: LinearModule, scheme: WeightScheme, own: Slice, ends: list[int]
 ) -> PackedWeight:
-    runs = make_runs(ends, piece.groups, scheme.group_width(module.k))
     shape = _padded_shape(module, own)
     zero = 1 << (scheme.bits - 1)
+    codes, groups = grown(piece.codes, shape, zero), piece.groups
+    if scheme.group_size == CHANNEL and 0 < len(groups) < shape[1]:
+        # One scale spans the row: padding belongs to it, and is that row's zero point.
+        if piece.zeros is not None:
+            codes[: piece.zeros.shape[0], len(groups) :] = piece.zeros
+        groups = torch.zeros(shape[1], dtype=torch.int64)
+    runs = make_runs(ends, groups, scheme.group_width(module.k))
     zeros = None if piece.zeros is None else _by_run(piece.zeros, runs, shape[0], zero)
     return pack_quantized(
-        grown(piece.codes, shape, zero),
+        codes,
         _by_run(piece.scales, runs, shape[0], 1),
         zeros,
         bits=scheme.bits,
         runs=runs.spans,
         segments=runs.segments,
         order=runs.order,
-        **(
-            {}
-            if scheme.activation == "float"
-            else {"activation": "int8", "input_scale": piece.input_scale}
-        ),
+        activation="float" if scheme.activation == "float" else "int8",
+        input_scale=piece.input_scale,
     )
 
 

@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +75,9 @@ def scratch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     monkeypatch.setenv(MARK, folder.name)
     try:
         yield folder
+        deadline = time.monotonic() + 3
+        while processes_marked(folder.name) and time.monotonic() < deadline:
+            time.sleep(0.1)
         assert processes_marked(folder.name) == []
         assert list(folder.iterdir()) == []
     finally:

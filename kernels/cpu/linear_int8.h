@@ -1,8 +1,8 @@
 // Activations as int8 codes against int8 weights: an int32 sum per segment, exact in any order, and
 // then three fp32 steps, the same on every machine.
 //
-// A weight is stored as w + 128, a byte without sign: sum(q * w) = sum(q * code) - 128 * sum(q), and
-// the second part is what every sum begins with. On the way a sum may wrap around; in the end it
+// A weight is stored as w + 128, a byte without sign: sum(q * w) = sum(q * code) - 128 * sum(q).
+// The second part is what every sum begins with. On the way a sum may wrap around; in the end it
 // fits in 32 bits, because no segment is longer than 131071.
 //
 // A Dot says how a line of 4 k is multiplied: kSteps, Value value(line, step), and
@@ -65,7 +65,8 @@ struct Exact {
     ISOBIT_UNROLL for (int t = 0; t < T; ++t) {
       const int64_t column = (tile + t) * kTile;
       const int64_t columns = a.n - column < kTile ? a.n - column : kTile;
-      for (int m = 0; m < R; ++m) store_some(a.out + (place + m) * a.n + column, out[m][t], columns);
+      for (int m = 0; m < R; ++m)
+        store_some(a.out + (place + m) * a.n + column, out[m][t], columns);
     }
   }
 };

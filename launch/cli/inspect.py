@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.padding import Padding
 from rich.progress import (
@@ -27,7 +28,19 @@ from .output import console, errors, human_bytes, print_json
 
 COLOURS = {"healthy": "green", "suspicious": "yellow", "damaged": "red"}
 MARKS = {"error": "[bold red]error[/]", "warning": "[yellow]warning[/]", "note": "[cyan]note[/]"}
-MOST_ROWS = 8
+ODD_SCALES = {
+    "zeros": "zero",
+    "negative": "negative",
+    "subnormal_fp16": "subnormal\nin fp16",
+    "nan": "NaN",
+    "infinite": "infinite",
+}
+MOST_ROWS = 6
+WORTH_TIMING = 64 << 20
+LEGEND = (
+    "Codes at the ends: the share that is 0 or the largest code. Suspicious above 2 / group + 10 % "
+    "(a step 1.5 times too small), damaged above 2 / group + 40 %. A dead group holds only zeros."
+)
 
 
 def inspect(
@@ -92,6 +105,8 @@ def print_report(report: Report) -> None:
         if table is not None:
             console.print()
             console.print(table)
+    if report.damage:
+        console.print(LEGEND, style="dim")
 
 
 def _print_finding(finding: Finding) -> None:
@@ -100,7 +115,9 @@ def _print_finding(finding: Finding) -> None:
         soft_wrap=True,
     )
     console.print(Padding(Text(finding.what), (0, 0, 0, 2)))
-    console.print(Padding(Text(f"→ {finding.way_out}", style="dim"), (0, 0, 0, 2)))
+    way_out = Table.grid()
+    way_out.add_row("  [dim]→ [/]", Text(finding.way_out, style="dim"))
+    console.print(way_out)
 
 
 def _facts(report: Report) -> Table:
@@ -117,7 +134,10 @@ def _facts(report: Report) -> Table:
         f"{name} {human_bytes(kind['bytes'])}"
         for name, kind in sorted(tensors["dtypes"].items(), key=lambda item: -item[1]["bytes"])
     )
-    table.add_row("tensors", f"{tensors['count']}, {human_bytes(tensors['bytes'])}: {dtypes}")
+    table.add_row(
+        "tensors",
+        f"{tensors['count']}, {human_bytes(tensors['bytes'])}" + (f": {dtypes}" if dtypes else ""),
+    )
     for number, file in enumerate(report.files):
         if number == MOST_ROWS and "sha256" not in file:
             table.add_row("", f"and {len(report.files) - number} more files")
@@ -129,7 +149,8 @@ def _facts(report: Report) -> Table:
         table.add_row("zero points", f"{scheme}: {_histogram(histogram)}")
     if report.g_idx:
         table.add_row("g_idx", _states(report.g_idx))
-    table.add_row("read at", f"{report.throughput_mb_s:.0f} MB/s")
+    if tensors["bytes"] > WORTH_TIMING:
+        table.add_row("read at", f"{report.throughput_mb_s:.0f} MB/s")
     return table
 
 
@@ -167,15 +188,16 @@ def _scales(report: Report) -> Table | None:
     families = report.scales["by_module"]
     if not families:
         return None
-    table = Table(title="scales", title_justify="left", title_style="bold")
+    table = Table(title="scales", title_justify="left", title_style="bold", box=SIMPLE_HEAD)
     table.add_column("weights")
-    for heading in ("min", "median", "max", "zero", "negative", "subnormal in fp16"):
+    odd = [key for key in ODD_SCALES if report.scales[key]]
+    for heading in ("min", "median", "max", *(ODD_SCALES[key] for key in odd)):
         table.add_column(heading, justify="right")
     for name, stats in families.items():
         table.add_row(
-            f"{name} x {stats['tensors']}",
+            f"{stats['tensors']} x {name}",
             *(_number(stats[key]) for key in ("min", "median", "max")),
-            *(_count(stats[key]) for key in ("zeros", "negative", "subnormal_fp16")),
+            *(_count(stats[key]) for key in odd),
         )
     return table
 
@@ -183,27 +205,18 @@ def _scales(report: Report) -> Table | None:
 def _damage(report: Report) -> Table | None:
     if not report.damage:
         return None
-    shown = min(MOST_ROWS, len(report.damage))
+    shown = report.damage[:MOST_ROWS]
     table = Table(
-        title=f"quantized weights, the worst {shown} of {len(report.damage)}",
+        title=f"quantized weights, the worst {len(shown)} of {len(report.damage)}",
         title_justify="left",
         title_style="bold",
-        caption="codes at the ends: share that is 0 or the largest code. Suspicious above "
-        "2 / group + 10 %\n(a step 1.5 times too small), damaged above 2 / group + 40 %. A dead "
-        "group holds only zeros.",
-        caption_justify="left",
+        box=SIMPLE_HEAD,
     )
     table.add_column("weight", overflow="fold")
-    for heading in (
-        "codes at\nthe ends",
-        "limit",
-        "dead\ngroups",
-        "dead\nrows",
-        "largest scale\n/ median",
-    ):
+    headings = ("codes at\nthe ends", "limit", "dead\ngroups", "dead\nrows", "scale max\n/ median")
+    for heading in headings:
         table.add_column(heading, justify="right")
-    for row in report.damage[:shown]:
-        style = "yellow" if row["badness"] > 1 else None
+    for row in shown:
         table.add_row(
             row["module"].removeprefix("model."),
             f"{row['saturated']:.1%}",
@@ -211,7 +224,7 @@ def _damage(report: Report) -> Table | None:
             _count(row["dead_groups"]),
             _count(row["dead_rows"]),
             f"{row['scale_max_over_median']:.1f}",
-            style=style,
+            style="yellow" if row["badness"] > 1 else None,
         )
     return table
 

@@ -108,11 +108,12 @@ def print_verdict(found: Explanation) -> None:
 
 def _fits(found: Explanation, fit: Fit) -> str:
     many = "one sequence" if fit.sequences == 1 else f"{fit.sequences} sequences"
-    most = ", all that the model has" if fit.context == found.model.spec.max_positions else ""
+    most = " (the most of this model)" if fit.context == found.model.spec.max_positions else ""
     longer = f", or one of up to {fit.context}" if fit.context > fit.length else ""
+    left = f"{size(-fit.short_by)} are left on rank {fit.rank}, the tightest"
     return (
         f"[bold green]fits[/] in {_memory(found)}: {many} of {fit.length} tokens{longer}{most}. "
-        f"With one of {fit.length}, {size(-fit.short_by)} are left on rank {fit.rank}, the tightest."
+        f"With one of {fit.length}, {left}."
     )
 
 

@@ -135,8 +135,8 @@ def _notes(found: Explanation) -> list[str]:
     if shared := sum(count > 1 for count in times.values()):
         notes.append(f"{shared} of {len(times)} KV heads are kept by more than one rank.")
     if idle := sum(not each for each in kept):
-        ranks = "1 rank owns" if idle == 1 else f"{idle} ranks own"
-        notes.append(f"{ranks} no attention head and adds exact zeros there.")
+        ranks = "1 rank owns no head and adds" if idle == 1 else f"{idle} ranks own no head and add"
+        notes.append(f"{ranks} exact zeros in attention.")
     if not found.model.exact:
         notes.append("act-order: bytes of o_proj are an upper bound, they depend on g_idx.")
     return notes

@@ -1,9 +1,9 @@
 """GPTQ checkpoints as AutoGPTQ and GPTQModel write them, v1 and v2.
 
 `qweight` int32 [K*b/32, N] along K; `qzeros` int32 [G, ceil(N*b/32)] along N; `scales` [G, N];
-`g_idx` int32 [K], optional. Low bits first. v2 stores zeros. v1 stores zero - 1: AutoGPTQ element by
-element (0 becomes 15), GPTQModel by subtracting 1 from every element of a word at once, so that a
-borrow runs into the neighbour.
+`g_idx` int32 [K], optional. Low bits first. v2 stores zeros. v1 stores zero - 1: AutoGPTQ element
+by element (0 becomes 15), GPTQModel by subtracting 1 from every element of a word at once, so that
+a borrow runs into the neighbour.
 https://github.com/AutoGPTQ/AutoGPTQ, https://github.com/ModelCloud/GPTQModel
 """
 

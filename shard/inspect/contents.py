@@ -11,7 +11,7 @@ from ..checkpoint import Checkpoint, Scan
 from ..formats.expected import Expected
 from ..spec import ModelSpec
 from ..validate import expected_tensors, same_shape
-from .findings import Finding, by_family, listed, place, places
+from .findings import Finding, places, plural, spread
 from .quantized import QuantizedModule, quantized_modules
 from .sizes import edited_sizes
 
@@ -97,8 +97,8 @@ def unexpected_findings(
                 severity="warning",
                 code="W-CKPT-EXTRA",
                 where=places(odd),
-                what=f"{len(odd)} tensors are in the files and config.json implies none of them"
-                + _lines(odd),
+                what=f"in the files, and not implied by config.json: {plural(len(odd), 'tensor')}"
+                + spread(odd),
                 numbers={"tensors": odd},
                 way_out="isobit does not read them. If the model needs them, config.json names "
                 "the wrong architecture or quantization",
@@ -110,8 +110,9 @@ def unexpected_findings(
                 severity="note",
                 code="N-CKPT-EXTRA",
                 where=places(harmless),
-                what=f"{len(harmless)} tensors that no engine needs (tables that are computed, "
-                "zero biases, a copy of the tied embedding, unused parts)" + _lines(harmless),
+                what=f"{plural(len(harmless), 'tensor')} that no engine needs (tables that are "
+                "computed, zero biases, a copy of the tied embedding, unused parts)"
+                + spread(harmless),
                 numbers={"tensors": harmless},
                 way_out="nothing to do",
             )
@@ -132,17 +133,16 @@ def _wrong_shapes(
         for name in names
     }
 
-    def line(same: list[str]) -> str:
+    def text(same: list[str]) -> str:
         first = shapes[same[0]]
-        return f"{place(same)}: config.json implies {first['config']}, the file {first['file']}"
+        return f"config.json implies {first['config']}, the file says {first['file']}"
 
     return [
         Finding(
             severity="error",
             code="E-CONFIG-SHAPE",
             where=places(names),
-            what=f"{len(names)} tensors contradict config.json"
-            + listed([line(same) for same in by_family(names).values()]),
+            what=f"{plural(len(names), 'tensor')} against config.json{spread(names, text)}",
             numbers={"tensors": shapes},
             way_out="if config.json was edited, restore it; if not, the tensors are not this "
             "model's",
@@ -157,17 +157,17 @@ def _wrong_dtypes(
         return []
     entries = checkpoint.entries
 
-    def line(same: list[str]) -> str:
+    def text(same: list[str]) -> str:
         allowed = " or ".join(dtype_name(dtype) for dtype in expected[same[0]].dtypes)
-        return f"{place(same)}: {dtype_name(entries[same[0]].dtype)}, expected {allowed}"
+        return f"{dtype_name(entries[same[0]].dtype)}, expected {allowed}"
 
     return [
         Finding(
             severity="error",
             code="E-CKPT-DTYPE",
             where=places(names),
-            what=f"{len(names)} tensors have a dtype that the format named in config.json does "
-            "not use" + listed([line(same) for same in by_family(names).values()]),
+            what=f"a dtype that the format named in config.json does not use, in "
+            f"{plural(len(names), 'tensor')}{spread(names, text)}",
             numbers={"tensors": {name: dtype_name(entries[name].dtype) for name in names}},
             way_out="the quantization named in config.json is not the one in the files, or the "
             "files were converted: take the original",
@@ -183,7 +183,8 @@ def _missing(names: list[str]) -> list[Finding]:
             severity="error",
             code="E-CKPT-TENSOR",
             where=places(names),
-            what=f"{len(names)} tensors that config.json implies are missing" + _lines(names),
+            what=f"missing, though config.json implies them: {plural(len(names), 'tensor')}"
+            + spread(names),
             numbers={"tensors": names},
             way_out="download the missing files, or restore config.json",
         )
@@ -213,7 +214,3 @@ def _named_differently(checkpoint: Checkpoint, spec: ModelSpec) -> list[Finding]
 
 def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _lines(names: list[str]) -> str:
-    return listed([place(same) for same in by_family(names).values()])

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .findings import Finding, Severity, by_family, listed, place, places
+from .findings import Finding, Severity, places, plural, spread
 from .scales import OUTLIER
 from .weights import WeightHealth
 
@@ -91,17 +91,19 @@ def damage_findings(found: Sequence[WeightHealth]) -> list[Finding]:
 def _saturated(found: Sequence[WeightHealth], severity: Severity) -> Finding:
     shares = {health.module.name: health.at_ends for health in found}
     at = {health.module.name: limits(health)[severity == "error"] for health in found}
-    lines = [
-        f"{place(same)}: up to {max(shares[name] for name in same):.1%} of its codes "
-        f"(limit {at[same[0]]:.1%})"
-        for same in by_family(shares).values()
-    ]
+
+    def text(same: list[str]) -> str:
+        worst = max(shares[name] for name in same)
+        return (
+            f"{'up to ' if len(same) > 1 else ''}{worst:.1%} of its codes, limit {at[same[0]]:.1%}"
+        )
+
     return Finding(
         severity=severity,
         code="E-CODES-SATURATED" if severity == "error" else "W-CODES-SATURATED",
         where=places(list(shares)),
         what="codes are crowded at the ends of their range (0 and the largest): the step is far "
-        "too small, or the bytes are not codes" + listed(lines),
+        "too small, or the bytes are not codes" + spread(shares, text),
         numbers={name: {"share": round(shares[name], 6), "limit": at[name]} for name in shares},
         way_out="compare the files with their source (--sha256); if they are the same, quantize "
         "the model again",
@@ -110,21 +112,20 @@ def _saturated(found: Sequence[WeightHealth], severity: Severity) -> Finding:
 
 def _dead(found: Sequence[WeightHealth], severity: Severity) -> Finding:
     counts = {health.module.name: health for health in found}
-    lines = []
-    for same in by_family(counts).values():
+
+    def text(same: list[str]) -> str:
         all_ = [counts[name] for name in same]
         groups, dead = sum(h.groups for h in all_), sum(h.dead - h.padding for h in all_)
         rows = sum(h.dead_rows for h in all_)
-        lines.append(
-            f"{place(same)}: {dead} of {groups} groups"
-            + (f", and {rows} output rows as a whole" if rows else "")
-        )
+        whole = f", among them {plural(rows, 'whole output row')}" if rows else ""
+        return f"{dead} of {groups} groups{whole}"
+
     return Finding(
         severity=severity,
         code="E-CODES-DEAD" if severity == "error" else "W-CODES-DEAD",
         where=places(list(counts)),
         what="groups hold nothing but zeros. Weights that are not all zero always leave a code "
-        "elsewhere" + listed(lines),
+        "elsewhere" + spread(counts, text),
         numbers={
             name: {
                 "dead_groups": health.dead - health.padding,
@@ -140,12 +141,12 @@ def _dead(found: Sequence[WeightHealth], severity: Severity) -> Finding:
 
 def _padded(found: Sequence[WeightHealth]) -> Finding:
     counts = {health.module.name: health.padding for health in found}
-    lines = [f"{place(same)}: {counts[same[0]]} groups" for same in by_family(counts).values()]
     return Finding(
         severity="note",
         code="N-CODES-PADDING",
         where=places(list(counts)),
-        what="rows or columns of zeros at the end, as padding leaves them" + listed(lines),
+        what="rows or columns of zeros at the end, as padding leaves them"
+        + spread(counts, lambda same: plural(counts[same[0]], "group")),
         numbers=counts,
         way_out="nothing to do: they add exact zeros",
     )

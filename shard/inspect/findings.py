@@ -7,7 +7,7 @@ something about it is not right) or N (worth knowing). Codes that the loader kno
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +18,7 @@ Severity = Literal["error", "warning", "note"]
 Verdict = Literal["healthy", "suspicious", "damaged"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 MOST_LINES = 12
-MOST_LAYERS_NAMED = 6
+MOST_LAYERS_NAMED = 4
 _LAYER = re.compile(r"\.layers\.(\d+)\.")
 
 
@@ -106,7 +106,22 @@ def places(names: Sequence[str]) -> str:
     families = by_family(names)
     if len(families) == 1:
         return place(names)
-    return f"{len(names)} tensors in {len(families)} places"
+    more = "" if len(names) == len(families) else f", {len(names)} in all"
+    return f"{len(families)} places{more}"
+
+
+def spread(names: Iterable[str], text: Callable[[list[str]], str] = lambda same: "") -> str:
+    """What holds where: in line for one place (the finding names it), a list for several."""
+    families = list(by_family(names).values())
+    if len(families) == 1:
+        only = text(families[0])
+        return f": {only}" if only else ""
+    return listed([": ".join(filter(None, (place(same), text(same)))) for same in families])
+
+
+def plural(count: int, noun: str) -> str:
+    """1 tensor, 2 tensors."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def listed(lines: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ import torch
 
 from ..quantization import WeightScheme
 from ..spec import ModelSpec
-from .findings import Finding, by_family, layer_of, listed, place, places
+from .findings import Finding, layer_of, listed, places, plural, spread
 from .quantized import QuantizedModule
 
 State = Literal["absent", "unset", "sequential", "shuffled", "out of range"]
@@ -61,35 +61,37 @@ def group_index_findings(found: Sequence[tuple[QuantizedModule, GroupIndex]]) ->
     unlabelled = [module for module, _ in shuffled if not module.scheme.act_order]
     findings = []
     if outside:
-        lines = [
-            f"{module.name}: values from {index.low} to {index.high}, but there are "
-            f"{module.scheme.groups(module.k)} groups"
-            for module, index in outside
-        ]
+        known = {module.name: (module, index) for module, index in outside}
+
+        def range_of(same: list[str]) -> str:
+            module, index = known[same[0]]
+            groups = module.scheme.groups(module.k)
+            return f"values from {index.low} to {index.high}, but there are {groups} groups"
+
         findings.append(
             Finding(
                 severity="error",
                 code="E-QUANT-GIDX",
-                where=places([module.name for module, _ in outside]),
-                what=f"g_idx names groups that do not exist{listed(lines)}",
+                where=places(list(known)),
+                what=f"g_idx names groups that do not exist{spread(known, range_of)}",
                 numbers={m.name: {"low": i.low, "high": i.high} for m, i in outside},
                 way_out="the files are damaged, or group_size in config.json is not the true one",
             )
         )
     if uneven:
-        names = {m.name: (index.largest, m.scheme.group_width(m.k)) for m, index in uneven}
-        lines = [
-            f"{place(same)}: {names[same[0]][0]} features in one group of {names[same[0]][1]}"
-            for same in by_family(names).values()
-        ]
+        sizes = {m.name: (index.largest, m.scheme.group_width(m.k)) for m, index in uneven}
+
+        def size_of(same: list[str]) -> str:
+            return "{} features in one group of {}".format(*sizes[same[0]])
+
         findings.append(
             Finding(
                 severity="warning",
                 code="W-QUANT-GIDX",
-                where=places(list(names)),
+                where=places(list(sizes)),
                 what="g_idx puts more input features into a group than group_size, which no "
-                f"quantizer does{listed(lines)}",
-                numbers={name: {"largest_group": n} for name, (n, _) in names.items()},
+                f"quantizer does{spread(sizes, size_of)}",
+                numbers={name: {"largest_group": n} for name, (n, _) in sizes.items()},
                 way_out="compare the files with their source (--sha256)",
             )
         )
@@ -100,9 +102,9 @@ def group_index_findings(found: Sequence[tuple[QuantizedModule, GroupIndex]]) ->
                 severity="warning",
                 code="W-QUANT-ACT-ORDER",
                 where=places(names),
-                what=f"config.json says that there is no act-order (desc_act), but {len(names)} "
-                "g_idx tensors are shuffled. Engines that believe the label ignore them and "
-                "answer nonsense; isobit uses them",
+                what="config.json says that there is no act-order (desc_act), but g_idx is not in "
+                f"order in {plural(len(names), 'weight')}. Engines that believe the label ignore "
+                f"it and answer nonsense; isobit uses it{spread(names)}",
                 numbers={"modules": names},
                 way_out="set desc_act to true in config.json (and quantize_config.json)",
             )

@@ -12,7 +12,7 @@ from typing import Any
 from ...kernels.errors import InputError
 from ..settings import read_config, read_json
 from ..spec import ModelSpec, read_spec, spec_from_config
-from .findings import Finding, from_error, listed
+from .findings import Finding, from_error, listed, plural
 
 QUANTIZE_CONFIG = "quantize_config.json"
 # Two names of one setting, old and new; only settings that decide how weights are read.
@@ -171,8 +171,8 @@ def _from_warnings(records: list[logging.LogRecord]) -> list[Finding]:
                 severity="warning",
                 code="W-CONFIG-FIELD",
                 where="config.json",
-                what=f"{len(saying)} fields of the quantization settings are not known and not "
-                f"used{listed(shown)}",
+                what=f"not known and not used: {plural(len(saying), 'field')} of the quantization "
+                f"settings{listed(shown)}",
                 numbers={"fields": saying},
                 way_out="look up in the tool that wrote them whether they change how weights are "
                 "stored",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..checkpoint import Scan
 from ..safetensors_file import TensorEntry
-from .findings import Finding, listed
+from .findings import Finding, listed, plural
 
 HASH_BYTES = 4 << 20
 
@@ -39,8 +39,8 @@ def layout_findings(folder: Path, scan: Scan) -> list[Finding]:
                 severity="note",
                 code="N-FILE-UNUSED",
                 where=", ".join(unused[:4]) + (" …" if len(unused) > 4 else ""),
-                what=f"{len(unused)} safetensors files that the model does not use: it has an "
-                "index that does not name them, or a model.safetensors",
+                what=f"{plural(len(unused), 'safetensors file')} that the model does not use: it "
+                "has an index that does not name them, or a model.safetensors",
                 numbers={"files": unused},
                 way_out="nothing to do, or delete them to save space",
             )

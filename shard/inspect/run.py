@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,10 +31,10 @@ from .values import not_finite_findings, stored_shape_findings, zero_tensor_find
 from .weights import WeightHealth, examine
 from .zero_points import zero_findings
 
-THREADS = 2
-"""One reads while the other counts. More would hold more tensors in memory at once."""
+THREADS = min(4, os.cpu_count() or 1)
+"""Some read while others count. Each holds one quantized weight, and other tensors in pieces."""
 Progress = Callable[[int, int], None]
-_AGAIN = "copy or download the file again; --sha256 shows whether it is the one that was published"
+_AGAIN = "fetch the file again, or compare its SHA-256 (--sha256) with the published one"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +70,7 @@ def inspect_folder(
     """
     scan = scan_checkpoint(folder)
     labels = read_labels(folder)
-    findings = [from_error(error, folder, _AGAIN) for error in scan.errors] + labels.findings
+    findings = [_scan_finding(error, folder, scan) for error in scan.errors] + labels.findings
     findings += layout_findings(folder, scan)
     contents = None
     if labels.spec is not None and scan.checkpoint.entries:
@@ -101,6 +103,16 @@ def inspect_folder(
         damage=damage_report(seen.weights),
         throughput_mb_s=round(read / max(seconds, 1e-9) / 1e6, 1),
     )
+
+
+def _scan_finding(error: InputError, folder: Path, scan: Scan) -> Finding:
+    """An error of reading headers; with a truncated file come the names of the tensors cut off."""
+    finding = from_error(error, folder, _AGAIN)
+    entries = scan.checkpoint.entries
+    lost = [name for name in sorted(scan.beyond) if entries[name].file.name == finding.where]
+    if error.code == "E-CKPT-TRUNCATED" and lost:
+        return dataclasses.replace(finding, numbers={"tensors": lost})
+    return finding
 
 
 def _jobs(scan: Scan, contents: Contents | None) -> list[_Job]:

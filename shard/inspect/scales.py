@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .findings import Finding, Severity, by_family, layer_of, listed, place, places
+from .findings import Finding, Severity, by_family, layer_of, places, plural, spread
 
 SMALLEST_NORMAL = 2.0**-14
 """Below it float16 has fewer than 11 significant bits."""
@@ -23,7 +23,7 @@ TINY_SHARE = 0.01
 
 @dataclass(frozen=True, kw_only=True)
 class ScaleStats:
-    """Scales of one weight. Range and median are over finite ones; None without any."""
+    """Scales of one weight. Range and median are over finite ones of live groups; None without."""
 
     count: int
     low: float | None = None
@@ -42,34 +42,37 @@ class ScaleStats:
         return self.high / self.median if self.high and self.median and self.median > 0 else 0.0
 
 
-def scale_stats(scales: torch.Tensor) -> ScaleStats:
-    """Look at the scales of one weight; two passes where nothing is wrong."""
-    half, count = scales.dtype == torch.float16, scales.numel()
+def scale_stats(scales: torch.Tensor, dead: torch.Tensor | None = None) -> ScaleStats:
+    """Look at the scales of one weight; two passes where nothing is wrong.
+
+    The scale of a `dead` group (padding, for one) may be anything, so range and median leave it
+    out.
+    """
     low, high = (float(end) for end in torch.aminmax(scales))
-    nan = infinite = zeros = negative = subnormal = 0
-    values = scales.flatten()
-    if not (abs(low) < torch.inf and abs(high) < torch.inf):
-        nan = int(values.isnan().sum())
-        values = values[values.isfinite()]
-        infinite = count - nan - len(values)
-        if not len(values):
-            return ScaleStats(count=count, nan=nan, infinite=infinite, stored_half=half)
-        low, high = (float(end) for end in torch.aminmax(values))
-    if low < SMALLEST_NORMAL:
-        zeros, negative = int((values == 0).sum()), int((values < 0).sum())
-        subnormal = int((values.float().abs() < SMALLEST_NORMAL).sum()) - zeros
-    sample = values[:: max(1, len(values) // MEDIAN_OF)]
+    sound = abs(low) < torch.inf and abs(high) < torch.inf
+    nan = 0 if sound else int(scales.isnan().sum())
+    infinite = 0 if sound else int(scales.isinf().sum())
+    zeros = negative = subnormal = 0
+    if not low >= SMALLEST_NORMAL:
+        zeros, negative = int((scales == 0).sum()), int((scales < 0).sum())
+        subnormal = int((scales.float().abs() < SMALLEST_NORMAL).sum()) - zeros
+    live = scales.flatten() if dead is None else scales[~dead]
+    live = live if sound else live[live.isfinite()]
+    median = None
+    if len(live):
+        median = float(live[:: max(1, len(live) // MEDIAN_OF)].float().median())
+        low, high = (float(end) for end in torch.aminmax(live))
     return ScaleStats(
-        count=count,
-        low=low,
-        median=float(sample.float().median()),
-        high=high,
+        count=scales.numel(),
+        low=None if median is None else low,
+        median=median,
+        high=None if median is None else high,
         nan=nan,
         infinite=infinite,
         zeros=zeros,
         negative=negative,
         subnormal=subnormal,
-        stored_half=half,
+        stored_half=scales.dtype == torch.float16,
     )
 
 
@@ -83,7 +86,7 @@ def scale_findings(found: Mapping[str, ScaleStats]) -> list[Finding]:
                 "warning",
                 "W-SCALE-ZERO",
                 zero,
-                "scales are 0: whatever the codes say, those weights are 0",
+                "of 0: whatever the codes say, those weights are 0",
                 "if the weights were not zero there, quantize the model again",
             )
         )
@@ -94,7 +97,7 @@ def scale_findings(found: Mapping[str, ScaleStats]) -> list[Finding]:
                 "warning",
                 "W-SCALE-SIGN",
                 negative,
-                "scales are negative. The arithmetic holds, but no known quantizer writes them",
+                "below 0. The arithmetic holds, but no known quantizer writes them",
                 "compare the files with their source (--sha256)",
             )
         )
@@ -106,14 +109,13 @@ def scale_findings(found: Mapping[str, ScaleStats]) -> list[Finding]:
                 "warning" if bad else "note",
                 "W-SCALE-TINY" if bad else "N-SCALE-TINY",
                 tiny,
-                f"scales are below {SMALLEST_NORMAL:.3g}, the smallest normal float16: there "
+                f"below {SMALLEST_NORMAL:.3g}, the smallest normal float16: there "
                 "float16 has less than its 11 bits, and an engine that computes in it loses more",
                 "prefer bfloat16 or float32 scales: quantize the model again",
             )
         )
     far = {name: round(stats.spread) for name, stats in found.items() if stats.spread > OUTLIER}
     if far:
-        lines = [f"{place([name])}: {times} x the median" for name, times in far.items()]
         findings.append(
             Finding(
                 severity="warning",
@@ -121,7 +123,7 @@ def scale_findings(found: Mapping[str, ScaleStats]) -> list[Finding]:
                 where=places(list(far)),
                 what=f"a scale is more than {OUTLIER:.0f} times its weight's median. Outlier "
                 "channels stay below some hundreds; one flipped bit of an exponent gives 65536"
-                + listed(lines),
+                + spread(far, lambda same: f"{max(far[name] for name in same)} x the median"),
                 numbers={"times_median": far, "limit": OUTLIER},
                 way_out="compare the files with their source (--sha256)",
             )
@@ -132,15 +134,13 @@ def scale_findings(found: Mapping[str, ScaleStats]) -> list[Finding]:
 def _counted(
     severity: Severity, code: str, counts: dict[str, int], what: str, way_out: str
 ) -> Finding:
-    lines = [
-        f"{place(names)}: {sum(counts[name] for name in names)}"
-        for names in by_family(counts).values()
-    ]
+    several = len(by_family(counts)) > 1
     return Finding(
         severity=severity,
         code=code,
         where=places(list(counts)),
-        what=f"{sum(counts.values())} {what}{listed(lines) if len(counts) > 1 else ''}",
+        what=f"{plural(sum(counts.values()), 'scale')} {what}"
+        + (spread(counts, lambda same: str(sum(counts[n] for n in same))) if several else ""),
         numbers={"tensors": counts},
         way_out=way_out,
     )

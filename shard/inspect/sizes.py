@@ -7,7 +7,7 @@ import dataclasses
 from ..checkpoint import Scan
 from ..spec import ModelSpec
 from ..validate import expected_tensors, same_shape, stored_intermediate_size
-from .findings import Finding, layer_of
+from .findings import Finding, layer_of, plural
 
 _FIELDS = {
     "intermediate_size": "intermediate_size",
@@ -55,8 +55,8 @@ def _edited(key: str, config: int, tensors: int, explained: int) -> Finding:
         severity="error",
         code="E-CONFIG-SHAPE",
         where=f"config.json: {key}",
-        what=f"config.json says {config}, the tensors say {tensors} ({explained} tensors "
-        "contradict config.json for this reason)",
+        what=f"config.json says {config}, the tensors say {tensors}: "
+        f"{plural(explained, 'contradiction')} for this reason",
         numbers={"config": config, "tensors": tensors, "contradicting_tensors": explained},
         way_out=way_out,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,13 @@ from typing import Any
 from ..safetensors_file import TensorEntry
 from ..spec import ModelSpec
 from .contents import dtype_name
-from .findings import Finding, Verdict
+from .findings import Finding, Verdict, plural
 from .tensors import NumberCount
 from .weights import WeightHealth
 from .zero_points import LABELS, found_version, histogram_report
+
+VERSIONS = {"gptq": "v1", "gptq_v2": "v2"}
+"""What people call the two labels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,12 +63,19 @@ def format_report(
             "method": method or ("dense" if dense else "unknown"),
             "dtype": spec.dtype if spec else None,
             "version": None,
-            "evidence": ["config.json names no quantization" if dense else "config.json not read"],
+            "evidence": [
+                "config.json names no quantization"
+                if dense
+                else "config.json says nothing that isobit understands"
+            ],
             "schemes": [],
         }
     schemes: dict[tuple[Any, ...], int] = {}
+    stored: Counter[str] = Counter()
     for health in found:
         scheme = health.module.scheme
+        parts = health.module.parts
+        stored[f"{parts.codes} and {parts.scales}"] += 1
         key = (scheme.format, scheme.bits, scheme.group_size, scheme.symmetric,
                scheme.act_order, scheme.activation)  # fmt: skip
         schemes[key] = schemes.get(key, 0) + 1
@@ -74,7 +85,11 @@ def format_report(
         "method": spec.quantization.method,
         "dtype": spec.dtype,
         "version": version,
-        "evidence": [spec.quantization.evidence, *evidence],
+        "evidence": [
+            spec.quantization.evidence,
+            *(f"{plural(count, 'weight')} stored in {names}" for names, count in stored.items()),
+            *evidence,
+        ],
         "schemes": [
             {**dict(zip(names, key, strict=True)), "modules": count}
             for key, count in schemes.items()
@@ -94,15 +109,16 @@ def _version(found: Sequence[WeightHealth]) -> tuple[str | None, list[str]]:
         labels[label] = labels.get(label, 0) + 1
         if version := found_version(health.zeros, scheme.bits):
             proofs.setdefault(version, []).append(health)
-    evidence = [
-        f"{len(weights)} weights store every zero point as "
-        f"{' or '.join(sorted({str(_only(health)) for health in weights}))}: {version}"
-        for version, weights in proofs.items()
-    ]
+    evidence = []
+    for version, weights in proofs.items():
+        stored = " or ".join(sorted({str(_only(health)) for health in weights}))
+        evidence.append(
+            f"{plural(len(weights), 'weight')} with every zero point stored as {stored}, as "
+            f"{VERSIONS[version]} ({version}) has it"
+        )
     if not proofs and labels:
         evidence.append("zero points vary (asymmetric): the data do not prove a version")
-    shown = {"gptq": "v1", "gptq_v2": "v2"}
-    versions = [shown[label] for label in (proofs or labels)]
+    versions = [VERSIONS[label] for label in (proofs or labels)]
     return " and ".join(versions) or None, evidence
 
 

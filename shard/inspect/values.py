@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from .findings import Finding, Severity, by_family, listed, place, places
+from .findings import Finding, Severity, places, plural, spread
 from .tensors import NumberCount
 from .weights import WeightHealth
 
@@ -22,17 +22,19 @@ def not_finite_findings(
     for severity, code, names in kinds:
         if not names:
             continue
-        lines = [
-            f"{place(same)}: {sum(bad[name].nan for name in same)} NaN, "
-            f"{sum(bad[name].infinite for name in same)} infinite"
-            for same in by_family(names).values()
-        ]
+
+        def text(same: list[str]) -> str:
+            return (
+                f"{sum(bad[name].nan for name in same)} NaN, "
+                f"{sum(bad[name].infinite for name in same)} infinite"
+            )
+
         findings.append(
             Finding(
                 severity=severity,
                 code=code,
                 where=places(names),
-                what=f"NaN or infinity in {len(names)} tensors{listed(lines)}",
+                what=f"NaN or infinity in {plural(len(names), 'tensor')}{spread(names, text)}",
                 numbers={
                     name: {"nan": bad[name].nan, "infinite": bad[name].infinite} for name in names
                 },
@@ -54,13 +56,12 @@ def zero_tensor_findings(
     ]
     if not names:
         return []
-    lines = [place(same) for same in by_family(names).values()]
     return [
         Finding(
             severity="warning",
             code="W-CKPT-ZERO",
             where=places(names),
-            what=f"{len(names)} tensors are zero throughout{listed(lines)}",
+            what=f"zero throughout: {plural(len(names), 'tensor')}{spread(names)}",
             numbers={"tensors": names},
             way_out="the file may have holes where a download did not finish: compare it with its "
             "source (--sha256)",
@@ -77,17 +78,18 @@ def stored_shape_findings(weights: Sequence[WeightHealth]) -> list[Finding]:
     }
     if not wrong:
         return []
-    lines = [
-        f"{place(same)}: {list(wrong[same[0]].stored_shape or ())}, the weight is "
-        f"[{wrong[same[0]].module.n}, {wrong[same[0]].module.k}]"
-        for same in by_family(wrong).values()
-    ]
+
+    def text(same: list[str]) -> str:
+        health = wrong[same[0]]
+        shape = list(health.stored_shape or ())
+        return f"{shape}, the weight is [{health.module.n}, {health.module.k}]"
+
     return [
         Finding(
             severity="error",
             code="E-CONFIG-SHAPE",
             where=places(list(wrong)),
-            what=f"weight_shape is not the shape of the weight{listed(lines)}",
+            what=f"weight_shape is not the shape of the weight{spread(wrong, text)}",
             numbers={name: list(health.stored_shape or ()) for name, health in wrong.items()},
             way_out="the tensor holds the true shape of the whole weight: if the checkpoint was "
             "cut or padded by hand, it must be changed too",

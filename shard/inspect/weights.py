@@ -50,6 +50,8 @@ def examine(
         words=words, n=module.n, k=module.k, bits=scheme.bits, packing=parts.packing
     )
     scales = _scales(stream, module, entries)
+    if parts.packing != "nf4":
+        scales = scales.T if parts.transposed else scales.view(module.n, -1)
     stored = index = shape = g_idx = None
     if parts.zeros in entries:
         packed = stream.whole(entries[parts.zeros], "zeros")
@@ -73,7 +75,7 @@ def examine(
         padding=_padding(dead) if any_dead else 0,
         rows=module.n,
         dead_rows=int(dead.all(1).sum()) if any_dead and len(dead) == module.n else 0,
-        scales=scale_stats(scales),
+        scales=scale_stats(scales, dead.view(scales.shape) if any_dead else None),
         zeros=None if stored is None else stored.flatten().bincount(minlength=1 << scheme.bits),
         index=index,
         stored_shape=shape,
@@ -103,8 +105,7 @@ def _dead(
     nf4 has blocks instead of groups, and no zero point of its own: there the scale decides.
     """
     if module.scheme.format == bitsandbytes.NF4:
-        return (scales == 0).view(1, -1)
-    scales = scales.T if module.parts.transposed else scales.view(module.n, -1)
+        return (scales == 0)[None]
     middle = 1 << (module.scheme.bits - 1)
     if stored is None or (module.scheme.symmetric and module.scheme.format == "gptq"):
         # Symmetric means the middle; stored ones that say otherwise are a finding of their own.

@@ -11,7 +11,7 @@ from ..formats.awq import NIBBLE_OF_COLUMN
 from ..formats.codes import unpack_words
 from ..formats.gptq import ZERO_OFFSETS
 from ..quantization import WeightScheme
-from .findings import Finding, by_family, listed, place, places
+from .findings import Finding, places, plural, spread
 from .quantized import Packing
 
 LABELS = {offset: label for label, offset in ZERO_OFFSETS.items()}
@@ -48,7 +48,7 @@ def zero_findings(
     conflicts: dict[str, list[str]] = {}
     odd: dict[str, list[int]] = {}
     wrapped: dict[str, int] = {}
-    label = LABELS[1]
+    label, agreeing = LABELS[1], 0
     for name, scheme, histogram in found:
         if scheme.format != "gptq":
             continue
@@ -56,11 +56,13 @@ def zero_findings(
         version = found_version(histogram, scheme.bits)
         if version is not None and version != label:
             conflicts.setdefault(f"{int(histogram.argmax())}", []).append(name)
-        elif scheme.symmetric and version is None:
+        elif version is not None:
+            agreeing += 1
+        elif scheme.symmetric:
             odd[name] = histogram.nonzero().flatten().tolist()
-        elif not scheme.symmetric and scheme.zero_offset and int(histogram[-1]):
+        elif scheme.zero_offset and int(histogram[-1]):
             wrapped[name] = int(histogram[-1])
-    findings = [_conflict(value, names, label) for value, names in conflicts.items()]
+    findings = [_conflict(value, names, label, agreeing) for value, names in conflicts.items()]
     if odd:
         findings.append(_not_symmetric(odd))
     if wrapped:
@@ -73,46 +75,46 @@ def histogram_report(histogram: torch.Tensor) -> dict[str, Any]:
     return {str(value): int(histogram[value]) for value in histogram.nonzero().flatten().tolist()}
 
 
-def _conflict(value: str, names: list[str], label: str) -> Finding:
+def _conflict(value: str, names: list[str], label: str, agreeing: int) -> Finding:
     other = LABELS[1 - ZERO_OFFSETS[label]]
     return Finding(
         severity="error",
         code="E-QUANT-LABEL",
         where=places(names),
         what=f"stored zero points are {value}, as in a {other} file, but the config says {label} "
-        f"({len(names)} tensors). Read by the label, every weight is off by one step",
+        f"({plural(len(names), 'tensor')}). Read by the label, every weight is off by one step",
         numbers={"stored": int(value), "label": label, "data": other, "tensors": names},
-        way_out=f'set checkpoint_format to "{other}" in config.json (and quantize_config.json)',
+        way_out=f"{agreeing} other weights agree with the label, so the files are a mixture: take "
+        "the original"
+        if agreeing
+        else f'set checkpoint_format to "{other}" in config.json (and quantize_config.json)',
     )
 
 
 def _not_symmetric(odd: dict[str, list[int]]) -> Finding:
-    lines = [
-        f"{place(names)}: {', '.join(map(str, odd[names[0]][:8]))}"
-        for names in by_family(odd).values()
-    ]
     return Finding(
         severity="error",
         code="E-QUANT-ZEROS",
         where=places(list(odd)),
         what="the config says symmetric, but stored zero points are not all the middle code"
-        + listed(lines),
+        + spread(odd, lambda same: ", ".join(map(str, odd[same[0]][:8]))),
         numbers={"stored": odd},
         way_out="if the model was quantized with sym=False, set sym to false in config.json",
     )
 
 
 def _wrapped(wrapped: dict[str, int]) -> Finding:
-    lines = [
-        f"{place(names)}: {sum(wrapped[name] for name in names)} zero points"
-        for names in by_family(wrapped).values()
-    ]
+
+    def text(same: list[str]) -> str:
+        return plural(sum(wrapped[name] for name in same), "zero point")
+
     return Finding(
         severity="warning",
         code="W-QUANT-WRAP",
         where=places(list(wrapped)),
         what="v1 stores zero - 1, and a zero point of 0 wrapped to the largest code. isobit reads "
-        "0, as AutoGPTQ does; other engines read one more than the largest code" + listed(lines),
+        "0, as AutoGPTQ does; other engines read one more than the largest code"
+        + spread(wrapped, text),
         numbers={"tensors": wrapped},
         way_out='store the model as "gptq_v2", which has no such case',
     )

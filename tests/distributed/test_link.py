@@ -222,7 +222,8 @@ def test_a_rank_killed_during_generation_is_named_within_seconds(victim):
         processes = list(launcher._processes)
         with pytest.raises(RankFault) as caught:
             engine.generate([[1, 2, 3]], [sampling], kill)
-        assert time.monotonic() - killed_at[0] < 5
+        # Long before the collective's own timeout of a minute, or the step's of five.
+        assert time.monotonic() - killed_at[0] < 15
     assert caught.value.code == "E-RANK-DIED"
     assert f"rank {victim}" in caught.value.message
     assert f"rank {1 - victim}" not in caught.value.message

@@ -34,6 +34,9 @@ CASES = sorted(path.parent.name for path in GOLDEN.glob("*/expected.safetensors"
 
 # Both sides multiply the same float32 weights; only the order of additions differs.
 LOGITS_BOUND = 2e-5
+# The oracle has one activation scale per token, isobit one per token and atom in row-parallel
+# products: a finer rounding of 8-bit activations.
+WIDER_BOUNDS = {"ct-w8a8-dynamic": 0.03}
 # bitsandbytes computes weight * SCB / 127, isobit weight * (SCB / 127): two roundings each.
 ROUNDED_TWICE = {"bnb-int8": 3e-7}
 
@@ -90,7 +93,7 @@ def test_logits_agree_with_the_oracle(case):
     expected = load_file(GOLDEN / case / "expected.safetensors")
     ours = all_logits(GOLDEN / case, expected["ids"].tolist(), "float32")
     error = (ours - expected["logits"]).abs().max() / expected["logits"].abs().max()
-    assert error < LOGITS_BOUND
+    assert error < WIDER_BOUNDS.get(case, LOGITS_BOUND)
 
 
 @pytest.mark.parametrize("layout", ["pad", "ragged"])

@@ -399,7 +399,7 @@ def awq(
                 "qweight": pack_awq(codes),
                 "qzeros": pack_awq(zeros.long()),
                 "scales": scales,
-            } | ({} if linear.bias is None else {"bias": linear.bias})
+            } | ({} if linear.bias is None else {"bias": linear.bias.detach().clone()})
         else:
             packed = autoawq.linear.from_linear(
                 linear, 4, group_size, scales=scales, zeros=zeros
@@ -603,7 +603,7 @@ CASES: dict[str, Callable[[Path], Expected]] = {
     "gptq-v2-asymmetric": partial(gptq, shape=QWEN2_1, **INT4 | {"sym": False}, format="gptq_v2"),
     "gptq-v1-asymmetric-words": partial(gptq, shape=LLAMA_1, **INT4 | {"sym": False}),
     "gptq-v1-asymmetric-nibbles": partial(gptq_nibbles, shape=LLAMA_1, group_size=16),
-    "gptq-act-order": partial(gptq, shape=Shape(intermediate=208), **INT4 | {"desc_act": True}),
+    "gptq-act-order": partial(gptq, shape=Shape(intermediate=176), **INT4 | {"desc_act": True}),
     "gptq-act-order-apart": partial(gptq_apart, shape=QWEN2_1, group_size=16),
     "gptq-one-group": partial(gptq, shape=LLAMA_1, **INT4 | {"group_size": -1}),
     "gptq-k-tail": partial(gptq, shape=Shape(layers=1, hidden=72), **INT4),

@@ -44,6 +44,12 @@ def test_a_header_longer_than_the_file(path, claimed, error_of):
     assert str(8 + claimed) in error.message
 
 
+def test_a_header_one_byte_longer_than_the_file(path, code_of):
+    text = json.dumps({"__metadata__": {}}).encode()
+    assert read_header(write(path, text)) == []
+    assert code_of(read_header, write(path, text, claimed=len(text) + 1)) == "E-CKPT-TRUNCATED"
+
+
 def test_a_truncated_file_lists_the_tensors_beyond_the_end(path, error_of):
     save_file({"first": torch.ones(4), "second": torch.ones(400), "third": torch.ones(400)}, path)
     with path.open("r+b") as file:

@@ -101,6 +101,13 @@ def test_the_smallest_numbers_give_no_zero_scale(dtype):
     assert result.dequantize(4).isfinite().all()
 
 
+def test_small_fp16_weights_keep_their_eight_bits():
+    """Their scale, 1e-3 / 127.5, lies below the smallest normal fp16 number."""
+    weight = (torch.linspace(-1, 1, 64, dtype=torch.float64) * 1e-3).half().view(1, 64)
+    error = quantize_absmax(weight, 8, 64).dequantize(8) - weight.float()
+    assert error.abs().max() <= 0.51 * 1e-3 / 127.5
+
+
 def test_the_largest_fp16_number_stays_finite():
     weight = torch.tensor([[65504.0, -65504.0] * 4], dtype=torch.float16)
     for bits in (4, 8):

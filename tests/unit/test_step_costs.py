@@ -1,0 +1,112 @@
+"""What a step takes and sends by the plan, against a decoder that is watched while it runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from isobit.runtime.batch import pages_for
+from isobit.runtime.collectives.gather import GatherCollectives
+from isobit.runtime.decoder import Decoder, StepInput
+from isobit.runtime.trace import Tracer
+from isobit.shard.checkpoint import open_checkpoint
+from isobit.shard.load import load_rank
+from isobit.shard.memory import memory_model
+from isobit.shard.plan import PlanSettings, ShardPlan, make_plan
+from isobit.shard.spec import read_spec
+from isobit.shard.traffic import step_traffic
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from ..support import INT4
+
+# The formula leaves out small tensors and adds up moments that do not quite coincide.
+MOST_ABOVE = 1.3
+
+
+class Mirror(GatherCollectives):
+    """Ranks that all hold what this one holds: wrong numbers, the right bytes."""
+
+    def __init__(self, plan: ShardPlan, rank: int) -> None:
+        super().__init__(plan, rank)
+        self.sent = 0
+
+    def all_gather(self, tensor: torch.Tensor, site: str) -> list[torch.Tensor]:
+        if self.plan.degree == 1:
+            return [tensor]
+        self.sent += (self.plan.degree - 1) * tensor.nbytes
+        return [tensor.clone() for _ in range(self.plan.degree)]
+
+
+class PeakBytes(TorchDispatchMode):
+    """The most bytes that tensors made within the block held at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = 0
+        self._live: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self._note((args, kwargs), made_here=False)
+        out = func(*args, **(kwargs or {}))
+        self._note(out, made_here=True)
+        self._live = {k: (ref, n) for k, (ref, n) in self._live.items() if not ref.expired()}
+        self.peak = max(self.peak, sum(n for _, n in self._live.values()))
+        return out
+
+    def _note(self, tree: Any, made_here: bool) -> None:
+        for tensor in tree_leaves(tree):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                ref = StorageWeakRef(storage)
+                known = self._live.get(ref.cdata)
+                if known is None or known[0].expired():
+                    self._live[ref.cdata] = (ref, storage.nbytes() if made_here else 0)
+
+
+def run_step(degree: int, rank: int, rows: int, sampled: int) -> tuple[int, int, int, int]:
+    """Bytes of workspace that a step took and was planned for, bytes that it sent and should."""
+    spec, checkpoint = read_spec(INT4), open_checkpoint(INT4)
+    plan = make_plan(spec, PlanSettings(degree=degree))
+    dtype, pages = torch.bfloat16, pages_for(rows)
+    mirror = Mirror(plan, rank)
+    decoder = Decoder(
+        spec,
+        plan,
+        rank,
+        load_rank(checkpoint, spec, plan, rank, dtype),
+        mirror,
+        Tracer(False),
+        dtype=dtype,
+        kv_pages=pages,
+    )
+    positions = torch.arange(rows)
+    step = StepInput(
+        tokens=positions + 5,
+        positions=positions.int(),
+        slots=positions,
+        owner=torch.zeros(rows, dtype=torch.int32),
+        block_tables=torch.arange(pages, dtype=torch.int32)[None],
+        sampled=positions[-sampled:],
+    )
+    with PeakBytes() as watch:
+        decoder.forward(step)
+    memory = memory_model(spec, "bfloat16", rows, checkpoint.entries).ranks(plan)[rank]
+    traffic = step_traffic(spec, plan, "bfloat16")
+    return watch.peak, memory.step.total(sampled), mirror.sent, traffic.total(rows, sampled)
+
+
+@pytest.mark.parametrize("sampled", [1, 96])
+@pytest.mark.parametrize(("degree", "rank"), [(1, 0), (2, 1), (3, 0), (3, 2), (8, 0)])
+def test_a_step_takes_and_sends_what_the_plan_says(degree, rank, sampled):
+    taken, planned, sent, said = run_step(degree, rank, 96, sampled)
+    assert taken <= planned <= MOST_ABOVE * taken
+    assert sent == said
+
+
+def test_a_decode_step_of_one_row():
+    taken, planned, sent, said = run_step(3, 1, 1, 1)
+    assert taken <= planned
+    assert sent == said
