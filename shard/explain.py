@@ -68,6 +68,7 @@ class Explanation:
                 "max_model_len": self.length,
                 "max_step_rows": self.model.step_rows,
                 "kv_heads": spec.kv_heads,
+                "tied_embeddings": spec.tied_embeddings,
                 "padding_percent": _percent(self.padding),
                 "ranks": [self._rank(rank) for rank in self.ranks],
             },

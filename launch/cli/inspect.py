@@ -39,7 +39,8 @@ MOST_ROWS = 6
 WORTH_TIMING = 64 << 20
 LEGEND = (
     "Codes at the ends: the share that is 0 or the largest code. Suspicious above 2 / group + 10 % "
-    "(a step 1.5 times too small), damaged above 2 / group + 40 %. A dead group holds only zeros."
+    "(a step 1.5 times too small), damaged above 2 / group + 40 %. A dead group holds one value "
+    "throughout."
 )
 
 
@@ -217,11 +218,12 @@ def _damage(report: Report) -> Table | None:
     for heading in headings:
         table.add_column(heading, justify="right")
     for row in shown:
+        dead = row["dead_groups"] + row["stuck_groups"]
         table.add_row(
             row["module"].removeprefix("model."),
             f"{row['saturated']:.1%}",
             f"{row['saturated_limit']:.1%}",
-            _count(row["dead_groups"]),
+            _count(dead),
             _count(row["dead_rows"]),
             f"{row['scale_max_over_median']:.1f}",
             style="yellow" if row["badness"] > 1 else None,

@@ -70,7 +70,7 @@ def _print_weights(found: Explanation) -> None:
         "scales": "scales",
         "tables": "tables",
         "dense": "dense",
-        "embeddings": "embed, head",
+        "embeddings": "tied embed" if found.model.spec.tied_embeddings else "embed, head",
         "replicated": "replicated",
     }
     weights = [rank.weights for rank in found.ranks]

@@ -13,8 +13,11 @@ log = logging.getLogger("isobit.shard")
 
 
 def warn_unknown(method: str, settings: dict[str, Any], known: Collection[str]) -> None:
-    """Name the fields that this version of isobit does not know; they are not used."""
-    for field in sorted(set(settings) - set(known)):
+    """Name the fields that this version of isobit does not know; they are not used.
+
+    An empty field asks for nothing.
+    """
+    for field in sorted(f for f in set(settings) - set(known) if settings[f] not in (None, {}, [])):
         log.warning(
             "quantization_config (%s): field %r = %r is not known and not used",
             method,

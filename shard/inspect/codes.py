@@ -1,4 +1,4 @@
-"""Integer codes as they lie in the file: how often each occurs, and groups that carry nothing."""
+"""Integer codes as they lie in the file: how often each occurs, and groups where all are one."""
 
 from __future__ import annotations
 
@@ -107,28 +107,30 @@ class CodeMatrix:
         codes = (last[:, None] >> (self.bits * positions).int()) & (1 << self.bits) - 1
         return torch.bincount(codes.flatten(), minlength=1 << self.bits)
 
-    def dead_groups(self, groups: Grouping, zeros: torch.Tensor) -> torch.Tensor:
-        """Which groups [n, g] have nothing but their zero point (`zeros` int32, [n, g] or [1, 1]).
+    def constant_groups(self, groups: Grouping) -> torch.Tensor:
+        """The code that all of a group [n, g] have, -1 where they vary; int16.
 
-        Nearly every group falls out at its first word or code, so little of the data is looked at
-        a second time.
+        Nearly every group falls out at its first word or its first two codes, so little of the
+        data is looked at a second time.
         """
-        width, shape = int(groups.counts.max()), (self.n, len(groups.counts))
+        shape, start = (self.n, len(groups.counts)), 1
+        first = self.columns(groups.members(0))
         if self._word_aligned(groups):
+            start = self.per_word
             ones = sum(1 << (self.bits * i) for i in range(self.per_word))
-            alike = self._words_of(groups.members(0)) == zeros * ones
+            alike = self._words_of(groups.members(0)) == first * ones
         else:
-            alike = self.columns(groups.members(0)) == zeros
-        zeros = zeros.expand(shape)
+            alike = first == self.columns(groups.members(1))
         rows, which = (alike & (groups.counts > 0)).nonzero(as_tuple=True)
-        for position in range(1, width):
+        codes = first[rows, which]
+        for position in range(start, int(groups.counts.max())):
             if not len(rows):
                 break
-            same = self.at(rows, groups.members(position)[which]) == zeros[rows, which]
-            rows, which = rows[same], which[same]
-        dead = torch.zeros(shape, dtype=torch.bool)
-        dead[rows, which] = True
-        return dead
+            same = self.at(rows, groups.members(position)[which]) == codes
+            rows, which, codes = rows[same], which[same], codes[same]
+        constant = torch.full(shape, -1, dtype=torch.int16)
+        constant[rows, which] = codes.to(torch.int16)
+        return constant
 
     def _word_aligned(self, groups: Grouping) -> bool:
         """Whether the first word of each group belongs to it alone."""

@@ -5,7 +5,7 @@ two codes of the group at the ends, a share of 2 / group. Gaussian weights have 
 the step is 1.5 times too small for a group of 128, which no search for the best clipping chooses;
 40 % more needs a step 3 times too small, or bytes that are not codes. A group is dead when it holds
 nothing but its zero point: weights that are not all zero always have a code elsewhere, so outside
-of padding none should be.
+of padding none should be. A group with one other code throughout is no weight at all.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ def badness(health: WeightHealth) -> float:
         1 + dead / DEAD_ERROR if dead else 0.0,
         health.scales.spread / OUTLIER,
         1 + not_finite / health.scales.count if not_finite else 0.0,
+        1 + health.stuck / health.groups if health.stuck else 0.0,
     )
 
 
@@ -55,6 +56,7 @@ def damage_report(found: Sequence[WeightHealth]) -> list[dict[str, Any]]:
             "groups": health.groups,
             "dead_groups": health.dead,
             "padding_groups": health.padding,
+            "stuck_groups": health.stuck,
             "rows": health.rows,
             "dead_rows": health.dead_rows,
             "scale_max_over_median": round(health.scales.spread, 3),
@@ -74,7 +76,10 @@ def damage_findings(found: Sequence[WeightHealth]) -> list[Finding]:
     gone = [health for health in dead if health.dead - health.padding > DEAD_ERROR * health.groups]
     some = [health for health in dead if health not in gone]
     padded = [health for health in found if health.padding]
+    stuck = [health for health in found if health.stuck]
     findings = []
+    if stuck:
+        findings.append(_stuck(stuck))
     if broken:
         findings.append(_saturated(broken, "error"))
     if clipped:
@@ -136,6 +141,24 @@ def _dead(found: Sequence[WeightHealth], severity: Severity) -> Finding:
         },
         way_out="compare the files with their source (--sha256); if the original model has no "
         "zeros there, quantize it again",
+    )
+
+
+def _stuck(found: Sequence[WeightHealth]) -> Finding:
+    counts = {health.module.name: health for health in found}
+
+    def text(same: list[str]) -> str:
+        stuck, groups = (sum(getattr(counts[n], key) for n in same) for key in ("stuck", "groups"))
+        return f"{stuck} of {groups} groups"
+
+    return Finding(
+        severity="error",
+        code="E-CODES-STUCK",
+        where=places(list(counts)),
+        what="every code of a group is the same and not the zero point, as in a hole of a file "
+        "that was not fetched as a whole" + spread(counts, text),
+        numbers={name: {"stuck": h.stuck, "groups": h.groups} for name, h in counts.items()},
+        way_out="compare the files with their source (--sha256)",
     )
 
 

@@ -57,11 +57,14 @@ def _overlaps(path: Path, entries: list[TensorEntry]) -> list[str]:
     ]
 
 
-def sha256_of(path: Path, advance: Callable[[int], None]) -> str:
-    """SHA-256 of a file, read piece by piece."""
+def sha256_of(path: Path, advance: Callable[[int], None]) -> str | None:
+    """SHA-256 of a file, read piece by piece; None for one that cannot be read (known already)."""
     digest, buffer = hashlib.sha256(), bytearray(HASH_BYTES)
-    with path.open("rb", buffering=0) as file:
-        while count := file.readinto(buffer):
-            digest.update(memoryview(buffer)[:count])
-            advance(count)
+    try:
+        with path.open("rb", buffering=0) as file:
+            while count := file.readinto(buffer):
+                digest.update(memoryview(buffer)[:count])
+                advance(count)
+    except OSError:
+        return None
     return digest.hexdigest()

@@ -58,6 +58,7 @@ class _Seen:
     weights: list[WeightHealth] = field(default_factory=list)
     errors: list[InputError] = field(default_factory=list)
     digests: dict[Path, str] = field(default_factory=dict)
+    bytes_read: int = 0
 
 
 def inspect_folder(
@@ -82,7 +83,6 @@ def inspect_folder(
     seconds = time.perf_counter() - started
     findings += [from_error(error, folder, _AGAIN) for error in seen.errors]
     findings += _data_findings(seen, contents)
-    read = sum(entry.nbytes for job in jobs for entry in job.entries.values())
     findings = sorted_findings(findings)
     indices = [(health.module, health.index) for health in seen.weights]
     return Report(
@@ -101,7 +101,7 @@ def inspect_folder(
         zero_points=zero_point_report(seen.weights),
         g_idx=index_report(indices),
         damage=damage_report(seen.weights),
-        throughput_mb_s=round(read / max(seconds, 1e-9) / 1e6, 1),
+        throughput_mb_s=round(seen.bytes_read / max(seconds, 1e-9) / 1e6, 1),
     )
 
 
@@ -180,11 +180,13 @@ def _read(jobs: Sequence[_Job], hashed: Sequence[Path], progress: Progress) -> _
                 else:
                     seen.numbers[next(iter(job.entries))] = result
             digests = pool.map(lambda path: sha256_of(path, advance), hashed)
-            seen.digests.update(zip(hashed, digests, strict=True))
+            pairs = zip(hashed, digests, strict=True)
+            seen.digests.update({path: digest for path, digest in pairs if digest is not None})
         finally:
             pool.shutdown(cancel_futures=True)
             for stream in streams:
                 stream.close()
+    seen.bytes_read = done
     return seen
 
 

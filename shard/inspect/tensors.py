@@ -92,12 +92,16 @@ class TensorStream:
 
 @dataclass(kw_only=True)
 class NumberCount:
-    """NaN and infinite values of a tensor, and the largest magnitude among the others."""
+    """NaN and infinite values of a tensor, and the largest magnitude among the others.
+
+    `zero_run` is how many values lie in whole pieces of zeros.
+    """
 
     nan: int = 0
     infinite: int = 0
     largest: float = 0.0
     values: int = 0
+    zero_run: int = 0
 
     @property
     def all_zero(self) -> bool:
@@ -108,6 +112,8 @@ class NumberCount:
         """Count some values. Both ends are finite as a rule, and then no more is to be done."""
         self.values += values.numel()
         low, high = (float(end) for end in torch.aminmax(values))
+        if low == high == 0 and values.nbytes == PIECE_BYTES:
+            self.zero_run += values.numel()
         if not (abs(low) < torch.inf and abs(high) < torch.inf):
             nan = int(values.isnan().sum())
             self.nan += nan

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from .findings import Finding, Severity, places, plural, spread
-from .tensors import NumberCount
+from .tensors import PIECE_BYTES, NumberCount
 from .weights import WeightHealth
 
 
@@ -48,25 +48,36 @@ def not_finite_findings(
 def zero_tensor_findings(
     numbers: Mapping[str, NumberCount], unread: Collection[str]
 ) -> list[Finding]:
-    """Weights and norms that are zero throughout. A bias of zeros is common and harmless."""
-    names = [
-        name
-        for name, count in numbers.items()
-        if name.endswith("weight") and name not in unread and count.all_zero
-    ]
-    if not names:
-        return []
-    return [
-        Finding(
-            severity="warning",
-            code="W-CKPT-ZERO",
-            where=places(names),
-            what=f"zero throughout: {plural(len(names), 'tensor')}{spread(names)}",
-            numbers={"tensors": names},
-            way_out="the file may have holes where a download did not finish: compare it with its "
-            "source (--sha256)",
+    """Weights and norms that are zero in long runs. A bias of zeros is common and harmless."""
+    weights = {n: c for n, c in numbers.items() if n.endswith("weight") and n not in unread}
+    names = [name for name, count in weights.items() if count.all_zero]
+    holes = {n: c.zero_run for n, c in weights.items() if c.zero_run and not c.all_zero}
+    way_out = "a download may not have finished: compare the files with their source (--sha256)"
+    findings = []
+    if names:
+        findings.append(
+            Finding(
+                severity="warning",
+                code="W-CKPT-ZERO",
+                where=places(names),
+                what=f"zero throughout: {plural(len(names), 'tensor')}{spread(names)}",
+                numbers={"tensors": names},
+                way_out=way_out,
+            )
         )
-    ]
+    if holes:
+        findings.append(
+            Finding(
+                severity="warning",
+                code="W-CKPT-HOLE",
+                where=places(list(holes)),
+                what=f"runs of {PIECE_BYTES >> 20} MiB and more that are zero throughout"
+                + spread(holes, lambda same: f"{sum(holes[n] for n in same)} values"),
+                numbers={"zero_values": holes},
+                way_out=way_out,
+            )
+        )
+    return findings
 
 
 def stored_shape_findings(weights: Sequence[WeightHealth]) -> list[Finding]:

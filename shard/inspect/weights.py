@@ -15,6 +15,9 @@ from .scales import ScaleStats, scale_stats
 from .tensors import TensorStream
 from .zero_points import stored_zeros
 
+SHORTEST_STUCK = 16
+"""Codes that are all the same by chance: in 16 of them once in 10^12 groups or more."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class WeightHealth:
@@ -22,7 +25,8 @@ class WeightHealth:
 
     `at_ends` is the share of codes that are 0 or the largest. Groups are counted over all output
     rows: `groups` of them, `dead` with nothing but zeros, of which `padding` lie in whole rows or
-    columns at the end, as padding puts them. `zeros` is the histogram of stored zero points.
+    columns at the end, as padding puts them; `stuck` have one code throughout that is not zero.
+    `zeros` is the histogram of stored zero points.
     """
 
     module: QuantizedModule
@@ -30,6 +34,7 @@ class WeightHealth:
     groups: int
     dead: int
     padding: int
+    stuck: int
     rows: int
     dead_rows: int
     scales: ScaleStats
@@ -62,9 +67,12 @@ def examine(
     if parts.shape in entries:
         shape = tuple(stream.whole(entries[parts.shape], "shape").tolist())
     index = index or GroupIndex(state="absent")
-    dead = _dead(matrix, module, scales, stored, g_idx if index.state == "shuffled" else None)
+    order = g_idx if index.state == "shuffled" else None
     if index.state == "out of range":
-        dead[:] = False  # nobody knows which features share a group
+        # Nobody knows which features share a group.
+        dead, stuck = torch.zeros(scales.shape, dtype=torch.bool), 0
+    else:
+        dead, stuck = _without_content(matrix, module, scales, stored, order)
     any_dead = bool(dead.any())
     codes = (histogram.codes(scheme.bits, signed) - matrix.tail()).clamp(min=0)
     return WeightHealth(
@@ -73,6 +81,7 @@ def examine(
         groups=dead.numel(),
         dead=int(dead.sum()),
         padding=_padding(dead) if any_dead else 0,
+        stuck=stuck,
         rows=module.n,
         dead_rows=int(dead.all(1).sum()) if any_dead and len(dead) == module.n else 0,
         scales=scale_stats(scales, dead.view(scales.shape) if any_dead else None),
@@ -93,28 +102,32 @@ def _scales(
     return stream.whole(entries[NESTED_SCALES], "scales")
 
 
-def _dead(
+def _without_content(
     matrix: CodeMatrix,
     module: QuantizedModule,
     scales: torch.Tensor,
     stored: torch.Tensor | None,
     g_idx: torch.Tensor | None,
-) -> torch.Tensor:
-    """Groups [n, g] that carry nothing: every code is the zero point, or the scale is 0.
+) -> tuple[torch.Tensor, int]:
+    """Groups [n, g] that carry nothing (every code is the zero point, or the scale is 0), and how
+    many others have one code throughout.
 
-    nf4 has blocks instead of groups, and no zero point of its own: there the scale decides.
+    nf4 has blocks instead of groups, and no zero point of its own: there the scale decides. By
+    chance all codes of a short group may be the same.
     """
-    if module.scheme.format == bitsandbytes.NF4:
-        return (scales == 0)[None]
-    middle = 1 << (module.scheme.bits - 1)
-    if stored is None or (module.scheme.symmetric and module.scheme.format == "gptq"):
+    scheme = module.scheme
+    if scheme.format == bitsandbytes.NF4:
+        return (scales == 0)[None], 0
+    if stored is None or (scheme.symmetric and scheme.format == "gptq"):
         # Symmetric means the middle; stored ones that say otherwise are a finding of their own.
-        zeros = torch.full((1, 1), middle, dtype=torch.int32)
+        zeros: torch.Tensor | int = 1 << (scheme.bits - 1)
     else:
-        top = (1 << module.scheme.bits) - 1
-        zeros = (stored.int() + module.scheme.zero_offset) & top
-    dead = matrix.dead_groups(grouping(module.k, module.scheme, g_idx), zeros)
-    return dead | (scales == 0)
+        zeros = (stored.to(torch.int16) + scheme.zero_offset) & ((1 << scheme.bits) - 1)
+    groups = grouping(module.k, scheme, g_idx)
+    constant = matrix.constant_groups(groups)
+    dead = (constant == zeros) | (scales == 0)
+    stuck = (constant >= 0) & ~dead & (groups.counts >= SHORTEST_STUCK)
+    return dead, int(stuck.sum())
 
 
 def _padding(dead: torch.Tensor) -> int:

@@ -730,9 +730,12 @@ def main() -> None:
             if arguments.older is None:
                 print(f"{name}: left as it is, needs --compressed-tensors-0.15")
                 continue
-            environment["PYTHONPATH"] = str(arguments.older)
-        command = [sys.executable, __file__, "--here", name]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+            environment["PYTHONPATH"] = str(arguments.older.resolve())
+        command = [sys.executable, HERE / "make.py", "--here", name]
+        with TemporaryDirectory() as scratch:  # GPTQModel writes logs where it runs
+            done = subprocess.run(
+                command, env=environment, cwd=scratch, capture_output=True, text=True, check=False
+            )
         print(f"{name}: {'made' if done.returncode == 0 else 'failed'}")
         if done.returncode:
             sys.exit(done.stdout + done.stderr)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,20 +10,14 @@ from isobit.shard.checkpoint import INDEX, open_checkpoint
 from isobit.shard.formats import quantized_format
 from isobit.shard.inspect import inspect_folder
 from isobit.shard.inspect import tensors as inspect_tensors
-from isobit.shard.inspect.codes import CodeMatrix, grouping
-from isobit.shard.inspect.damage import SATURATED_ERROR, SATURATED_WARNING
-from isobit.shard.inspect.findings import place
 from isobit.shard.inspect.quantized import quantized_modules
-from isobit.shard.inspect.scales import scale_stats
-from isobit.shard.inspect.tensors import NumberCount
-from isobit.shard.quantization import WeightScheme
 from isobit.shard.safetensors_file import SliceReader
 from isobit.shard.spec import read_spec
 from safetensors.torch import load_file, save_file
 
 from ..support import DENSE, INT4, copy_model, save_tensors
+from .inspection import GOLDEN, LAYER, ZERO_WORD, codes_of, finding, set_config
 
-GOLDEN = Path(__file__).parent.parent / "golden"
 CASES = sorted(p.parent.name for p in GOLDEN.glob("*/model.safetensors"))
 # What is truly odd about some of the golden checkpoints.
 ODDITIES = {
@@ -33,18 +25,6 @@ ODDITIES = {
     "gptq-v1-asymmetric-nibbles": {"W-QUANT-WRAP", "W-CODES-SATURATED"},
     "gptq-v1-asymmetric-words": {"W-QUANT-WRAP"},
 }
-DEAD_WORD = torch.tensor(0x88888888 - (1 << 32), dtype=torch.int32)
-LAYER = "model.layers.{}."
-
-
-def codes_of(report, severity=None):
-    return {f.code for f in report.findings if severity in (None, f.severity)}
-
-
-def finding(report, code):
-    found = [f for f in report.findings if f.code == code]
-    assert len(found) == 1, [f.code for f in report.findings]
-    return found[0]
 
 
 @pytest.fixture
@@ -52,18 +32,6 @@ def int4(tmp_path):
     """A copy of the shipped int4 model and its tensors, to be damaged."""
     folder = copy_model(INT4, tmp_path / "model")
     return folder, load_file(folder / "model.safetensors")
-
-
-@pytest.fixture
-def gptq(tmp_path):
-    """A copy of a golden GPTQ v1 checkpoint and its tensors."""
-    folder = copy_model(GOLDEN / "gptq-v1", tmp_path / "model")
-    return folder, load_file(folder / "model.safetensors")
-
-
-def set_config(folder, **fields):
-    path = folder / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
 
 
 # Healthy checkpoints
@@ -131,8 +99,8 @@ def test_many_damages_are_listed_in_one_run(int4):
     tensors[LAYER.format(0) + "mlp.up_proj.weight_scale"][4, 1] = 0
     tensors[LAYER.format(0) + "mlp.up_proj.weight_scale"][5, 1] = -1
     tensors[LAYER.format(1) + "mlp.down_proj.weight_packed"][:] = -1
-    tensors[LAYER.format(2) + "mlp.down_proj.weight_packed"][7] = DEAD_WORD
-    tensors[LAYER.format(3) + "self_attn.q_proj.weight_packed"][5, :4] = DEAD_WORD
+    tensors[LAYER.format(2) + "mlp.down_proj.weight_packed"][7] = ZERO_WORD
+    tensors[LAYER.format(3) + "self_attn.q_proj.weight_packed"][5, :4] = ZERO_WORD
     tensors[LAYER.format(3) + "self_attn.o_proj.weight_shape"][1] = 7
     del tensors["model.norm.weight"]
     tensors["model.vision.weight"] = torch.ones(3)
@@ -150,6 +118,7 @@ def test_many_damages_are_listed_in_one_run(int4):
         ("error", "E-CKPT-TENSOR", "model.norm.weight"),
         ("error", "E-CKPT-NAN", LAYER.format(0) + "mlp.up_proj.weight_scale"),
         ("error", "E-CODES-SATURATED", LAYER.format(1) + "mlp.down_proj"),
+        ("error", "E-CODES-STUCK", LAYER.format(1) + "mlp.down_proj"),
         ("warning", "W-CKPT-EXTRA", "model.vision.weight"),
         ("warning", "W-CKPT-ZERO", name),
         ("warning", "W-SCALE-ZERO", LAYER.format(0) + "mlp.up_proj.weight_scale"),
@@ -255,12 +224,38 @@ def test_a_missing_shard_and_a_broken_one_hide_nothing_else(tmp_path):
     }
 
 
+def test_a_folder_in_the_place_of_a_file(tmp_path):
+    folder = copy_model(DENSE, tmp_path / "model")
+    (folder / "model.safetensors").rename(folder / "first.safetensors")
+    (folder / "second.safetensors").mkdir()
+    assert codes_of(inspect_folder(folder, sha256=True)) == {"E-CKPT-MISSING"}
+
+
 def test_overlapping_tensors_are_an_error(tmp_path):
     fields = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
     header = json.dumps({"a": fields, "b": {**fields, "data_offsets": [4, 12]}}).encode()
     data = len(header).to_bytes(8, "little") + header + bytes(12)
     (tmp_path / "model.safetensors").write_bytes(data)
     assert "a and b from byte" in finding(inspect_folder(tmp_path), "E-CKPT-OVERLAP").what
+
+
+def test_a_hole_in_the_codes_is_found_though_few_codes_are_in_it(int4):
+    folder, tensors = int4
+    tensors[LAYER.format(2) + "mlp.down_proj.weight_packed"][7] = 0
+    save_tensors(folder, tensors)
+    report = inspect_folder(folder)
+    assert (codes_of(report), report.verdict) == ({"E-CODES-STUCK"}, "damaged")
+    assert report.damage[0]["stuck_groups"] == 13
+
+
+def test_a_hole_in_a_dense_weight(tmp_path, monkeypatch):
+    monkeypatch.setattr(inspect_tensors, "PIECE_BYTES", 4096)
+    folder = copy_model(DENSE, tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.embed_tokens.weight"][100:200] = 0
+    save_tensors(folder, tensors)
+    report = inspect_folder(folder)
+    assert (codes_of(report), report.verdict) == ({"W-CKPT-HOLE"}, "suspicious")
 
 
 def test_a_scale_with_a_flipped_bit_stands_out(int4):
@@ -277,191 +272,10 @@ def test_padding_is_told_from_dead_groups(int4):
     """Zeros in whole rows and columns at the end, with any scale, are how padding looks."""
     folder, tensors = int4
     for module in ("gate_proj", "up_proj"):
-        tensors[LAYER.format(0) + f"mlp.{module}.weight_packed"][-32:] = DEAD_WORD
+        tensors[LAYER.format(0) + f"mlp.{module}.weight_packed"][-32:] = ZERO_WORD
         tensors[LAYER.format(0) + f"mlp.{module}.weight_scale"][-32:] = 1000
-    tensors[LAYER.format(0) + "mlp.down_proj.weight_packed"][:, -4:] = DEAD_WORD
+    tensors[LAYER.format(0) + "mlp.down_proj.weight_packed"][:, -4:] = ZERO_WORD
     save_tensors(folder, tensors)
     report = inspect_folder(folder)
     assert (report.verdict, codes_of(report)) == ("healthy", {"N-CODES-PADDING"})
     assert finding(report, "N-CODES-PADDING").numbers[LAYER.format(0) + "mlp.down_proj"] == 288
-
-
-# Labels
-
-
-def test_v2_zero_points_under_a_v1_label_name_both(gptq):
-    folder, tensors = gptq
-    for name, tensor in tensors.items():
-        if name.endswith("qzeros"):
-            tensor[:] = DEAD_WORD
-    save_tensors(folder, tensors)
-    report = inspect_folder(folder)
-    assert codes_of(report, "error") == {"E-QUANT-LABEL"}
-    found = finding(report, "E-QUANT-LABEL")
-    assert found.what.startswith("stored zero points are 8, as in a gptq_v2 file")
-    assert 'checkpoint_format to "gptq_v2"' in found.way_out
-    assert report.format["version"] == "v2"
-    assert list(report.zero_points["gptq 4-bit symmetric"]) == ["8"]
-
-
-def test_labels_indices_and_zero_points_in_one_run(gptq):
-    folder, tensors = gptq
-    layer = LAYER.format(0)
-    tensors[layer + "mlp.down_proj.g_idx"][5] = 99
-    shuffled = torch.randperm(96, generator=torch.Generator().manual_seed(0))
-    tensors[layer + "mlp.gate_proj.g_idx"] = tensors[layer + "mlp.gate_proj.g_idx"][shuffled]
-    tensors[layer + "mlp.up_proj.g_idx"][:] = -1
-    tensors[layer + "self_attn.v_proj.g_idx"][0] = 1
-    del tensors[layer + "self_attn.k_proj.g_idx"]
-    tensors[layer + "self_attn.q_proj.qzeros"][:] = DEAD_WORD
-    tensors[layer + "self_attn.k_proj.qzeros"][0, 0] = 0x12345677
-    save_tensors(folder, tensors)
-    other = {"bits": 8, "q_group_size": 32, "desc_act": True, "format": "gptq_v2", "damp": 1}
-    (folder / "quantize_config.json").write_text(json.dumps(other))
-    report = inspect_folder(folder)
-    where = {(f.code, f.where) for f in report.findings if f.severity != "note"}
-    assert where == {
-        ("W-CONFIG-FIELD", "config.json"),
-        ("E-QUANT-LABEL", "config.json, quantize_config.json"),
-        ("E-QUANT-LABEL", layer + "self_attn.q_proj.qzeros"),
-        ("E-QUANT-ZEROS", layer + "self_attn.k_proj.qzeros"),
-        ("E-QUANT-GIDX", layer + "mlp.down_proj"),
-        ("W-QUANT-GIDX", layer + "self_attn.v_proj"),
-        ("W-QUANT-ACT-ORDER", "2 places"),
-    }
-    disagreement = next(f for f in report.findings if f.where.endswith("quantize_config.json"))
-    assert set(disagreement.numbers) == {"bits", "desc_act", "format"}
-    assert report.g_idx["down_proj"] == {"out of range": 1}
-    assert report.g_idx["gate_proj"] == {"shuffled": 1}
-    assert report.g_idx["up_proj"] == {"unset": 1}
-    assert report.g_idx["k_proj"] == {"absent": 1}
-    assert report.g_idx["o_proj"] == {"sequential": 1}
-    apart = finding(report, "N-QUANT-APART").what
-    assert "gate_proj, up_proj differ in g_idx" in apart
-    assert "other weights agree" in next(
-        f.way_out for f in report.findings if f.where.endswith("q_proj.qzeros")
-    )
-
-
-def test_a_config_without_quantization_beside_quantized_tensors(gptq):
-    folder, _ = gptq
-    set_config(folder, quantization_config=None)
-    report = inspect_folder(folder)
-    assert codes_of(report, "error") == {"E-QUANT-LABEL", "E-CKPT-TENSOR"}
-    assert "*.qweight" in finding(report, "E-QUANT-LABEL").what
-
-
-@pytest.mark.parametrize(
-    ("fields", "code", "verdict"),
-    [
-        ({"architectures": ["MixtralForCausalLM"]}, "E-MODEL-ARCH", "suspicious"),
-        ({"quantization_config": {"quant_method": "hqq"}}, "E-QUANT-METHOD", "suspicious"),
-        ({"num_attention_heads": "six"}, "E-CONFIG-VALUE", "damaged"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "E-QUANT-SCHEME", "damaged"),
-    ],
-)
-def test_what_config_cannot_say_does_not_stop_the_values(tmp_path, fields, code, verdict):
-    folder = copy_model(DENSE, tmp_path / "model", **fields)
-    assert (r := inspect_folder(folder)).verdict == verdict
-    assert codes_of(r) == {code}
-    tensors = load_file(folder / "model.safetensors")
-    tensors["model.norm.weight"][0] = torch.nan
-    save_tensors(folder, tensors)
-    assert codes_of(inspect_folder(folder)) == {code, "E-CKPT-NAN"}
-
-
-def test_weights_without_config_are_still_read(tmp_path):
-    folder = copy_model(DENSE, tmp_path / "model")
-    (folder / "config.json").unlink()
-    assert codes_of(inspect_folder(folder)) == {"E-MODEL-MISSING"}
-
-
-@pytest.mark.parametrize(
-    ("name", "code"), [("pytorch_model.bin", "E-CKPT-FORMAT"), ("notes.txt", "E-CKPT-MISSING")]
-)
-def test_nothing_to_inspect(tmp_path, name, code, code_of):
-    (tmp_path / name).write_bytes(b"")
-    assert code_of(inspect_folder, tmp_path) == code
-
-
-# Parts
-
-
-@functools.cache
-def random_codes(n, k):
-    return torch.randint(0, 16, (n, k), generator=torch.Generator().manual_seed(n * k))
-
-
-@pytest.mark.parametrize("packing", ["along k", "rows of k", "awq"])
-@pytest.mark.parametrize("shuffled", [False, True], ids=["consecutive", "shuffled"])
-@pytest.mark.parametrize("group_size", [4, 16, 24, -1])
-def test_dead_groups_equal_a_plain_comparison(packing, shuffled, group_size):
-    n, k = 16, 56
-    scheme = WeightScheme(format="gptq", bits=4, group_size=group_size)
-    groups = scheme.groups(k)
-    generator = torch.Generator().manual_seed(1)
-    index = torch.arange(k) // scheme.group_width(k)
-    if shuffled:
-        index = index[torch.randperm(k, generator=generator)]
-    zeros = torch.randint(0, 16, (n, groups), generator=generator)
-    dead = torch.rand((n, groups), generator=generator) < 0.3
-    codes = torch.where(dead[:, index], zeros[:, index], random_codes(n, k))
-    expected = torch.stack(
-        [(codes == zeros[:, index])[:, index == g].all(1) for g in range(groups)], 1
-    )
-    shifts = torch.arange(0, 32, 4)
-    if packing == "along k":
-        words = (codes.view(n, -1, 8) << shifts).sum(2)
-    elif packing == "rows of k":
-        words = (codes.T.reshape(-1, 8, n) << shifts[:, None]).sum(1)
-    else:
-        order = codes.T.reshape(k, -1, 8)[:, :, [0, 2, 4, 6, 1, 3, 5, 7]]
-        words = (order << shifts).sum(2)
-    matrix = CodeMatrix(words=words.int(), n=n, k=k, bits=4, packing=packing)
-    found = grouping(k, scheme, index.int() if shuffled else None)
-    assert torch.equal(matrix.dead_groups(found, zeros.int()), expected)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
-def test_numbers_that_are_not_finite_are_counted(dtype):
-    values = torch.randn(1000, generator=torch.Generator().manual_seed(0)).clamp(-3, 3).to(dtype)
-    values[3], values[500:502], values[700] = torch.nan, -torch.inf, torch.inf
-    count = NumberCount()
-    count.add(values)
-    assert (count.nan, count.infinite) == (1, 3)
-    assert count.largest == float(values[values.isfinite()].abs().max())
-
-
-def test_scales_are_counted_by_kind():
-    scales = torch.full((10, 10), 0.01, dtype=torch.float16)
-    scales[0, :4] = torch.tensor([0.0, -0.5, 1e-5, torch.nan])
-    scales[1, 0] = torch.inf
-    stats = scale_stats(scales)
-    counts = (stats.zeros, stats.negative, stats.subnormal, stats.nan, stats.infinite)
-    assert counts == (1, 1, 1, 1, 1)
-    assert (stats.low, stats.high) == (-0.5, float(scales[5, 5]))
-    assert scale_stats(torch.full((2, 2), torch.nan)).median is None
-
-
-@pytest.mark.parametrize(
-    ("shrink", "low", "high"),
-    [
-        (1.0, -1.0, 0.02),
-        (1.5, SATURATED_WARNING - 0.03, SATURATED_WARNING + 0.01),
-        (3.0, SATURATED_ERROR - 0.06, SATURATED_ERROR + 0.02),
-    ],
-)
-def test_where_the_limits_of_saturation_come_from(shrink, low, high):
-    """Gaussian weights, groups of 128, a step from the largest magnitude or one too small."""
-    weights = torch.randn((20_000, 128), generator=torch.Generator().manual_seed(0))
-    step = weights.abs().amax(1, keepdim=True) / 7.5 / shrink
-    codes = (weights / step + 8).round().clamp(0, 15)
-    beyond = ((codes == 0) | (codes == 15)).float().mean() - 2 / 128
-    assert low < beyond < high
-
-
-def test_places_name_layers_while_they_are_few():
-    names = [f"model.layers.{layer}.mlp.up_proj" for layer in range(10)]
-    assert place(names[:1]) == "model.layers.0.mlp.up_proj"
-    assert place(names[:3]) == "model.layers.*.mlp.up_proj (layers 0, 1, 2)"
-    assert place(names) == "model.layers.*.mlp.up_proj (10 layers)"
