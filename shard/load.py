@@ -182,13 +182,15 @@ def _pack(
 ) -> PackedWeight:
     shape = _padded_shape(module, own)
     zero = 1 << (scheme.bits - 1)
-    codes, groups = grown(piece.codes, shape, zero), piece.groups
-    if scheme.group_size == CHANNEL and 0 < len(groups) < shape[1]:
-        # One scale spans the row: padding belongs to it, and is that row's zero point.
-        if piece.zeros is not None:
-            codes[: piece.zeros.shape[0], len(groups) :] = piece.zeros
-        groups = torch.zeros(shape[1], dtype=torch.int64)
-    runs = make_runs(ends, groups, scheme.group_width(module.k))
+    codes, groups, width = grown(piece.codes, shape, zero), piece.groups, scheme.group_size
+    if width == CHANNEL:
+        width = shape[1]
+        if 0 < len(groups) < width:
+            # One scale spans the row: padding belongs to it, and is that row's zero point.
+            if piece.zeros is not None:
+                codes[: piece.zeros.shape[0], len(groups) :] = piece.zeros
+            groups = torch.zeros(width, dtype=torch.int64)
+    runs = make_runs(ends, groups, width)
     zeros = None if piece.zeros is None else _by_run(piece.zeros, runs, shape[0], zero)
     return pack_quantized(
         codes,

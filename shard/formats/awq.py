@@ -24,9 +24,10 @@ NIBBLE_OF_COLUMN = (0, 4, 1, 5, 2, 6, 3, 7)
 PER_WORD = 8
 GROUP_INDEX: str | None = None
 _KNOWN = {
-    "backend", "bits", "do_fuse", "duo_scaling", "exllama_config", "fuse_max_seq_len",
-    "group_size", "modules_to_fuse", "modules_to_not_convert", "q_group_size", "quant_method",
-    "version", "w_bit", "zero_point",
+    "backend", "bits", "checkpoint_format", "desc_act", "do_fuse", "duo_scaling", "exllama_config",
+    "format", "fuse_max_seq_len", "group_size", "lm_head", "meta", "method", "modules_to_fuse",
+    "modules_to_not_convert", "pack_dtype", "q_group_size", "quant_method", "version", "w_bit",
+    "zero_point",
 }  # fmt: skip
 
 
