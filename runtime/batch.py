@@ -6,7 +6,8 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 
 from ..kernels.errors import InputError
-from .config import PAGE_TOKENS, SamplingSettings
+from ..shard.spec import ModelSpec
+from .config import PAGE_TOKENS, SamplingSettings, check_sampling
 
 
 @dataclass(kw_only=True)
@@ -46,6 +47,26 @@ class StepRows:
     positions: list[int]
     owner: list[int]
     sampled: list[int]
+
+
+def check_requests(
+    spec: ModelSpec, prompts: Seq[list[int]], sampling: Seq[SamplingSettings]
+) -> None:
+    """Raise InputError E-PROMPT naming every prompt that this model cannot run, E-SAMPLING."""
+    wrong = []
+    for number, (prompt, settings) in enumerate(zip(prompts, sampling, strict=True)):
+        check_sampling(settings)
+        if not prompt:
+            wrong.append(f"prompt {number} is empty")
+        if bad := [token for token in prompt if not 0 <= token < spec.vocab_size]:
+            wrong.append(f"prompt {number}: token {bad[0]} is not in 0..{spec.vocab_size - 1}")
+        if len(prompt) + settings.max_tokens > spec.max_positions:
+            wrong.append(
+                f"prompt {number}: {len(prompt)} tokens and {settings.max_tokens} new ones exceed "
+                f"the model's {spec.max_positions} positions"
+            )
+    if wrong:
+        raise InputError("E-PROMPT", "\n".join(wrong))
 
 
 def pages_for(tokens: int) -> int:

@@ -16,8 +16,8 @@ from ..shard.spec import ModelSpec, read_spec
 from ..shard.validate import check_checkpoint, stored_intermediate_size
 from ..shard.verify_load import compare, file_fingerprints
 from . import wire
-from .batch import Request, StepRows, advance, assign_pages, form_step
-from .config import EngineSettings, SamplingSettings, check_sampling, run_dtype
+from .batch import Request, StepRows, advance, assign_pages, check_requests, form_step
+from .config import EngineSettings, SamplingSettings, run_dtype
 from .digest import chain_digests
 from .launcher import Launcher, cores
 from .link import DriverLink, name_ranks, unique_lines
@@ -125,7 +125,7 @@ class Engine:
             Request(prompt=list(prompt), sampling=settings)
             for prompt, settings in zip(prompts, sampling, strict=True)
         ]
-        self._check_requests(requests)
+        check_requests(self.spec, prompts, sampling)
         assign_pages(requests, self.settings.kv_pages)
         hidden, traces, times = [], [], []
         started = time.perf_counter()
@@ -246,26 +246,6 @@ class Engine:
             requests[owner].commit(token, self.spec.stop_ids)
             requests[owner].logits_digests.append(digest)
             on_token(owner, token)
-
-    def _check_requests(self, requests: list[Request]) -> None:
-        wrong = []
-        for number, request in enumerate(requests):
-            check_sampling(request.sampling)
-            total = len(request.prompt) + request.sampling.max_tokens
-            if not request.prompt:
-                wrong.append(f"prompt {number} is empty")
-            if bad := [t for t in request.prompt if not 0 <= t < self.spec.vocab_size]:
-                wrong.append(
-                    f"prompt {number}: token {bad[0]} is not in 0..{self.spec.vocab_size - 1}"
-                )
-            if total > self.spec.max_positions:
-                wrong.append(
-                    f"prompt {number}: {len(request.prompt)} tokens and "
-                    f"{request.sampling.max_tokens} new ones exceed the model's "
-                    f"{self.spec.max_positions} positions"
-                )
-        if wrong:
-            raise InputError("E-PROMPT", "\n".join(wrong))
 
     def _collect(
         self, kind: str, what: str, timeout_s: float, stop_at_error: bool = True

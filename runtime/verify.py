@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..kernels.errors import InputError, RankFault
-from .batch import pages_for
+from .batch import check_requests, pages_for
 from .config import EngineSettings, SamplingSettings
 from .digest import chain_digests
 from .engine import DIVERGED, Batch, Engine, prepare
@@ -78,7 +78,8 @@ def verify(
         return dataclasses.replace(settings, plan=plan, kv_pages=needed, trace=trace)
 
     for degree in degrees:
-        prepare(model, at(degree, False))
+        spec, _ = prepare(model, at(degree, False))
+        check_requests(spec, prompts, [sampling] * len(prompts))
 
     def run(degree: int, trace: bool) -> Batch:
         with Engine(model, at(degree, trace), new_launcher()) as engine:

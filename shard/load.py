@@ -52,14 +52,12 @@ def load_rank(
     Raises InputError E-CKPT-NAN naming every tensor of this rank that holds a NaN or an infinity,
     and what SliceReader.read raises.
     """
-    loader = _Loader(checkpoint, spec, plan, rank, dtype)
-    try:
+    with SliceReader() as reader:
+        loader = _Loader(checkpoint, reader, spec, plan, rank, dtype)
         layers = [loader.layer(layer) for layer in range(spec.layers)]
         head = loader.product(head_module(spec))
         embedding = None if spec.tied_embeddings else loader.embedding()
         final_norm = loader.vector("model.norm.weight", spec.hidden_size)
-    finally:
-        loader.reader.close()
     if loader.not_finite:
         raise InputError(
             "E-CKPT-NAN",
@@ -73,7 +71,7 @@ def load_rank(
         embedding=embedding,
         head=head,
         final_norm=final_norm,
-        bytes_read=loader.reader.bytes_read,
+        bytes_read=reader.bytes_read,
     )
 
 
@@ -81,14 +79,14 @@ class _Loader:
     def __init__(
         self,
         checkpoint: Checkpoint,
+        reader: SliceReader,
         spec: ModelSpec,
         plan: ShardPlan,
         rank: int,
         dtype: torch.dtype,
     ) -> None:
-        self.checkpoint, self.spec, self.plan = checkpoint, spec, plan
+        self.checkpoint, self.reader, self.spec, self.plan = checkpoint, reader, spec, plan
         self.rank, self.dtype = rank, dtype
-        self.reader = SliceReader()
         self.not_finite: list[str] = []
 
     def layer(self, layer: int) -> LayerWeights:

@@ -69,17 +69,15 @@ def pad_folder(
     wide = settings.intermediate_size or plan.intermediate.padded
     _check_size(spec, wide, plan.intermediate.unit)
     vocab = plan.vocab.padded if settings.vocab else spec.vocab_size
-    padder = _Padder(checkpoint, spec, wide, vocab)
-    jobs = padder.jobs()
     note = f"padded intermediate_size {spec.intermediate_size} -> {wide}"
     if vocab != spec.vocab_size:
         note += f", vocab_size {spec.vocab_size} -> {vocab}"
-    with FolderWriter(out, note) as writer:
+    with SliceReader() as reader, FolderWriter(out, note) as writer:
+        jobs = _Padder(checkpoint, reader, spec, wide, vocab).jobs()
         for done, job in enumerate(jobs):
             progress(done, len(jobs))
             for name, tensor in job().items():
                 writer.add(name, tensor)
-        padder.reader.close()
         changed = {**config, "intermediate_size": wide, "vocab_size": vocab}
         written = writer.finish(changed, model)
         progress(len(jobs), len(jobs))
@@ -119,9 +117,11 @@ def _scheme(spec: ModelSpec, module: LinearModule) -> WeightScheme | None:
 class _Padder:
     """Makes the tensors of the padded checkpoint, module by module."""
 
-    def __init__(self, checkpoint: Checkpoint, spec: ModelSpec, wide: int, vocab: int) -> None:
-        self.checkpoint, self.spec, self.wide, self.vocab = checkpoint, spec, wide, vocab
-        self.reader = SliceReader()
+    def __init__(
+        self, checkpoint: Checkpoint, reader: SliceReader, spec: ModelSpec, wide: int, vocab: int
+    ) -> None:
+        self.checkpoint, self.reader, self.spec = checkpoint, reader, spec
+        self.wide, self.vocab = wide, vocab
 
     def jobs(self) -> list[Callable[[], dict[str, torch.Tensor]]]:
         """One job per padded module, and one per tensor that stays as it is."""

@@ -171,11 +171,20 @@ def _entry(path: Path, name: str, fields: object, base: int) -> TensorEntry | st
 
 
 class SliceReader:
-    """Reads slices of tensors with pread; counts the bytes that it read from files."""
+    """Reads slices of tensors with pread; counts the bytes that it read from files.
+
+    Use as a context manager: it keeps the files open.
+    """
 
     def __init__(self) -> None:
         self.bytes_read = 0
         self._descriptors: dict[Path, int] = {}
+
+    def __enter__(self) -> SliceReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         for descriptor in self._descriptors.values():

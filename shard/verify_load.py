@@ -61,14 +61,11 @@ def file_fingerprints(
 ) -> dict[str, int]:
     """Fingerprint of each weight as the file has it, dense ones converted to `dtype`."""
     modules = [m for layer in range(spec.layers) for m in layer_modules(spec, layer).values()]
-    reader = SliceReader()
-    try:
+    with SliceReader() as reader:
         return {
             module.name: _file_fingerprint(checkpoint, reader, spec, module, dtype)
             for module in [*modules, head_module(spec)]
         }
-    finally:
-        reader.close()
 
 
 def compare(expected: dict[str, int], ranks: list[dict[str, int]]) -> list[LoadFault]:
@@ -124,9 +121,8 @@ def _places(
     own = feature_slice(plan, module, rank)
     cut = torch.arange(own.offset, own.offset + own.true)
     if module.dimension == "intermediate":
-        reader = SliceReader()
-        order = mlp_order(checkpoint, reader, spec, layer)
-        reader.close()
+        with SliceReader() as reader:
+            order = mlp_order(checkpoint, reader, spec, layer)
         cut = cut if order is None else order[cut]
     elif module.dimension == "kv_heads" and rank:
         counted = max((plan.kv_heads(r).stop for r in range(rank)), default=0) * plan.head_size

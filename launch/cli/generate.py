@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from ...kernels.errors import InputError
-from ...runtime.batch import pages_for
-from ...runtime.config import EngineSettings, SamplingSettings, check_sampling
+from ...runtime.batch import check_requests, pages_for
+from ...runtime.config import EngineSettings, SamplingSettings
 from ...runtime.engine import Batch, Engine, prepare
 from ...shard.plan import PlanSettings
 from ..models import model_folder
@@ -74,16 +74,16 @@ def generate(
         seed=seed,
         ignore_eos=ignore_eos,
     )
-    check_sampling(sampling)
     folder = model_folder(model)
     plan = PlanSettings(degree=degree, atoms=atoms, layout=layout.value)
-    prepare(folder, EngineSettings(plan=plan, dtype=dtype))
+    spec, _ = prepare(folder, EngineSettings(plan=plan, dtype=dtype))
     text = Text(folder) if prompt is not None else None
     if prompt_ids is not None:
         ids = parse_ids(prompt_ids)
     else:
         assert text is not None and prompt is not None
         ids = text.encode_chat(prompt) if chat else text.encode(prompt)
+    check_requests(spec, [ids], [sampling])
     settings = EngineSettings(
         plan=plan,
         dtype=dtype,
@@ -121,6 +121,7 @@ def _report(engine: Engine, batch: Batch, text: Text | None) -> dict[str, Any]:
         "text": None if text is None else text.decode(completion.tokens),
         "tokens": completion.tokens,
         "logits_digest": completion.logits_digest,
+        # A run whose ranks disagree ends with E-RANK-DIVERGED and never comes here.
         "digests_agree": True,
         "plan": engine.plan.content_hash(),
         "kernels": engine.ranks[0]["kernels"],

@@ -61,9 +61,9 @@ def quantize_folder(
     check_checkpoint(checkpoint, spec)
     products = _products(spec)
     _check_groups(products, settings.group_size)
-    reader, sqnr = SliceReader(), {}
+    sqnr: dict[str, float] = {}
     note = f"absmax, {settings.bits} bits, group size {settings.group_size}"
-    with FolderWriter(out, note) as writer:
+    with SliceReader() as reader, FolderWriter(out, note) as writer:
         for done, (name, entry) in enumerate(checkpoint.entries.items()):
             progress(done, len(checkpoint.entries))
             tensor = reader.read(entry)
@@ -76,7 +76,6 @@ def quantize_folder(
                 sqnr[module] = _write_quantized(writer, module, tensor, settings)
             else:
                 writer.add(name, tensor)
-        reader.close()
         written = writer.finish(
             {**config, "quantization_config": _quantization_config(settings)}, model
         )

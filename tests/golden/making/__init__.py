@@ -1,0 +1,1 @@
+"""What make.py needs: one module per format, and the table of cases."""
