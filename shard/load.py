@@ -49,8 +49,9 @@ def load_rank(
 ) -> RankWeights:
     """Read the slices that `rank` owns; dense weights are converted to `dtype`.
 
-    Raises InputError E-CKPT-NAN naming every tensor of this rank that holds a NaN or an infinity,
-    and what SliceReader.read raises.
+    Raises InputError E-CKPT-NAN naming every tensor of this rank that holds a NaN or an infinity;
+    E-QUANT-LABEL, E-QUANT-ZEROS, E-QUANT-GIDX naming every weight whose tensors contradict the
+    config; and what SliceReader.read raises.
     """
     with SliceReader() as reader:
         loader = _Loader(checkpoint, reader, spec, plan, rank, dtype)
@@ -58,14 +59,7 @@ def load_rank(
         head = loader.product(head_module(spec))
         embedding = None if spec.tied_embeddings else loader.embedding()
         final_norm = loader.vector("model.norm.weight", spec.hidden_size)
-    if loader.not_finite:
-        raise InputError(
-            "E-CKPT-NAN",
-            f"{checkpoint.folder}: NaN or infinity in {len(loader.not_finite)} tensors:\n  "
-            + "\n  ".join(loader.not_finite[:20])
-            + "\nThe file is damaged, or quantization met a group of zeros. Download it again or "
-            "quantize it again",
-        )
+    loader.raise_problems()
     return RankWeights(
         layers=layers,
         embedding=embedding,
@@ -88,6 +82,21 @@ class _Loader:
         self.checkpoint, self.reader, self.spec, self.plan = checkpoint, reader, spec, plan
         self.rank, self.dtype = rank, dtype
         self.not_finite: list[str] = []
+        self.problems: list[InputError] = []
+
+    def raise_problems(self) -> None:
+        """Raise one error for all weights that cannot be used."""
+        if self.problems:
+            code = self.problems[0].code
+            raise InputError(code, "\n".join(p.message for p in self.problems if p.code == code))
+        if self.not_finite:
+            raise InputError(
+                "E-CKPT-NAN",
+                f"{self.checkpoint.folder}: NaN or infinity in {len(self.not_finite)} tensors:\n  "
+                + "\n  ".join(self.not_finite[:20])
+                + "\nThe file is damaged, or quantization met a group of zeros. Download it again "
+                "or quantize it again",
+            )
 
     def layer(self, layer: int) -> LayerWeights:
         modules = layer_modules(self.spec, layer)
@@ -98,8 +107,16 @@ class _Loader:
         order = mlp_order(self.checkpoint, self.reader, self.spec, layer)
         cut_alike = ("gate", "up", "down")
         orders: dict[str, torch.Tensor | None] = dict.fromkeys(cut_alike, order)
+        products = {}
+        for name, module in modules.items():
+            try:
+                products[name] = self.product(module, orders.get(name))
+            except InputError as problem:
+                if not problem.code.startswith("E-QUANT-"):
+                    raise
+                self.problems.append(problem)
         return LayerWeights(
-            products={name: self.product(m, orders.get(name)) for name, m in modules.items()},
+            products=products,
             biases={name: self.bias(m, orders.get(name)) for name, m in modules.items()},
             input_norm=norms["input_layernorm"],
             post_attention_norm=norms["post_attention_layernorm"],

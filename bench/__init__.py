@@ -1,0 +1,1 @@
+"""Measurements. Run from the repository root: python -m bench.NAME."""
