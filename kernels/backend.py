@@ -77,6 +77,11 @@ def set_threads(count: int) -> None:
     native().set_threads(count)
 
 
+def busy_seconds() -> float:
+    """Time that this process has spent inside kernels so far."""
+    return native().busy_ns() / 1e9
+
+
 def _select(module: ModuleType, name: str) -> None:
     if not module.set_isa(name):
         have = ", ".join(module.available_isas())

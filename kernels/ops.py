@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 
-from .backend import available_isas, backend, native, set_isa, set_threads
+from .backend import available_isas, backend, busy_seconds, native, set_isa, set_threads
 from .cache import PAGE, KVCache
 from .checks import NUMBERS, Checks
 from .errors import InputError
@@ -22,6 +22,7 @@ __all__ = [
     "attention",
     "available_isas",
     "backend",
+    "busy_seconds",
     "linear",
     "rms_norm",
     "rope_and_cache",

@@ -10,9 +10,40 @@ import torch
 
 from ..kernels.errors import InputError
 from ..shard.plan import PlanSettings
-from ..shard.spec import DTYPES, ModelSpec
+from ..shard.quantization import assumed_quantization
+from ..shard.spec import DTYPES, ModelSpec, read_spec
 
 PAGE_TOKENS = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadSettings:
+    """Where weights come from. `format` "dummy" makes random ones of the config's shape.
+
+    `quantization` ("int4", "int8") with `group_size` says what dummy weights are when the config
+    names no quantization.
+    """
+
+    format: str = "auto"
+    quantization: str | None = None
+    group_size: int = 128
+
+
+def read_run_spec(model: Path, load: LoadSettings) -> ModelSpec:
+    """The spec of a model as it will be run; raises InputError E-LOAD-FORMAT and as read_spec."""
+    spec = read_spec(model)
+    if load.format not in ("auto", "dummy"):
+        raise InputError("E-LOAD-FORMAT", f"load format {load.format!r}: expected auto or dummy")
+    if load.quantization is None:
+        return spec
+    if load.format != "dummy" or spec.quantization is not None:
+        raise InputError(
+            "E-LOAD-FORMAT",
+            f"--quantization {load.quantization} is for dummy weights of a config that names no "
+            "quantization; isobit quantize makes a quantized checkpoint",
+        )
+    assumed = assumed_quantization(load.quantization, load.group_size)
+    return dataclasses.replace(spec, quantization=assumed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +58,7 @@ class EngineSettings:
     """
 
     plan: PlanSettings = dataclasses.field(default_factory=PlanSettings)
+    load: LoadSettings = dataclasses.field(default_factory=LoadSettings)
     dtype: str = "auto"
     kv_pages: int = 64
     max_step_rows: int = 512
@@ -99,6 +131,7 @@ class RankJob:
     model: Path
     rank: int
     plan: dict
+    load: dict
     dtype: str
     kv_pages: int
     threads: int

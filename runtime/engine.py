@@ -12,12 +12,12 @@ from typing import Any
 from ..kernels.errors import InputError, IsobitError, RankFault
 from ..shard.checkpoint import open_checkpoint
 from ..shard.plan import ShardPlan, make_plan
-from ..shard.spec import ModelSpec, read_spec
+from ..shard.spec import ModelSpec
 from ..shard.validate import check_checkpoint, stored_intermediate_size
 from ..shard.verify_load import compare, file_fingerprints
 from . import wire
 from .batch import Request, StepRows, advance, assign_pages, check_requests, form_step
-from .config import EngineSettings, SamplingSettings, run_dtype
+from .config import EngineSettings, SamplingSettings, read_run_spec, run_dtype
 from .digest import chain_digests
 from .launcher import Launcher, cores
 from .link import DriverLink, name_ranks, unique_lines
@@ -40,13 +40,17 @@ class Completion:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """What came of a static batch. `hidden_digests` has one entry a step; times in seconds."""
+    """What came of a static batch. `hidden_digests` has one entry a step; times in seconds.
+
+    `decode_kernels_s` is the time inside kernels of the slowest rank of each decode step.
+    """
 
     completions: list[Completion]
     hidden_digests: list[str]
     traces: Run
     prefill_s: float
     decode_s: list[float]
+    decode_kernels_s: list[float]
 
 
 def prepare(model: Path, settings: EngineSettings) -> tuple[ModelSpec, ShardPlan]:
@@ -54,8 +58,10 @@ def prepare(model: Path, settings: EngineSettings) -> tuple[ModelSpec, ShardPlan
 
     Raises InputError for a model, a plan or settings that cannot work.
     """
-    spec = read_spec(model)
+    spec = read_run_spec(model, settings.load)
     run_dtype(spec, settings.dtype)
+    if settings.load.format == "dummy":
+        return spec, make_plan(spec, settings.plan)
     checkpoint = open_checkpoint(model)
     plan = make_plan(spec, settings.plan, stored_intermediate_size(checkpoint))
     check_checkpoint(checkpoint, spec)
@@ -81,7 +87,7 @@ class Engine:
             self._launcher.launch([self._link.ticket(rank) for rank in range(self.plan.degree)])
             self._collect("hello", "starting the ranks", settings.load_timeout_s)
             self.ranks = self._load(model)
-            if settings.verify_load:
+            if settings.verify_load and settings.load.format != "dummy":
                 self._verify_load(model)
         except BaseException:
             self.close()
@@ -127,7 +133,7 @@ class Engine:
         ]
         check_requests(self.spec, prompts, sampling)
         assign_pages(requests, self.settings.kv_pages)
-        hidden, traces, times = [], [], []
+        hidden, traces, times, kernels = [], [], [], []
         started = time.perf_counter()
         first_token_s = 0.0
         while not all(request.finished for request in requests):
@@ -142,6 +148,7 @@ class Engine:
                 first_token_s = time.perf_counter() - started
             elif first_token_s:
                 times.append(time.perf_counter() - step_started)
+                kernels.append(max(answer["kernels_s"] for answer in answers.values()))
         return Batch(
             completions=[
                 Completion(
@@ -155,6 +162,7 @@ class Engine:
             traces=traces,
             prefill_s=first_token_s,
             decode_s=times,
+            decode_kernels_s=kernels,
         )
 
     def _load(self, model: Path) -> list[dict[str, Any]]:
@@ -164,6 +172,7 @@ class Engine:
             "kind": "load",
             "model": str(model.absolute()),
             "plan": self.plan.to_dict(),
+            "load": asdict(settings.load),
             "dtype": settings.dtype,
             "kv_pages": settings.kv_pages,
             "threads": threads,

@@ -13,13 +13,19 @@ import torch.distributed as dist
 from ..kernels import ops
 from ..kernels.errors import InputError
 from ..shard.checkpoint import Checkpoint, open_checkpoint
-from ..shard.load import load_rank
+from ..shard.load import dummy_rank, load_rank
 from ..shard.plan import ShardPlan
-from ..shard.spec import read_spec
 from ..shard.verify_load import padding_faults, rank_fingerprints
 from . import rendezvous
 from .collectives.gather import GatherCollectives
-from .config import PAGE_TOKENS, RankJob, SamplingSettings, run_dtype
+from .config import (
+    PAGE_TOKENS,
+    LoadSettings,
+    RankJob,
+    SamplingSettings,
+    read_run_spec,
+    run_dtype,
+)
 from .decoder import Decoder, StepInput
 from .digest import chain_digests, tensor_digest
 from .fault import FaultContext, inject_fault
@@ -38,10 +44,14 @@ class Worker:
         ops.set_threads(job.threads)
         self.rank, self.plan = job.rank, ShardPlan.from_dict(job.plan)
         rendezvous.join(job.rendezvous, self.rank, self.plan.degree)
-        self.spec = read_spec(job.model)
+        load = LoadSettings(**job.load)
+        self.spec = read_run_spec(job.model, load)
         dtype = run_dtype(self.spec, job.dtype)
-        checkpoint = open_checkpoint(job.model)
-        weights = load_rank(checkpoint, self.spec, self.plan, self.rank, dtype)
+        if load.format == "dummy":
+            weights = dummy_rank(self.spec, self.plan, self.rank, dtype)
+        else:
+            checkpoint = open_checkpoint(job.model)
+            weights = load_rank(checkpoint, self.spec, self.plan, self.rank, dtype)
         self.tracer = Tracer(job.trace)
         self.decoder = Decoder(
             self.spec,
@@ -56,14 +66,15 @@ class Worker:
         self.report = {
             "rank": self.rank,
             "bytes_read": weights.bytes_read,
+            "step_bytes": weights.step_bytes(),
             "node": os.uname().nodename,
             "kernels": ops.backend(),
             "plan_hash": self.plan.content_hash(),
             "load_s": round(time.perf_counter() - started, 3),
         }
         inject_fault(FaultContext(rank=self.rank, plan=self.plan, decoder=self.decoder))
-        if job.verify_load:
-            self.report |= self._loaded(checkpoint)
+        if job.verify_load and load.format != "dummy":
+            self.report |= self._loaded(open_checkpoint(job.model))
 
     def _loaded(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """What this rank holds, for comparison with the file."""
@@ -75,9 +86,15 @@ class Worker:
 
     def step(self, message: dict[str, Any]) -> dict[str, Any]:
         """Run one step; see Engine for the fields of the message and of the answer."""
+        busy = ops.busy_seconds()
         hidden, logits = self.decoder.forward(step_input(message))
+        busy = ops.busy_seconds() - busy
         alike = chain_digests([tensor_digest(t) for t in (hidden, *self.decoder.normed())])
-        answer: dict[str, Any] = {"step": message["step"], "hidden_digest": alike}
+        answer: dict[str, Any] = {
+            "step": message["step"],
+            "hidden_digest": alike,
+            "kernels_s": busy,
+        }
         if self.rank == 0:
             answer |= self._sampled(message, logits)
         if self.tracer.enabled:

@@ -8,15 +8,22 @@ import torch
 
 from ..kernels.errors import InputError
 from ..kernels.layout import PackedWeight, pack_dense, pack_quantized
-from .act_order import mlp_order
 from .checkpoint import Checkpoint
-from .formats import QuantizedSlice, bitsandbytes, dense, quantized_format
+from .formats import QuantizedSlice, bitsandbytes
 from .formats.codes import grown
-from .modules import LinearModule, atom_ends, feature_slice, head_module, layer_modules
+from .modules import (
+    LinearModule,
+    atom_ends,
+    embedding_module,
+    feature_slice,
+    head_module,
+    layer_modules,
+)
 from .plan import ShardPlan, Slice
 from .quantization import CHANNEL, WeightScheme
 from .runs import Runs, make_runs
 from .safetensors_file import Features, SliceReader
+from .sources import DummyWeights, StoredWeights, WeightSource
 from .spec import ModelSpec
 from .validate import norm_sizes
 
@@ -43,6 +50,11 @@ class RankWeights:
     final_norm: torch.Tensor
     bytes_read: int
 
+    def step_bytes(self) -> int:
+        """Bytes of weights that one decode step reads: every product, but few embedding rows."""
+        products = [p for layer in self.layers for p in layer.products.values()]
+        return sum(product.nbytes for product in [*products, self.head])
+
 
 def load_rank(
     checkpoint: Checkpoint, spec: ModelSpec, plan: ShardPlan, rank: int, dtype: torch.dtype
@@ -54,35 +66,41 @@ def load_rank(
     config; and what SliceReader.read raises.
     """
     with SliceReader() as reader:
-        loader = _Loader(checkpoint, reader, spec, plan, rank, dtype)
-        layers = [loader.layer(layer) for layer in range(spec.layers)]
-        head = loader.product(head_module(spec))
-        embedding = None if spec.tied_embeddings else loader.embedding()
-        final_norm = loader.vector("model.norm.weight", spec.hidden_size)
-    loader.raise_problems()
-    return RankWeights(
-        layers=layers,
-        embedding=embedding,
-        head=head,
-        final_norm=final_norm,
-        bytes_read=reader.bytes_read,
-    )
+        source = StoredWeights(checkpoint, reader, spec)
+        return _Loader(source, spec, plan, rank, dtype).load()
+
+
+def dummy_rank(spec: ModelSpec, plan: ShardPlan, rank: int, dtype: torch.dtype) -> RankWeights:
+    """Random weights of a config's shape, the same model at every degree."""
+    return _Loader(DummyWeights(), spec, plan, rank, dtype).load()
 
 
 class _Loader:
     def __init__(
         self,
-        checkpoint: Checkpoint,
-        reader: SliceReader,
+        source: WeightSource,
         spec: ModelSpec,
         plan: ShardPlan,
         rank: int,
         dtype: torch.dtype,
     ) -> None:
-        self.checkpoint, self.reader, self.spec, self.plan = checkpoint, reader, spec, plan
+        self.source, self.spec, self.plan = source, spec, plan
         self.rank, self.dtype = rank, dtype
         self.not_finite: list[str] = []
         self.problems: list[InputError] = []
+
+    def load(self) -> RankWeights:
+        spec = self.spec
+        layers = [self.layer(layer) for layer in range(spec.layers)]
+        weights = RankWeights(
+            layers=layers,
+            head=self.product(head_module(spec)),
+            embedding=None if spec.tied_embeddings else self.embedding(),
+            final_norm=self.vector("model.norm.weight", spec.hidden_size),
+            bytes_read=self.source.bytes_read,
+        )
+        self.raise_problems()
+        return weights
 
     def raise_problems(self) -> None:
         """Raise one error for all weights that cannot be used."""
@@ -92,7 +110,7 @@ class _Loader:
         if self.not_finite:
             raise InputError(
                 "E-CKPT-NAN",
-                f"{self.checkpoint.folder}: NaN or infinity in {len(self.not_finite)} tensors:\n  "
+                f"{self.source.name}: NaN or infinity in {len(self.not_finite)} tensors:\n  "
                 + "\n  ".join(self.not_finite[:20])
                 + "\nThe file is damaged, or quantization met a group of zeros. Download it again "
                 "or quantize it again",
@@ -104,7 +122,7 @@ class _Loader:
             name.split(".")[-2]: self.vector(name, size)
             for name, size in norm_sizes(self.spec, layer).items()
         }
-        order = mlp_order(self.checkpoint, self.reader, self.spec, layer)
+        order = self.source.mlp_order(layer)
         cut_alike = ("gate", "up", "down")
         orders: dict[str, torch.Tensor | None] = dict.fromkeys(cut_alike, order)
         products = {}
@@ -125,8 +143,7 @@ class _Loader:
         )
 
     def vector(self, name: str, size: int) -> torch.Tensor:
-        values = self.reader.read_range(self.checkpoint.entries[name], 0, size)
-        return self._finite(name, values).float()
+        return self._finite(name, self.source.vector(name, size)).float()
 
     def bias(self, module: LinearModule, order: torch.Tensor | None) -> torch.Tensor | None:
         """The bias of a rank's outputs: its slice when column parallel, all when row parallel."""
@@ -141,12 +158,11 @@ class _Loader:
         return padded
 
     def embedding(self) -> torch.Tensor:
-        own = self.plan.vocab.slice(self.plan.owned(self.rank))
-        name = "model.embed_tokens"
+        module = embedding_module(self.spec)
+        own = feature_slice(self.plan, module, self.rank)
         rows = slice(own.offset, own.offset + own.true)
-        columns = slice(0, self.spec.hidden_size)
-        values = dense.read_slice(self.checkpoint, self.reader, name, rows, columns)
-        return self._finite(f"{name}.weight", values).to(self.dtype)
+        values = self.source.dense(module, None, rows, slice(0, module.k))
+        return self._finite(f"{module.name}.weight", values).to(self.dtype)
 
     def product(self, module: LinearModule, order: torch.Tensor | None = None) -> PackedWeight:
         """A rank's part of a weight; `order` permutes the dimension that is cut."""
@@ -158,24 +174,12 @@ class _Loader:
             rows, columns, ends = slice(0, module.n), cut, atom_ends(self.plan, module, self.rank)
         scheme = self._scheme(module)
         if scheme is None or scheme.format == bitsandbytes.NF4:
-            values = self._dense(module, scheme, rows, columns)
+            values = self.source.dense(module, scheme, rows, columns)
+            values = self._finite(f"{module.name}.weight", values).to(self.dtype)
             return pack_dense(grown(values, _padded_shape(module, own), 0), segments=ends)
-        piece = quantized_format(scheme.format).read_slice(
-            self.checkpoint, self.reader, module.name, scheme, rows, columns
-        )
+        piece = self.source.quantized(module, scheme, rows, columns)
         self._finite(f"{module.name} scales", piece.scales)
         return _pack(piece, module, scheme, own, ends)
-
-    def _dense(
-        self, module: LinearModule, scheme: WeightScheme | None, rows: Features, columns: Features
-    ) -> torch.Tensor:
-        if scheme is None:
-            values = dense.read_slice(self.checkpoint, self.reader, module.name, rows, columns)
-        else:
-            values = bitsandbytes.read_nf4(
-                self.checkpoint, self.reader, module.name, module.k, rows, columns
-            )
-        return self._finite(f"{module.name}.weight", values).to(self.dtype)
 
     def _scheme(self, module: LinearModule) -> WeightScheme | None:
         return self.spec.quantization.scheme(module.name) if self.spec.quantization else None

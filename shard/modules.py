@@ -57,10 +57,19 @@ def layer_modules(spec: ModelSpec, layer: int) -> dict[str, LinearModule]:
     }
 
 
+def embedding_module(spec: ModelSpec) -> LinearModule:
+    """The table of token embeddings [vocab, hidden]."""
+    return _vocab_module(spec, "model.embed_tokens")
+
+
 def head_module(spec: ModelSpec) -> LinearModule:
     """The product that makes logits; with tied embeddings its weight is the embedding's."""
+    return _vocab_module(spec, "model.embed_tokens" if spec.tied_embeddings else "lm_head")
+
+
+def _vocab_module(spec: ModelSpec, name: str) -> LinearModule:
     return LinearModule(
-        name="model.embed_tokens" if spec.tied_embeddings else "lm_head",
+        name=name,
         n=spec.vocab_size,
         k=spec.hidden_size,
         parallel="column",

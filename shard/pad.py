@@ -16,7 +16,7 @@ from ..kernels.errors import InputError
 from .checkpoint import Checkpoint, open_checkpoint
 from .formats import awq, gptq, int_quantized, pack_quantized, quantized_format
 from .formats.codes import WholeWeight, group_index, grown
-from .modules import LinearModule, head_module, layer_modules
+from .modules import LinearModule, embedding_module, head_module, layer_modules
 from .plan import PlanSettings, make_plan
 from .quantization import CHANNEL, WeightScheme
 from .safetensors_file import SliceReader
@@ -143,19 +143,9 @@ class _Padder:
             for name in ("gate", "up", "down")
         ]
         if self.vocab != self.spec.vocab_size:
-            head = head_module(self.spec)
-            modules.append(head)
+            modules.append(head_module(self.spec))
             if not self.spec.tied_embeddings:
-                modules.append(
-                    LinearModule(
-                        name="model.embed_tokens",
-                        n=head.n,
-                        k=head.k,
-                        parallel="column",
-                        dimension="vocab",
-                        bias=False,
-                    )
-                )
+                modules.append(embedding_module(self.spec))
         return modules
 
     def _module(self, module: LinearModule) -> dict[str, torch.Tensor]:

@@ -18,6 +18,7 @@ from .act_order import mlp_order
 from .checkpoint import Checkpoint
 from .formats import bitsandbytes, dense, quantized_format
 from .load import RankWeights
+from .mixing import mix
 from .modules import LinearModule, feature_slice, head_module, layer_modules
 from .plan import ShardPlan
 from .quantization import WeightScheme
@@ -206,12 +207,12 @@ def _fingerprint(
         if not bool(keep.any()):
             continue
         place_n = rows[part][keep].numpy().astype(np.uint64) * np.uint64(k)
-        mixed = _mix(place_n[:, None] + place_k[None, :])
-        mixed = _mix(mixed ^ _bits(values[part][keep]))
+        mixed = mix(place_n[:, None] + place_k[None, :])
+        mixed = mix(mixed ^ _bits(values[part][keep]))
         if scales is not None:
-            mixed = _mix(mixed ^ _bits(scales[0][part][keep][:, scales[1]].float()))
+            mixed = mix(mixed ^ _bits(scales[0][part][keep][:, scales[1]].float()))
         if zeros is not None:
-            mixed = _mix(mixed ^ _bits(zeros[0][part][keep][:, zeros[1]]))
+            mixed = mix(mixed ^ _bits(zeros[0][part][keep][:, zeros[1]]))
         total += int(mixed.sum(dtype=np.uint64))
     return total % 2**64
 
@@ -220,10 +221,3 @@ def _bits(values: torch.Tensor) -> np.ndarray:
     """The bits of each element as an unsigned 64-bit number."""
     width = {1: torch.uint8, 2: torch.int16, 4: torch.int32}[values.dtype.itemsize]
     return values.contiguous().view(width).numpy().astype(np.uint64)
-
-
-def _mix(x: np.ndarray) -> np.ndarray:
-    """The finalizer of splitmix64 (Steele, Lea and Flood, 2014): each bit depends on every bit."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))

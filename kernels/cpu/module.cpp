@@ -3,6 +3,9 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <atomic>
+#include <chrono>
+
 #include "dispatch.h"
 #include "threads.h"
 
@@ -17,6 +20,17 @@ template <class T = void>
 T* at(Address address) {
   return reinterpret_cast<T*>(address);
 }
+
+std::atomic<int64_t> busy_ns{0};
+
+// Adds the time of one call to busy_ns.
+struct Timed {
+  std::chrono::steady_clock::time_point begin = std::chrono::steady_clock::now();
+  ~Timed() {
+    const auto spent = std::chrono::steady_clock::now() - begin;
+    busy_ns += std::chrono::duration_cast<std::chrono::nanoseconds>(spent).count();
+  }
+};
 
 void linear(Address x, int number, int64_t rows, int64_t k, int kind, Address data, Address scales,
             int scale_number, Address zeros, int64_t n, int64_t tiles, int64_t packed_k,
@@ -108,11 +122,13 @@ int64_t first_without_page(Address block_tables, int64_t max_pages, Address row_
 NB_MODULE(_cpu, m) {
   using namespace isobit;
   const auto free = nb::call_guard<nb::gil_scoped_release>();
-  m.def("linear", linear, free);
-  m.def("rms_norm", rms_norm, free);
-  m.def("silu_mul", silu_mul, free);
-  m.def("rope_and_cache", rope_and_cache, free);
-  m.def("attention", attention, free);
+  const auto timed = nb::call_guard<nb::gil_scoped_release, Timed>();
+  m.def("linear", linear, timed);
+  m.def("rms_norm", rms_norm, timed);
+  m.def("silu_mul", silu_mul, timed);
+  m.def("rope_and_cache", rope_and_cache, timed);
+  m.def("attention", attention, timed);
+  m.def("busy_ns", [] { return busy_ns.load(); });
   m.def("first_outside32", first_outside<int32_t>);
   m.def("first_outside64", first_outside<int64_t>);
   m.def("first_without_page", first_without_page);

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from .bench import bench
 from .generate import generate
 from .inspect import inspect
 from .pad import pad
@@ -20,6 +21,7 @@ app = typer.Typer(
 )
 for command in (plan, inspect, quantize, pad, generate, verify):
     app.command()(command)
+app.add_typer(bench)
 
 # Recent versions of typer carry their own click; the base of BadParameter is right in all of them.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # pyright: ignore

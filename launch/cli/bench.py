@@ -1,0 +1,109 @@
+"""`isobit bench`: how fast a model runs on this machine."""
+
+from __future__ import annotations
+
+import dataclasses
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from ...runtime.batch import pages_for
+from ...runtime.config import EngineSettings, LoadSettings
+from ...runtime.engine import Engine, prepare
+from ...runtime.throughput import Throughput, Workload, measure, read_bandwidth
+from ...shard.plan import PlanSettings
+from ..models import model_folder
+from .options import (
+    Atoms,
+    Degree,
+    Dtype,
+    Json,
+    LauncherName,
+    LauncherOption,
+    Layout,
+    LayoutName,
+    Model,
+    RayAddress,
+    Threads,
+    launchers,
+)
+from .output import console, human_bytes, print_json, spinner
+
+bench = typer.Typer(name="bench", help="Measure how fast a model runs here.", no_args_is_help=True)
+
+
+class LoadFormat(StrEnum):
+    AUTO = "auto"
+    DUMMY = "dummy"
+
+
+@bench.callback()
+def group() -> None:
+    """Measure how fast a model runs here."""
+
+
+@bench.command()
+def throughput(
+    model: Model,
+    degree: Degree = 1,
+    batch_size: Annotated[int, typer.Option(help="Prompts that run together.", min=1)] = 1,
+    prompt_tokens: Annotated[int, typer.Option(help="Length of each prompt.", min=1)] = 512,
+    new_tokens: Annotated[int, typer.Option(help="Tokens to generate per prompt.", min=2)] = 64,
+    load_format: Annotated[
+        LoadFormat, typer.Option(help="dummy: random weights of the config's shape.")
+    ] = LoadFormat.AUTO,
+    quantization: Annotated[
+        str | None, typer.Option(help="int4 or int8: what dummy weights are.")
+    ] = None,
+    group_size: Annotated[int, typer.Option(help="Group size of dummy weights.")] = 128,
+    layout: Layout = LayoutName.PAD,
+    atoms: Atoms = 8,
+    dtype: Dtype = "auto",
+    threads: Threads = 0,
+    launcher: LauncherOption = LauncherName.RAY,
+    ray_address: RayAddress = None,
+    as_json: Json = False,
+) -> None:
+    """Time prefill and decode of one batch of random prompts; no tokenizer is needed."""
+    folder = model_folder(model, weights=load_format is LoadFormat.AUTO)
+    settings = EngineSettings(
+        plan=PlanSettings(degree=degree, atoms=atoms, layout=layout.value),
+        load=LoadSettings(
+            format=load_format.value, quantization=quantization, group_size=group_size
+        ),
+        dtype=dtype,
+        threads=threads,
+        kv_pages=batch_size * pages_for(prompt_tokens + new_tokens),
+    )
+    prepare(folder, settings)
+    workload = Workload(batch_size=batch_size, prompt_tokens=prompt_tokens, new_tokens=new_tokens)
+    bandwidth = read_bandwidth()
+    with launchers(launcher, ray_address, degree) as new_launcher:
+        with spinner(f"starting {degree} ranks", as_json):
+            engine = Engine(folder, settings, new_launcher())
+        with engine, spinner("measuring", as_json):
+            found = measure(engine, workload, bandwidth)
+    if as_json:
+        print_json(dataclasses.asdict(found))
+    else:
+        _print(found, workload, degree)
+
+
+def _print(found: Throughput, workload: Workload, degree: int) -> None:
+    table = Table("", "time", "tokens/s", title=f"tp {degree}, batch {workload.batch_size}")
+    table.add_row(
+        f"prefill of {workload.prompt_tokens}",
+        f"{found.prefill_s:.3f} s",
+        f"{found.prefill_tokens_per_s:.0f}",
+    )
+    table.add_row(
+        "decode step", f"{found.decode_ms_per_step:.2f} ms", f"{found.decode_tokens_per_s:.1f}"
+    )
+    console.print(table)
+    console.print(
+        f"{human_bytes(found.weights_bytes)} of weights a step; memory reads "
+        f"{found.read_bandwidth_gb_s:.1f} GB/s: {found.bandwidth_share:.0%} of the least possible "
+        f"time, {found.overhead_share:.0%} of a step outside kernels"
+    )

@@ -1,0 +1,145 @@
+"""Where a rank's weights come from: a checkpoint, or random numbers of a config's shape."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from .act_order import mlp_order
+from .checkpoint import Checkpoint
+from .formats import QuantizedSlice, bitsandbytes, dense, quantized_format
+from .formats.codes import column_groups
+from .mixing import mix
+from .modules import LinearModule
+from .quantization import WeightScheme
+from .safetensors_file import Features, SliceReader, bounds
+from .spec import ModelSpec
+
+
+class WeightSource(Protocol):
+    """Gives slices of the weights of one model."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def bytes_read(self) -> int: ...
+
+    def vector(self, name: str, size: int) -> torch.Tensor:
+        """A bias or norm weight, [size]."""
+        ...
+
+    def dense(
+        self, module: LinearModule, scheme: WeightScheme | None, rows: Features, columns: Features
+    ) -> torch.Tensor:
+        """A rectangle of a weight that is dense, or becomes dense while loading."""
+        ...
+
+    def quantized(
+        self, module: LinearModule, scheme: WeightScheme, rows: Features, columns: Features
+    ) -> QuantizedSlice:
+        """A rectangle of a quantized weight."""
+        ...
+
+    def mlp_order(self, layer: int) -> torch.Tensor | None:
+        """See act_order.mlp_order."""
+        ...
+
+
+class StoredWeights:
+    """The tensors of a checkpoint, read by slice."""
+
+    def __init__(self, checkpoint: Checkpoint, reader: SliceReader, spec: ModelSpec) -> None:
+        self._checkpoint, self._reader, self._spec = checkpoint, reader, spec
+
+    @property
+    def name(self) -> str:
+        return str(self._checkpoint.folder)
+
+    @property
+    def bytes_read(self) -> int:
+        return self._reader.bytes_read
+
+    def vector(self, name: str, size: int) -> torch.Tensor:
+        return self._reader.read_range(self._checkpoint.entries[name], 0, size)
+
+    def dense(
+        self, module: LinearModule, scheme: WeightScheme | None, rows: Features, columns: Features
+    ) -> torch.Tensor:
+        if scheme is None:
+            return dense.read_slice(self._checkpoint, self._reader, module.name, rows, columns)
+        return bitsandbytes.read_nf4(
+            self._checkpoint, self._reader, module.name, module.k, rows, columns
+        )
+
+    def quantized(
+        self, module: LinearModule, scheme: WeightScheme, rows: Features, columns: Features
+    ) -> QuantizedSlice:
+        form = quantized_format(scheme.format)
+        return form.read_slice(self._checkpoint, self._reader, module.name, scheme, rows, columns)
+
+    def mlp_order(self, layer: int) -> torch.Tensor | None:
+        return mlp_order(self._checkpoint, self._reader, self._spec, layer)
+
+
+class DummyWeights:
+    """Random weights of a config's shape (`--load-format dummy`): for timing, without a file.
+
+    An element depends on its place alone, so every degree has the same model. Spread is
+    K^-0.5, so that activations keep their size from layer to layer.
+    """
+
+    name = "dummy weights"
+    bytes_read = 0
+
+    def vector(self, name: str, size: int) -> torch.Tensor:
+        return torch.ones(size) if name.endswith("norm.weight") else torch.zeros(size)
+
+    def dense(
+        self, module: LinearModule, scheme: WeightScheme | None, rows: Features, columns: Features
+    ) -> torch.Tensor:
+        del scheme
+        numbers = _random_bytes(module, 2, rows, columns)
+        n, width = numbers.shape
+        spread = module.k**-0.5 * 3**0.5 / 2**15
+        return numbers.flatten().view(torch.int16).view(n, width // 2).float() * spread
+
+    def quantized(
+        self, module: LinearModule, scheme: WeightScheme, rows: Features, columns: Features
+    ) -> QuantizedSlice:
+        taken, groups = column_groups(columns, scheme, module.k, None)
+        count = bounds(rows)[1] - bounds(rows)[0]
+        codes = _random_bytes(module, 1, rows, columns)
+        if scheme.bits == 4:
+            codes = codes & 0xF
+        width = (2**scheme.bits - 1) / 12**0.5
+        scales = torch.full((count, taken.stop - taken.start), module.k**-0.5 / width)
+        static = 0.05 if scheme.activation == "int8-static" else None
+        return QuantizedSlice(
+            codes=codes, scales=scales.half(), zeros=None, groups=groups, input_scale=static
+        )
+
+    def mlp_order(self, layer: int) -> torch.Tensor | None:
+        del layer
+        return None
+
+
+def _random_bytes(
+    module: LinearModule, per_element: int, rows: Features, columns: Features
+) -> torch.Tensor:
+    """uint8 [n, k * per_element], from the module's name and the place of each element."""
+    assert isinstance(rows, slice)
+    assert isinstance(columns, slice)
+    seed = int.from_bytes(hashlib.blake2b(module.name.encode(), digest_size=8).digest(), "little")
+    per_word = 8 // per_element
+    first, last = columns.start // per_word, -(-columns.stop // per_word)
+    words = -(-module.k // per_word)
+    place = np.arange(rows.start, rows.stop, dtype=np.uint64)[:, None] * np.uint64(words)
+    place = place + np.arange(first, last, dtype=np.uint64)[None, :]
+    numbers = mix(place + np.uint64(seed)).view(np.uint8).reshape(len(place), 8 * (last - first))
+    left = (columns.start - first * per_word) * per_element
+    width = (columns.stop - columns.start) * per_element
+    return torch.from_numpy(np.ascontiguousarray(numbers[:, left : left + width]))
