@@ -1,4 +1,4 @@
-"""Holding Ctrl-C and SIGTERM back while processes are started or ended."""
+"""Holding Ctrl-C, SIGTERM and SIGHUP back while processes are started or ended."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager

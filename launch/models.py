@@ -17,8 +17,12 @@ def model_folder(name: str, weights: bool = True) -> Path:
     With `weights` False only the small files are fetched. Raises InputError E-MODEL-MISSING when
     there is no such folder and no such id can be fetched.
     """
-    path = Path(name).expanduser()
-    if path.exists() or not _HUB_ID.fullmatch(name) or Path(name).parent.exists():
+    try:
+        path = Path(name).expanduser()
+        exists = path.exists()
+    except (OSError, RuntimeError) as error:
+        raise InputError("E-MODEL-MISSING", f"{name}: not a folder ({error})") from error
+    if exists or not _HUB_ID.fullmatch(name) or Path(name).parent.exists():
         if not path.is_dir():
             raise InputError(
                 "E-MODEL-MISSING",
@@ -29,9 +33,9 @@ def model_folder(name: str, weights: bool = True) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
-    wanted = _WANTED if weights else [p for p in _WANTED if p != "*.safetensors"]
+    unwanted = None if weights else ["*.safetensors", "*.index.json"]
     try:
-        return Path(snapshot_download(name, allow_patterns=wanted))
+        return Path(snapshot_download(name, allow_patterns=_WANTED, ignore_patterns=unwanted))
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise InputError(
             "E-MODEL-MISSING",

@@ -10,17 +10,19 @@ import logging
 import os
 import secrets
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from ..kernels.errors import EnvironmentFault
-from ..runtime.config import RankTicket
 from ..runtime.launcher import cores
 from ..runtime.link import Address, private_folder
+from ..runtime.ticket import RankTicket
 from .interrupts import held_interrupts
 
 PLACEMENT_TIMEOUT_S = 30
+CONNECT_TIMEOUT_S = 5
 OBJECT_STORE_BYTES = 80 << 20
 LONGEST_RAY_SOCKET = len("/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store")
 
@@ -37,7 +39,10 @@ def ray_session(address: str | None, most_ranks: int) -> Iterator[None]:
     if address is None:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    else:
+        _check_reachable(address)
     import ray
+    from ray.exceptions import RayError
 
     settings: dict[str, Any] = {
         "address": address,
@@ -61,12 +66,29 @@ def ray_session(address: str | None, most_ranks: int) -> Iterator[None]:
             cleanup.callback(_shut_down)
             try:
                 ray.init(**settings)
-            except (OSError, ValueError, RuntimeError) as error:
+            except (OSError, ValueError, RuntimeError, RayError) as error:
                 where = "a local Ray" if address is None else f"Ray at {address}"
                 raise EnvironmentFault(
                     "E-RAY-CONNECT", f"{where} cannot be used: {str(error).splitlines()[0]}"
                 ) from error
         yield
+
+
+def _check_reachable(address: str) -> None:
+    """Ask the port itself: Ray would go on asking for minutes.
+
+    Raises EnvironmentFault E-RAY-CONNECT.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise EnvironmentFault(
+            "E-RAY-CONNECT",
+            f"Ray at {address} cannot be reached ({error}). Is `ray start --head` running there?",
+        ) from error
 
 
 def _shut_down() -> None:

@@ -57,3 +57,7 @@ class TextStream:
         piece = whole[len(self._shown) :]
         self._shown = whole
         return piece
+
+    def finish(self) -> str:
+        """Return the rest: a character that was never completed."""
+        return self._text.decode(self._ids)[len(self._shown) :]

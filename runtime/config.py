@@ -109,22 +109,6 @@ def run_dtype(spec: ModelSpec, name: str) -> torch.dtype:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RankTicket:
-    """All that a process needs to become a rank: where the driver listens, and a secret to show.
-
-    The CURVE keys are empty on a Unix socket, whose folder only its owner can open.
-    """
-
-    endpoint: str
-    rank: int
-    degree: int
-    secret: str
-    server_key: str = ""
-    public_key: str = ""
-    secret_key: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
 class RankJob:
     """What a rank is told to load."""
 
@@ -135,6 +119,7 @@ class RankJob:
     dtype: str
     kv_pages: int
     threads: int
+    ranks_per_host: int
     rendezvous: str
     trace: bool
     verify_load: bool

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -19,10 +20,12 @@ from . import wire
 from .batch import Request, StepRows, advance, assign_pages, check_requests, form_step
 from .config import EngineSettings, SamplingSettings, read_run_spec, run_dtype
 from .digest import chain_digests
-from .launcher import Launcher, cores
+from .launcher import Launcher
 from .link import DriverLink, name_ranks, unique_lines
 from .rendezvous import Rendezvous
 from .trace import Run, TraceRecord
+
+log = logging.getLogger("isobit.runtime")
 
 DEATH_GRACE_S = 0.5
 DIVERGED = "E-RANK-DIVERGED"
@@ -50,6 +53,7 @@ class Batch:
     traces: Run
     prefill_s: float
     decode_s: list[float]
+    decode_tokens: list[int]
     decode_kernels_s: list[float]
 
 
@@ -60,7 +64,11 @@ def prepare(model: Path, settings: EngineSettings) -> tuple[ModelSpec, ShardPlan
     """
     spec = read_run_spec(model, settings.load)
     run_dtype(spec, settings.dtype)
+    if settings.threads < 0:
+        raise InputError("E-THREADS", f"threads {settings.threads}: expected 0 (share) or more")
     if settings.load.format == "dummy":
+        if settings.verify_load:
+            raise InputError("E-LOAD-FORMAT", "dummy weights have no file to be compared with")
         return spec, make_plan(spec, settings.plan)
     checkpoint = open_checkpoint(model)
     plan = make_plan(spec, settings.plan, stored_intermediate_size(checkpoint))
@@ -79,15 +87,15 @@ class Engine:
         started = time.perf_counter()
         self.settings, self._launcher = settings, launcher
         self.spec, self.plan = prepare(model, settings)
+        self._step_number = 0
         address = launcher.address()
         self._link = DriverLink(self.plan.degree, address)
-        self._rendezvous = Rendezvous(self._link.folder, address.host)
-        self._step_number = 0
         try:
+            self._rendezvous = Rendezvous(self._link.folder, address.host)
             self._launcher.launch([self._link.ticket(rank) for rank in range(self.plan.degree)])
             self._collect("hello", "starting the ranks", settings.load_timeout_s)
             self.ranks = self._load(model)
-            if settings.verify_load and settings.load.format != "dummy":
+            if settings.verify_load:
                 self._verify_load(model)
         except BaseException:
             self.close()
@@ -133,7 +141,7 @@ class Engine:
         ]
         check_requests(self.spec, prompts, sampling)
         assign_pages(requests, self.settings.kv_pages)
-        hidden, traces, times, kernels = [], [], [], []
+        hidden, traces, times, kernels, emitted = [], [], [], [], []
         started = time.perf_counter()
         first_token_s = 0.0
         while not all(request.finished for request in requests):
@@ -148,6 +156,7 @@ class Engine:
                 first_token_s = time.perf_counter() - started
             elif first_token_s:
                 times.append(time.perf_counter() - step_started)
+                emitted.append(len(rows.sampled))
                 kernels.append(max(answer["kernels_s"] for answer in answers.values()))
         return Batch(
             completions=[
@@ -162,12 +171,12 @@ class Engine:
             traces=traces,
             prefill_s=first_token_s,
             decode_s=times,
+            decode_tokens=emitted,
             decode_kernels_s=kernels,
         )
 
     def _load(self, model: Path) -> list[dict[str, Any]]:
         settings = self.settings
-        threads = settings.threads or max(1, cores() // self._launcher.ranks_per_host())
         job = {
             "kind": "load",
             "model": str(model.absolute()),
@@ -175,7 +184,8 @@ class Engine:
             "load": asdict(settings.load),
             "dtype": settings.dtype,
             "kv_pages": settings.kv_pages,
-            "threads": threads,
+            "threads": settings.threads,
+            "ranks_per_host": self._launcher.ranks_per_host(),
             "rendezvous": self._rendezvous.address,
             "trace": settings.trace,
             "verify_load": settings.verify_load,
@@ -185,7 +195,10 @@ class Engine:
         reports = self._collect(
             "loaded", "loading the weights", settings.load_timeout_s, stop_at_error=False
         )
-        return [reports[rank] for rank in range(self.plan.degree)]
+        ranks = [reports[rank] for rank in range(self.plan.degree)]
+        for line in dict.fromkeys(line for rank in ranks for line in rank.pop("warnings")):
+            log.warning("%s", line)
+        return ranks
 
     def _verify_load(self, model: Path) -> None:
         """Raise RankFault E-LOAD-DIFFERS when the shards together are not the file."""

@@ -9,8 +9,8 @@ import subprocess
 import sys
 from typing import Protocol
 
-from .config import RankTicket
 from .link import Address
+from .ticket import RankTicket
 
 
 class Launcher(Protocol):
@@ -49,7 +49,8 @@ class LocalLauncher:
     def launch(self, tickets: list[RankTicket]) -> None:
         for ticket in tickets:
             process = subprocess.Popen(
-                [sys.executable, "-m", "isobit.runtime.rank_process"], stdin=subprocess.PIPE
+                [sys.executable, "-m", "isobit.runtime.rank_process", str(os.getpid())],
+                stdin=subprocess.PIPE,
             )
             self._processes.append(process)
             assert process.stdin is not None

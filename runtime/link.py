@@ -15,9 +15,9 @@ from typing import Any
 
 import zmq
 
-from ..kernels.errors import RankFault
+from ..kernels.errors import EnvironmentFault, RankFault
 from . import wire
-from .config import RankTicket
+from .ticket import RankTicket
 
 POLL_MS = 100
 
@@ -54,6 +54,16 @@ class DriverLink:
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._socket.setsockopt(zmq.MAXMSGSIZE, wire.MOST_MESSAGE_BYTES)
         self._server_key = b""
+        self._greeted: set[int] = set()
+        try:
+            self._bind(address)
+        except zmq.ZMQError as error:
+            self.close()
+            raise EnvironmentFault(
+                "E-DRIVER-LISTEN", f"the driver cannot listen for its ranks: {error}"
+            ) from error
+
+    def _bind(self, address: Address) -> None:
         if address.host is None:
             self.endpoint = f"ipc://{self.folder / 'driver'}"
             self._socket.bind(self.endpoint)
@@ -64,7 +74,6 @@ class DriverLink:
             self._socket.curve_secretkey = private
             port = self._socket.bind_to_random_port(f"tcp://{address.host}")
             self.endpoint = f"tcp://{address.host}:{port}"
-        self._greeted: set[int] = set()
 
     def ticket(self, rank: int) -> RankTicket:
         """What rank number `rank` needs to connect."""

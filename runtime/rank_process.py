@@ -1,6 +1,6 @@
 """The life of a rank's process: connect, load, answer steps until told to stop.
 
-`python -m isobit.runtime.rank_process` reads a RankTicket as JSON from standard input.
+`python -m isobit.runtime.rank_process DRIVER_PID` reads a RankTicket as JSON from standard input.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import traceback
 from typing import Any
 
 from ..kernels.errors import IsobitError
-from .config import RankTicket
 from .link import RankLink
+from .ticket import RankTicket
+from .warnings_of_rank import collected_warnings
 
 log = logging.getLogger("isobit.runtime")
 
@@ -43,8 +44,9 @@ def _serve(link: RankLink, ticket: RankTicket) -> None:
     # torch takes a second to import; by now the driver knows that this process lives.
     from .worker import Worker, job_from_message
 
-    worker = Worker(job_from_message({**job, "rank": ticket.rank}))
-    link.send({"kind": "loaded", **worker.report})
+    with collected_warnings() as warnings:
+        worker = Worker(job_from_message({**job, "rank": ticket.rank}))
+    link.send({"kind": "loaded", "warnings": warnings, **worker.report})
     try:
         while (message := link.receive())["kind"] != "stop":
             link.send({"kind": "stepped", **worker.step(message)})
@@ -52,24 +54,22 @@ def _serve(link: RankLink, ticket: RankTicket) -> None:
         worker.close()
 
 
-def _die_with_parent() -> None:
+def _die_with(driver: int) -> None:
     """Ask Linux to end this process when the driver ends, however it ends."""
     import ctypes
 
     pr_set_pdeathsig = 1
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != driver:
+        sys.exit(1)
 
 
 def main() -> None:
-    parent = os.getppid()
     if sys.platform == "linux":
-        _die_with_parent()
+        _die_with(int(sys.argv[1]))
     # The terminal sends Ctrl-C to the whole process group; only the driver acts on it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     fields: dict[str, Any] = json.loads(sys.stdin.readline())
-    if os.getppid() != parent:
-        return
-
     run_rank(RankTicket(**fields))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,15 @@ from typing import Any
 import torch.distributed as dist
 
 COLLECTIVE_TIMEOUT = timedelta(seconds=60)
+BACKLOG = 128
 STORE_TIMEOUT = timedelta(seconds=120)
 
 
 class Rendezvous:
     """The driver's side. On one host a file in a private folder: nothing listens.
 
-    Across hosts a TCP store that the driver binds on a free port and keeps open, so that no port
-    is probed, released and lost.
+    Across hosts a TCP store that the driver binds on a free port of one address and keeps open,
+    so that no port is probed, released and lost.
     """
 
     def __init__(self, folder: Path, host: str | None) -> None:
@@ -24,10 +26,18 @@ class Rendezvous:
         if host is None:
             self.address = f"file://{folder / 'rendezvous'}"
         else:
+            # Left to itself the store would listen on every interface.
+            listener = socket.create_server((host, 0), backlog=BACKLOG)
+            port = listener.getsockname()[1]
             self._store = dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
-                host, 0, is_master=True, wait_for_workers=False, timeout=STORE_TIMEOUT
+                host,
+                port,
+                is_master=True,
+                wait_for_workers=False,
+                timeout=STORE_TIMEOUT,
+                master_listen_fd=listener.detach(),
             )
-            self.address = f"tcp://{host}:{self._store.port}"
+            self.address = f"tcp://{host}:{port}"
 
 
 def join(address: str, rank: int, degree: int) -> None:

@@ -61,7 +61,10 @@ def measure(engine: Engine, workload: Workload, read_bandwidth: float) -> Throug
     weights = sum(rank["step_bytes"] for rank in engine.ranks)
     return Throughput(
         decode_ms_per_step=step_s * 1000,
-        decode_tokens_per_s=workload.batch_size / step_s,
+        decode_tokens_per_s=statistics.median(
+            tokens / seconds
+            for tokens, seconds in zip(batch.decode_tokens, batch.decode_s, strict=True)
+        ),
         prefill_s=batch.prefill_s,
         prefill_tokens_per_s=workload.batch_size * workload.prompt_tokens / batch.prefill_s,
         weights_bytes=weights,

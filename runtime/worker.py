@@ -29,6 +29,7 @@ from .config import (
 from .decoder import Decoder, StepInput
 from .digest import chain_digests, tensor_digest
 from .fault import FaultContext, inject_fault
+from .launcher import cores
 from .sampler import sample
 from .trace import Tracer
 
@@ -41,7 +42,7 @@ class Worker:
         started = time.perf_counter()
         # torch is left with small element-wise work, which its own threads only slow down.
         torch.set_num_threads(1)
-        ops.set_threads(job.threads)
+        ops.set_threads(job.threads or max(1, cores() // job.ranks_per_host))
         self.rank, self.plan = job.rank, ShardPlan.from_dict(job.plan)
         rendezvous.join(job.rendezvous, self.rank, self.plan.degree)
         load = LoadSettings(**job.load)
@@ -73,7 +74,7 @@ class Worker:
             "load_s": round(time.perf_counter() - started, 3),
         }
         inject_fault(FaultContext(rank=self.rank, plan=self.plan, decoder=self.decoder))
-        if job.verify_load and load.format != "dummy":
+        if job.verify_load:
             self.report |= self._loaded(open_checkpoint(job.model))
 
     def _loaded(self, checkpoint: Checkpoint) -> dict[str, Any]:

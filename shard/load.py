@@ -87,6 +87,7 @@ class _Loader:
         self.source, self.spec, self.plan = source, spec, plan
         self.rank, self.dtype = rank, dtype
         self.not_finite: list[str] = []
+        self.too_large: list[str] = []
         self.problems: list[InputError] = []
 
     def load(self) -> RankWeights:
@@ -116,13 +117,21 @@ class _Loader:
                 "or quantize it again",
             )
 
+        if self.too_large:
+            raise InputError(
+                "E-NUM-OVERFLOW",
+                f"{self.source.name}: values of {len(self.too_large)} tensors do not fit "
+                f"{self.dtype}:\n  " + "\n  ".join(self.too_large[:20]) + "\nThe model was trained "
+                f"in {self.spec.dtype}; run with --dtype bfloat16 or float32",
+            )
+
     def layer(self, layer: int) -> LayerWeights:
         modules = layer_modules(self.spec, layer)
         norms = {
             name.split(".")[-2]: self.vector(name, size)
             for name, size in norm_sizes(self.spec, layer).items()
         }
-        order = self.source.mlp_order(layer)
+        order = self._mlp_order(layer)
         cut_alike = ("gate", "up", "down")
         orders: dict[str, torch.Tensor | None] = dict.fromkeys(cut_alike, order)
         products = {}
@@ -142,12 +151,27 @@ class _Loader:
             k_norm=norms.get("k_norm"),
         )
 
+    def _mlp_order(self, layer: int) -> torch.Tensor | None:
+        try:
+            return self.source.mlp_order(layer)
+        except InputError as problem:
+            self.problems.append(problem)
+            return None
+
     def vector(self, name: str, size: int) -> torch.Tensor:
         return self._finite(name, self.source.vector(name, size)).float()
 
     def bias(self, module: LinearModule, order: torch.Tensor | None) -> torch.Tensor | None:
         """The bias of a rank's outputs: its slice when column parallel, all when row parallel."""
         if not module.bias:
+            if self.source.has_other_bias(module):
+                self.problems.append(
+                    InputError(
+                        "E-CKPT-BIAS",
+                        f"{module.name}.bias is not zero, but by config.json this model has no "
+                        "such bias: it would be lost",
+                    )
+                )
             return None
         values = self.vector(f"{module.name}.bias", module.n)
         if module.parallel == "row":
@@ -162,7 +186,7 @@ class _Loader:
         own = feature_slice(self.plan, module, self.rank)
         rows = slice(own.offset, own.offset + own.true)
         values = self.source.dense(module, None, rows, slice(0, module.k))
-        return self._finite(f"{module.name}.weight", values).to(self.dtype)
+        return self._converted(f"{module.name}.weight", values)
 
     def product(self, module: LinearModule, order: torch.Tensor | None = None) -> PackedWeight:
         """A rank's part of a weight; `order` permutes the dimension that is cut."""
@@ -175,7 +199,7 @@ class _Loader:
         scheme = self._scheme(module)
         if scheme is None or scheme.format == bitsandbytes.NF4:
             values = self.source.dense(module, scheme, rows, columns)
-            values = self._finite(f"{module.name}.weight", values).to(self.dtype)
+            values = self._converted(f"{module.name}.weight", values)
             return pack_dense(grown(values, _padded_shape(module, own), 0), segments=ends)
         piece = self.source.quantized(module, scheme, rows, columns)
         self._finite(f"{module.name} scales", piece.scales)
@@ -183,6 +207,14 @@ class _Loader:
 
     def _scheme(self, module: LinearModule) -> WeightScheme | None:
         return self.spec.quantization.scheme(module.name) if self.spec.quantization else None
+
+    def _converted(self, name: str, values: torch.Tensor) -> torch.Tensor:
+        """Values in the dtype of the run; the number that does not fit is named."""
+        converted = self._finite(name, values).to(self.dtype)
+        if name not in self.not_finite and not converted.isfinite().all():
+            most = torch.finfo(self.dtype).max
+            self.too_large.append(f"{name}: absmax {float(values.abs().max()):.3g} > {most:.5g}")
+        return converted
 
     def _finite(self, name: str, values: torch.Tensor) -> torch.Tensor:
         if not values.isfinite().all():

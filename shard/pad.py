@@ -18,7 +18,7 @@ from .formats import awq, gptq, int_quantized, pack_quantized, quantized_format
 from .formats.codes import WholeWeight, group_index, grown
 from .modules import LinearModule, embedding_module, head_module, layer_modules
 from .plan import PlanSettings, make_plan
-from .quantization import CHANNEL, WeightScheme
+from .quantization import WeightScheme
 from .safetensors_file import SliceReader
 from .settings import read_config
 from .spec import ModelSpec, read_spec
@@ -191,18 +191,18 @@ class _Padder:
 def padded_weight(weight: WholeWeight, scheme: WeightScheme, n: int, k: int) -> WholeWeight:
     """Grow a weight to [n, k]: new codes are zero points, new groups have scale 1.
 
-    With one group per output row that group covers the new features too.
+    A last group that is not full, or the only one of an output row, covers new features too.
     """
     old_k = weight.codes.shape[1]
     middle, groups = 1 << (scheme.bits - 1), scheme.groups(k)
     zeros = None if weight.zeros is None else grown(weight.zeros, (n, groups), middle)
     codes = grown(weight.codes, (n, k), middle)
-    if zeros is not None and scheme.group_size == CHANNEL:
-        codes[:, old_k:] = zeros[:, :1]
+    added = torch.arange(old_k, k) // scheme.group_width(k)
+    if zeros is not None:
+        codes[:, old_k:] = zeros[:, added]
     g_idx = weight.g_idx
-    if g_idx is not None and k > old_k:
-        added = torch.arange(old_k, k, dtype=torch.int32) // scheme.group_width(k)
-        g_idx = torch.cat((g_idx, added))
+    if g_idx is not None:
+        g_idx = torch.cat((g_idx, added.int()))
     return WholeWeight(
         codes=codes,
         scales=grown(weight.scales, (n, groups), 1),

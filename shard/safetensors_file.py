@@ -147,12 +147,14 @@ def _header_fields(path: Path) -> tuple[dict[str, Any], int, int]:
 
 def _entry(path: Path, name: str, fields: object, base: int) -> TensorEntry | str:
     """Return the entry, or what is wrong with it."""
+    wanted = f"{name}: expected dtype, shape and data_offsets, found {str(fields)[:80]}"
+    if not isinstance(fields, dict):
+        return wanted
     try:
-        assert isinstance(fields, dict)
         dtype, shape = fields["dtype"], fields["shape"]
         begin, end = fields["data_offsets"]
-    except (AssertionError, KeyError, TypeError, ValueError):
-        return f"{name}: expected dtype, shape and data_offsets, found {str(fields)[:80]}"
+    except (KeyError, TypeError, ValueError):
+        return wanted
     numbers = [begin, end, *(shape if isinstance(shape, list) else [-1])]
     if any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in numbers):
         return (
@@ -213,6 +215,8 @@ class SliceReader:
             return self.read(entry, rows, slice(left, right))[:, columns - left]
         if isinstance(rows, slice):
             return self._rectangle(entry, rows, columns)
+        if not len(rows):
+            return self._rectangle(entry, slice(0, 0), columns)
         if (columns.stop - columns.start) * entry.dtype.itemsize < PAGE_BYTES:
             first, last = bounds(rows)
             return self._rectangle(entry, slice(first, last), columns)[rows - first]
@@ -242,11 +246,16 @@ class SliceReader:
         return out
 
     def _fill(self, entry: TensorEntry, offset: int, view: memoryview) -> None:
-        descriptor = self._descriptors.get(entry.file)
-        if descriptor is None:
-            descriptor = self._descriptors[entry.file] = os.open(entry.file, os.O_RDONLY)
         while view.nbytes:
-            count = os.preadv(descriptor, [view], offset)
+            try:
+                descriptor = self._descriptors.get(entry.file)
+                if descriptor is None:
+                    descriptor = self._descriptors[entry.file] = os.open(entry.file, os.O_RDONLY)
+                count = os.preadv(descriptor, [view], offset)
+            except OSError as error:
+                raise InputError(
+                    "E-CKPT-MISSING", f"{entry.file}: cannot be read ({error.strerror})"
+                ) from error
             if count == 0:
                 raise InputError(
                     "E-CKPT-TRUNCATED",

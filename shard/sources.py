@@ -32,6 +32,10 @@ class WeightSource(Protocol):
         """A bias or norm weight, [size]."""
         ...
 
+    def has_other_bias(self, module: LinearModule) -> bool:
+        """Whether there is a bias other than zero for a module that has none by the config."""
+        ...
+
     def dense(
         self, module: LinearModule, scheme: WeightScheme | None, rows: Features, columns: Features
     ) -> torch.Tensor:
@@ -66,6 +70,10 @@ class StoredWeights:
     def vector(self, name: str, size: int) -> torch.Tensor:
         return self._reader.read_range(self._checkpoint.entries[name], 0, size)
 
+    def has_other_bias(self, module: LinearModule) -> bool:
+        entry = self._checkpoint.entries.get(f"{module.name}.bias")
+        return entry is not None and bool(self._reader.read(entry).any())
+
     def dense(
         self, module: LinearModule, scheme: WeightScheme | None, rows: Features, columns: Features
     ) -> torch.Tensor:
@@ -97,6 +105,10 @@ class DummyWeights:
 
     def vector(self, name: str, size: int) -> torch.Tensor:
         return torch.ones(size) if name.endswith("norm.weight") else torch.zeros(size)
+
+    def has_other_bias(self, module: LinearModule) -> bool:
+        del module
+        return False
 
     def dense(
         self, module: LinearModule, scheme: WeightScheme | None, rows: Features, columns: Features

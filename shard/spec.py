@@ -58,21 +58,6 @@ class ModelSpec:
     def torch_dtype(self) -> torch.dtype:
         return DTYPES[self.dtype]
 
-    def linear_shapes(self, layer: int) -> dict[str, tuple[int, int]]:
-        """Return the quantizable products of a layer: full name -> (N, K)."""
-        h, i = self.hidden_size, self.intermediate_size
-        q, kv = self.heads * self.head_size, self.kv_heads * self.head_size
-        p = f"model.layers.{layer}."
-        return {
-            p + "self_attn.q_proj": (q, h),
-            p + "self_attn.k_proj": (kv, h),
-            p + "self_attn.v_proj": (kv, h),
-            p + "self_attn.o_proj": (h, q),
-            p + "mlp.gate_proj": (i, h),
-            p + "mlp.up_proj": (i, h),
-            p + "mlp.down_proj": (h, i),
-        }
-
 
 def spec_from_config(config: dict[str, Any], quantize_config: dict[str, Any] | None) -> ModelSpec:
     """Build a ModelSpec from the contents of config.json.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..kernels.errors import InputError
 from .checkpoint import Checkpoint
 from .formats import dense, quantized_format
-from .formats.expected import FLOATS, Expected
+from .formats.expected import ANY, FLOATS, Expected
 from .modules import LinearModule, head_module, layer_modules
 from .spec import ModelSpec
 
@@ -72,8 +72,11 @@ def check_checkpoint(checkpoint: Checkpoint, spec: ModelSpec) -> None:
 
 
 def same_shape(expected: tuple[int, ...], found: tuple[int, ...]) -> bool:
-    """A scalar may be stored as [] or [1]."""
-    return expected == found or (expected in ((), (1,)) and found in ((), (1,)))
+    """A scalar may be stored as [] or [1]; a dimension of ANY has any length."""
+    same = len(expected) == len(found) and all(
+        e in (ANY, f) for e, f in zip(expected, found, strict=True)
+    )
+    return same or (expected in ((), (1,)) and found in ((), (1,)))
 
 
 def _listed(lines: list[str], most: int = 12) -> str:

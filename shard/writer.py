@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,7 +27,7 @@ class FolderWriter:
 
     Use as a context manager; `finish` makes the folder appear under its name, and leaving the
     block without it removes everything. `note` goes into the metadata of every file. Raises
-    InputError E-OUT-EXISTS, E-OUT-PARENT.
+    InputError E-OUT-EXISTS, E-OUT-PARENT; E-OUT-WRITE when the system refuses, as on a full disk.
     """
 
     def __init__(self, out: Path, note: str) -> None:
@@ -38,7 +40,8 @@ class FolderWriter:
             raise InputError("E-OUT-PARENT", f"{parent}: no such folder")
         self.out = out
         self._metadata = {"format": "pt", "isobit": note}
-        self._folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=parent))
+        with _write_errors(out):
+            self._folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=parent))
         self._files: list[SafetensorsWriter] = []
 
     def __enter__(self) -> FolderWriter:
@@ -53,6 +56,10 @@ class FolderWriter:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def add(self, name: str, tensor: torch.Tensor) -> None:
+        with _write_errors(self.out):
+            self._add(name, tensor)
+
+    def _add(self, name: str, tensor: torch.Tensor) -> None:
         if not self._files or self._files[-1].nbytes + tensor.nbytes > FILE_BYTES:
             if self._files:
                 self._files[-1].close()
@@ -62,6 +69,10 @@ class FolderWriter:
 
     def finish(self, config: dict[str, Any], source: Path) -> int:
         """Write config.json, carry over tokenizer files from `source`, rename; return bytes."""
+        with _write_errors(self.out):
+            return self._finish(config, source)
+
+    def _finish(self, config: dict[str, Any], source: Path) -> int:
         self._files[-1].close()
         if len(self._files) == 1:
             self._files[0].path.rename(self._folder / SINGLE)
@@ -90,3 +101,11 @@ class FolderWriter:
         total = sum(file.nbytes for file in self._files)
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         (self._folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+@contextmanager
+def _write_errors(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError("E-OUT-WRITE", f"{out}: cannot be written ({error})") from error

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from ...kernels.errors import InputError
 from ...runtime.batch import pages_for
 from ...runtime.config import EngineSettings, LoadSettings
 from ...runtime.engine import Engine, prepare
@@ -57,7 +58,9 @@ def throughput(
     quantization: Annotated[
         str | None, typer.Option(help="int4 or int8: what dummy weights are.")
     ] = None,
-    group_size: Annotated[int, typer.Option(help="Group size of dummy weights.")] = 128,
+    group_size: Annotated[
+        int | None, typer.Option(help="Their group size: 128 unless told otherwise.")
+    ] = None,
     layout: Layout = LayoutName.PAD,
     atoms: Atoms = 8,
     dtype: Dtype = "auto",
@@ -67,11 +70,13 @@ def throughput(
     as_json: Json = False,
 ) -> None:
     """Time prefill and decode of one batch of random prompts; no tokenizer is needed."""
+    if quantization is None and group_size is not None:
+        raise InputError("E-USAGE", "--group-size goes with --quantization int4 or int8")
     folder = model_folder(model, weights=load_format is LoadFormat.AUTO)
     settings = EngineSettings(
         plan=PlanSettings(degree=degree, atoms=atoms, layout=layout.value),
         load=LoadSettings(
-            format=load_format.value, quantization=quantization, group_size=group_size
+            format=load_format.value, quantization=quantization, group_size=group_size or 128
         ),
         dtype=dtype,
         threads=threads,

@@ -10,7 +10,7 @@ import typer
 
 from ...kernels.errors import InputError
 from ...runtime.batch import check_requests, pages_for
-from ...runtime.config import EngineSettings, SamplingSettings
+from ...runtime.config import EngineSettings, SamplingSettings, check_sampling
 from ...runtime.engine import Batch, Engine, prepare
 from ...shard.plan import PlanSettings
 from ..models import model_folder
@@ -74,6 +74,11 @@ def generate(
         seed=seed,
         ignore_eos=ignore_eos,
     )
+    check_sampling(sampling)
+    if temperature == 0 and (top_k or top_p != 1 or seed):
+        raise InputError(
+            "E-USAGE", "--top-k, --top-p and --seed need a --temperature above 0: 0 is greedy"
+        )
     folder = model_folder(model)
     plan = PlanSettings(degree=degree, atoms=atoms, layout=layout.value)
     spec, _ = prepare(folder, EngineSettings(plan=plan, dtype=dtype))
@@ -105,6 +110,8 @@ def generate(
             if not as_json and prompt is not None and not chat:
                 sys.stdout.write(prompt)
             batch = engine.generate([ids], [sampling], show)
+            if stream is not None and not as_json:
+                sys.stdout.write(stream.finish())
             result = _report(engine, batch, text)
     if as_json:
         print_json(result)

@@ -14,7 +14,8 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Run the command line: 0 fine, 1 bad verdict, 2 wrong input or environment, 130 Ctrl-C."""
-    signal.signal(signal.SIGTERM, _terminated)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _terminated)
     try:
         sys.exit(_run("--json" in sys.argv[1:]))
     except KeyboardInterrupt:
@@ -30,6 +31,8 @@ def _run(as_json: bool) -> int:
     from .output import print_error
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_Once())
     try:
         status = app(standalone_mode=False) or 0
     except IsobitError as error:
@@ -43,6 +46,20 @@ def _run(as_json: bool) -> int:
     if status == INTERRUPTED:
         raise KeyboardInterrupt
     return status
+
+
+class _Once(logging.Filter):
+    """Lets each message through once: a config is read by several steps of one command."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        new = text not in self._seen
+        self._seen.add(text)
+        return new
 
 
 def _terminated(_signal: int, _frame: FrameType | None) -> None:

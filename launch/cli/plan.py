@@ -23,6 +23,9 @@ from .output import print_json
 from .plan_details import print_details, print_verdict
 from .plan_tables import print_plan
 
+DEFAULT_UTILIZATION = 0.9
+DEFAULT_GROUP = 128
+
 
 def plan(
     model: Model,
@@ -34,8 +37,8 @@ def plan(
         typer.Option(help="GiB of each device: 24, or one value per rank, as in 24,24,12."),
     ] = None,
     gpu_memory_utilization: Annotated[
-        float, typer.Option(help="Share of that memory to use.")
-    ] = 0.9,
+        float | None, typer.Option(help="Share of that memory to use: 0.9 unless told otherwise.")
+    ] = None,
     max_model_len: Annotated[
         int | None,
         typer.Option(help="Tokens of a sequence to plan for; the model's most if absent."),
@@ -45,19 +48,27 @@ def plan(
         str | None, typer.Option(help="Assume int4 or int8 when config.json names none.")
     ] = None,
     group_size: Annotated[
-        int, typer.Option(help="Group size to assume, with --quantization.")
-    ] = 128,
+        int | None,
+        typer.Option(help="Group size to assume, with --quantization: 128 unless told otherwise."),
+    ] = None,
     explain_all: Annotated[
         bool, typer.Option("--explain", help="Show layouts, traffic and formulas too.")
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Show how a model is cut, and what fits. Exit status 1 when the given memory is too small."""
-    budget = None if gpu_memory is None else _budget(gpu_memory, gpu_memory_utilization)
+    if gpu_memory is None and gpu_memory_utilization is not None:
+        raise InputError("E-USAGE", "--gpu-memory-utilization needs --gpu-memory")
+    if quantization is None and group_size is not None:
+        raise InputError("E-USAGE", "--group-size goes with --quantization int4 or int8")
+    budget = None
+    if gpu_memory is not None:
+        share = DEFAULT_UTILIZATION if gpu_memory_utilization is None else gpu_memory_utilization
+        budget = _budget(gpu_memory, share)
     folder = model_folder(model, weights=False)
     spec = read_spec(folder)
     if quantization is not None:
-        spec = _assume(spec, quantization, group_size)
+        spec = _assume(spec, quantization, DEFAULT_GROUP if group_size is None else group_size)
     settings = PlanSettings(degree=degree, atoms=atoms, layout=layout.value)
     question = Question(
         dtype=str(run_dtype(spec, dtype)).removeprefix("torch."),

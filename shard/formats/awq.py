@@ -17,7 +17,7 @@ from ..quantization import QuantizationSpec, Rule, WeightScheme
 from ..safetensors_file import Features, SliceReader, TensorEntry, bounds
 from .codes import QuantizedSlice, WholeWeight, column_groups, pack_words, unpack_words
 from .expected import FLOATS, Expected
-from .settings import bits, group_size, warn_unknown
+from .settings import bits, flag, group_size, strings, text, warn_unknown
 
 COLUMN_OF_NIBBLE = (0, 2, 4, 6, 1, 3, 5, 7)
 NIBBLE_OF_COLUMN = (0, 4, 1, 5, 2, 6, 3, 7)
@@ -36,7 +36,7 @@ def quantization(settings: dict[str, Any]) -> QuantizationSpec:
     names = {"w_bit": "bits", "q_group_size": "group_size"}
     settings = {**settings, **{new: settings[old] for old, new in names.items() if old in settings}}
     warn_unknown("awq", settings, _KNOWN)
-    version = str(settings.get("version", "gemm")).lower()
+    version = (text("awq", settings, "version") or "gemm").lower()
     if version != "gemm":
         raise InputError(
             "E-QUANT-SCHEME",
@@ -47,9 +47,10 @@ def quantization(settings: dict[str, Any]) -> QuantizationSpec:
         format="awq",
         bits=bits("awq", settings, (4,)),
         group_size=group_size("awq", settings),
-        symmetric=not settings.get("zero_point", True),
+        symmetric=not flag("awq", settings, "zero_point", True),
     )
-    kept = ("lm_head", *(f"in:{name}" for name in settings.get("modules_to_not_convert") or ()))
+    kept = strings("awq", settings, "modules_to_not_convert")
+    kept = ("lm_head", *(f"in:{name}" for name in kept))
     return QuantizationSpec(
         method="awq",
         rules=(Rule(targets=kept, scheme=None), Rule(targets=("Linear",), scheme=scheme)),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,8 +20,8 @@ from ..checkpoint import Checkpoint
 from ..quantization import CHANNEL, QuantizationSpec, Rule, WeightScheme
 from ..safetensors_file import Features, SliceReader, bounds
 from .codes import QuantizedSlice
-from .expected import Expected
-from .settings import warn_unknown
+from .expected import ANY, FLOATS, Expected
+from .settings import flag, strings, text, warn_unknown
 
 log = logging.getLogger("isobit.shard")
 
@@ -38,23 +39,25 @@ _KNOWN = {
 def quantization(settings: dict[str, Any]) -> QuantizationSpec:
     """Read a bitsandbytes config. Raises InputError E-QUANT-SCHEME."""
     warn_unknown("bitsandbytes", settings, _KNOWN)
-    if settings.get("load_in_4bit"):
-        kind = settings.get("bnb_4bit_quant_type", "fp4")
-        if kind != "nf4" or settings.get("bnb_4bit_quant_storage", "uint8") != "uint8":
+    if flag("bitsandbytes", settings, "load_in_4bit", False):
+        kind = text("bitsandbytes", settings, "bnb_4bit_quant_type") or "fp4"
+        storage = text("bitsandbytes", settings, "bnb_4bit_quant_storage") or "uint8"
+        if kind != "nf4" or storage != "uint8":
             raise InputError(
                 "E-QUANT-SCHEME",
-                f"bitsandbytes: {kind} stored as {settings.get('bnb_4bit_quant_storage', 'uint8')} "
-                "is not read. Read: nf4 stored as uint8, and int8",
+                f"bitsandbytes: {kind} stored as {storage} is not read. Read: nf4 stored as uint8, "
+                "and int8",
             )
         log.warning("bitsandbytes nf4: weights are converted to the model's dtype while loading")
         scheme = WeightScheme(format=NF4, bits=4, group_size=CHANNEL)
-    elif settings.get("load_in_8bit"):
+    elif flag("bitsandbytes", settings, "load_in_8bit", False):
         scheme = WeightScheme(format=INT8, bits=8, group_size=CHANNEL)
     else:
         raise InputError(
             "E-QUANT-SCHEME", "bitsandbytes: neither load_in_8bit nor load_in_4bit is set"
         )
-    kept = ("lm_head", *(f"in:{name}" for name in settings.get("llm_int8_skip_modules") or ()))
+    kept = strings("bitsandbytes", settings, "llm_int8_skip_modules")
+    kept = ("lm_head", *(f"in:{name}" for name in kept))
     return QuantizationSpec(
         method="bitsandbytes",
         rules=(Rule(targets=kept, scheme=None), Rule(targets=("Linear",), scheme=scheme)),
@@ -69,8 +72,16 @@ def expected_tensors(module: str, n: int, k: int, scheme: WeightScheme) -> dict[
             f"{module}.SCB": Expected(shape=(n,), dtypes=(torch.float32,)),
             f"{module}.weight_format": Expected(shape=(), dtypes=(torch.uint8,), required=False),
         }
-    weight = Expected(shape=((n * k + 1) // 2, 1), dtypes=(torch.uint8,))
-    return {f"{module}.weight": weight}
+    codes = (torch.uint8,)
+    weight = f"{module}.weight"
+    return {
+        weight: Expected(shape=((n * k + 1) // 2, 1), dtypes=codes),
+        f"{weight}.absmax": Expected(shape=(ANY,), dtypes=FLOATS + codes),
+        f"{weight}.quant_map": Expected(shape=(16,), dtypes=FLOATS),
+        f"{module}.{STATE}": Expected(shape=(ANY,), dtypes=codes),
+        f"{weight}.nested_absmax": Expected(shape=(ANY,), dtypes=FLOATS, required=False),
+        f"{weight}.nested_quant_map": Expected(shape=(256,), dtypes=FLOATS, required=False),
+    }
 
 
 def read_slice(
@@ -104,17 +115,18 @@ def read_nf4(
 ) -> torch.Tensor:
     """Read a rectangle of an nf4 weight with K = k as dense float32 values.
 
-    Codes are read for the rows in question; block scales, 1/16 of the bytes, as a whole.
+    Codes are read for the rows in question; block scales, 1/16 of the bytes, as a whole. Raises
+    InputError E-CKPT-TENSOR for companions of the weight that are absent or have another length
+    than its blocks, E-QUANT-SCHEME for a state that cannot be read.
     """
     entries = checkpoint.entries
-    state = json.loads(bytes(reader.read(entries[f"{module}.{STATE}"]).tolist()))
-    block = int(state["blocksize"])
+    state = _state(checkpoint, reader, module, k)
     begin, end = bounds(rows)
     first, last = begin * k // 2, -(-end * k // 2)
     packed = reader.read(entries[f"{module}.weight"], slice(first, last), slice(0, 1)).flatten()
     nibbles = torch.stack((packed >> 4, packed & 0xF), dim=1).flatten().long()
     nibbles = nibbles[begin * k - 2 * first :][: (end - begin) * k]
-    flat = torch.arange(begin * k, end * k) // block
+    flat = torch.arange(begin * k, end * k) // state.block
     absmax = _absmax(checkpoint, reader, module, state)[flat]
     table = reader.read(entries[f"{module}.weight.quant_map"])
     dense = (table[nibbles] * absmax).view(end - begin, k)
@@ -122,15 +134,92 @@ def read_nf4(
     return dense[:, columns]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _State:
+    """What the state of an nf4 weight says: elements that share a scale, and, with double
+    quantization, scales that share a scale of their own (else 0) and what is added to them.
+    """
+
+    block: int
+    nested_block: int
+    nested_offset: float
+
+
+def _state(checkpoint: Checkpoint, reader: SliceReader, module: str, k: int) -> _State:
+    """Read the state of a weight with K = k, and check the companions of the weight against it."""
+    prefix, name, entries = f"{module}.weight.", f"{module}.{STATE}", checkpoint.entries
+    checkpoint.require([f"{module}.weight", prefix + "absmax", prefix + "quant_map", name])
+    n = 2 * entries[f"{module}.weight"].shape[0] // k
+    state = _parsed_state(name, bytes(reader.read(entries[name]).tolist()), [n, k])
+    blocks = -(-n * k // state.block)
+    lengths = {"absmax": blocks, "quant_map": 16}
+    if state.nested_block:
+        checkpoint.require([prefix + "nested_absmax", prefix + "nested_quant_map"])
+        lengths["nested_absmax"] = -(-blocks // state.nested_block)
+        lengths["nested_quant_map"] = 256
+    wrong = [
+        f"{prefix}{part}: shape {list(entries[prefix + part].shape)}, expected [{length}]: the "
+        f"weight is [{n}, {k}] and {name} says {state.block} elements a block"
+        for part, length in lengths.items()
+        if entries[prefix + part].shape != (length,)
+    ]
+    if wrong:
+        raise InputError("E-CKPT-TENSOR", "\n".join(wrong))
+    dtype = entries[prefix + "absmax"].dtype
+    if (dtype == torch.uint8) != bool(state.nested_block):
+        raise InputError(
+            "E-QUANT-SCHEME",
+            f"{prefix}absmax is {dtype}, but {name} says "
+            + ("double quantization (uint8)" if state.nested_block else "plain scales (floats)"),
+        )
+    return state
+
+
+def _parsed_state(name: str, content: bytes, shape: list[int]) -> _State:
+    """Parse the JSON of a state; `shape` is that of the weight."""
+    try:
+        fields = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise InputError("E-QUANT-SCHEME", f"{name}: not valid JSON ({error})") from error
+    if not isinstance(fields, dict):
+        raise InputError("E-QUANT-SCHEME", f"{name}: {fields!r}, expected a map (JSON object)")
+    nested = "nested_blocksize" in fields
+    checks = {"quant_type": ("nf4", fields.get("quant_type") == "nf4")}
+    for field in ("blocksize", *(("nested_blocksize",) if nested else ())):
+        checks[field] = ("a positive integer", _is_size(fields.get(field)))
+    checks["shape"] = (str(shape), fields.get("shape", shape) == shape)
+    if nested:
+        checks["nested_offset"] = ("a number", _is_number(fields.get("nested_offset")))
+    for field, (expected, right) in checks.items():
+        if not right:
+            raise InputError(
+                "E-QUANT-SCHEME",
+                f"{name}: {field} is {fields.get(field)!r}, expected {expected}",
+            )
+    return _State(
+        block=fields["blocksize"],
+        nested_block=fields["nested_blocksize"] if nested else 0,
+        nested_offset=float(fields["nested_offset"]) if nested else 0.0,
+    )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e38
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 31
+
+
 def _absmax(
-    checkpoint: Checkpoint, reader: SliceReader, module: str, state: dict[str, Any]
+    checkpoint: Checkpoint, reader: SliceReader, module: str, state: _State
 ) -> torch.Tensor:
     """Scales of all blocks, float32; with double quantization they are 8-bit codes themselves."""
     entries, prefix = checkpoint.entries, f"{module}.weight."
     absmax = reader.read(entries[prefix + "absmax"])
-    if "nested_blocksize" not in state:
+    if not state.nested_block:
         return absmax.float()
     table = reader.read(entries[prefix + "nested_quant_map"])
     outer = reader.read(entries[prefix + "nested_absmax"])
-    blocks = torch.arange(len(absmax)) // int(state["nested_blocksize"])
-    return table[absmax.long()] * outer[blocks] + float(state["nested_offset"])
+    blocks = torch.arange(len(absmax)) // state.nested_block
+    return table[absmax.long()] * outer[blocks] + state.nested_offset

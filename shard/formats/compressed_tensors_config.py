@@ -6,16 +6,20 @@ from typing import Any
 
 from ...kernels.errors import InputError
 from ..quantization import CHANNEL, QuantizationSpec, Rule, WeightScheme
-from .settings import warn_unknown
+from .settings import flag, mapping, targets, text, warn_unknown
 
 FORMATS = ("pack-quantized", "int-quantized")
 _KNOWN = {
     "config_groups", "format", "global_compression_ratio", "ignore", "kv_cache_scheme",
     "quant_method", "quantization_status", "sparsity_config", "transform_config", "version",
 }  # fmt: skip
+_KNOWN_OF_GROUP = {"format", "input_activations", "output_activations", "targets", "weights"}
+_KNOWN_OF_ARGUMENTS = {
+    "actorder", "block_structure", "dynamic", "group_size", "num_bits", "observer",
+    "observer_kwargs", "scale_dtype", "strategy", "symmetric", "type", "zp_dtype",
+}  # fmt: skip
 _REFUSED = {
     "kv_cache_scheme": "a quantized KV cache is not supported",
-    "sparsity_config": "sparse weights are not supported",
     "transform_config": "online transforms (rotations) are not supported",
 }
 
@@ -27,16 +31,28 @@ def quantization(settings: dict[str, Any]) -> QuantizationSpec:
     """
     warn_unknown("compressed-tensors", settings, _KNOWN)
     problems = [why for field, why in _REFUSED.items() if settings.get(field)]
-    rules = [Rule(targets=tuple(settings.get("ignore") or ()), scheme=None)]
-    groups = settings.get("config_groups") or {}
-    for name, group in groups.items():
-        form = str(group.get("format") or settings.get("format"))
-        found = [f"{name}: {problem}" for problem in _problems(group, form)]
-        problems += found
-        if not found:
-            rules.append(Rule(targets=tuple(group["targets"]), scheme=_scheme(group, form)))
-    if not groups:
-        problems.append("config_groups is empty: it must say which weights are quantized")
+    rules = []
+    try:
+        sparse = mapping("compressed-tensors", settings, "sparsity_config")
+        if sparse and sparse.get("format") != "dense":
+            problems.append(
+                f"sparsity_config: format {sparse.get('format')!r} is not read, only 'dense': "
+                "sparse weights are not supported"
+            )
+        ignored = targets("compressed-tensors", settings, "ignore")
+        rules.append(Rule(targets=ignored, scheme=None))
+        groups = mapping("compressed-tensors", settings, "config_groups")
+        if not groups:
+            problems.append("config_groups is empty: it must say which weights are quantized")
+    except InputError as error:
+        problems.append(error.message)
+        groups = {}
+    for name in groups:
+        try:
+            group = mapping("config_groups", groups, name)
+            rules.append(_rule(name, group, text("compressed-tensors", settings, "format")))
+        except InputError as error:
+            problems += error.message.splitlines()
     if problems:
         raise InputError("E-QUANT-SCHEME", "quantization_config:\n  " + "\n  ".join(problems))
     forms = sorted({rule.scheme.format for rule in rules if rule.scheme is not None})
@@ -47,14 +63,32 @@ def quantization(settings: dict[str, Any]) -> QuantizationSpec:
     )
 
 
-def _problems(group: dict[str, Any], form: str) -> list[str]:
+def _rule(name: str, group: dict[str, Any], form: str | None) -> Rule:
+    """Read a config group; `form` is the format of groups that name none."""
+    warn_unknown("compressed-tensors", group, _KNOWN_OF_GROUP, f"config_groups.{name}.")
+    for field in ("weights", "input_activations"):
+        where = f"config_groups.{name}.{field}."
+        values = mapping(name, group, field)
+        warn_unknown("compressed-tensors", values, _KNOWN_OF_ARGUMENTS, where)
+        for switch in ("symmetric", "dynamic"):
+            flag(f"{name}: {field}", values, switch, False)
+    form = text(name, group, "format") or form
+    named = targets(name, group, "targets")
+    if found := _problems(group, form):
+        lines = "\n".join(f"{name}: {problem}" for problem in found)
+        raise InputError("E-QUANT-SCHEME", lines)
+    assert form is not None
+    return Rule(targets=named, scheme=_scheme(group, form))
+
+
+def _problems(group: dict[str, Any], form: str | None) -> list[str]:
     weights, inputs = group.get("weights") or {}, group.get("input_activations")
     problems = []
     if form not in FORMATS:
         problems.append(f"format {form!r} is not read, only {' and '.join(FORMATS)}")
     bits, strategy = weights.get("num_bits"), weights.get("strategy")
     allowed = (8,) if form == "int-quantized" else (4, 8)
-    if weights.get("type") != "int" or bits not in allowed:
+    if weights.get("type") != "int" or not isinstance(bits, int) or bits not in allowed:
         problems.append(
             f"{bits} bits of type {weights.get('type')!r}, expected int and "
             + " or ".join(map(str, allowed))
@@ -69,7 +103,7 @@ def _problems(group: dict[str, Any], form: str) -> list[str]:
     if group.get("output_activations"):
         problems.append("quantized outputs are not supported")
     if form == "int-quantized":
-        if strategy != "channel" or not weights.get("symmetric", True):
+        if strategy != "channel" or not _symmetric(weights):
             problems.append("int-quantized weights must be symmetric with strategy 'channel'")
         problems += _input_problems(inputs)
     elif inputs:
@@ -85,12 +119,16 @@ def _input_problems(inputs: dict[str, Any] | None) -> list[str]:
     problems = []
     if inputs.get("num_bits") != 8 or inputs.get("type") != "int":
         problems.append("input_activations must be 8-bit integers")
-    if not inputs.get("symmetric", True):
+    if not _symmetric(inputs):
         problems.append("asymmetric activations are not supported")
     wanted = "token" if inputs.get("dynamic") else "tensor"
     if inputs.get("strategy") != wanted:
         problems.append(f"activation strategy {inputs.get('strategy')!r}, expected {wanted!r}")
     return problems
+
+
+def _symmetric(arguments: dict[str, Any]) -> bool:
+    return flag("compressed-tensors", arguments, "symmetric", True)
 
 
 def _scheme(group: dict[str, Any], form: str) -> WeightScheme:
@@ -102,7 +140,7 @@ def _scheme(group: dict[str, Any], form: str) -> WeightScheme:
         format=form,
         bits=weights["num_bits"],
         group_size=weights["group_size"] if weights["strategy"] == "group" else CHANNEL,
-        symmetric=bool(weights.get("symmetric", True)),
+        symmetric=_symmetric(weights),
         act_order=weights.get("actorder") == "group",
         activation=activation,
     )

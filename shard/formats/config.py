@@ -8,6 +8,7 @@ from typing import Any
 from ...kernels.errors import InputError
 from ..quantization import QuantizationSpec
 from . import awq, bitsandbytes, compressed_tensors_config, gptq
+from .settings import mapping, text
 
 _METHODS: dict[str, Callable[[dict[str, Any]], QuantizationSpec]] = {
     "gptq": gptq.quantization,
@@ -27,11 +28,13 @@ def quantization_from_config(
     Raises InputError E-QUANT-METHOD for a method that isobit does not read, E-QUANT-SCHEME for
     settings within a known method that it does not.
     """
-    settings = config.get("quantization_config") or config.get("compression_config")
-    if settings is None and quantize_config is None:
+    found = mapping("config.json", config, "quantization_config")
+    found = found or mapping("config.json", config, "compression_config")
+    if not found and quantize_config is None:
         return None
-    settings = {**(quantize_config or {}), **(settings or {})}
-    method = settings.get("quant_method") or settings.get("method")
+    settings = {**(quantize_config or {}), **found}
+    where = "quantization_config"
+    method = text(where, settings, "quant_method") or text(where, settings, "method")
     if method is None:
         method = _implied_method(settings)
     if method not in _METHODS:

@@ -29,7 +29,7 @@ from .codes import (
     read_packed_rows,
 )
 from .expected import FLOATS, Expected
-from .settings import bits, group_size, warn_unknown
+from .settings import bits, flag, group_size, mapping, pattern, text, warn_unknown
 
 log = logging.getLogger("isobit.shard")
 
@@ -47,6 +47,11 @@ _KNOWN = {
     "static_groups", "sym", "tokenizer", "true_sequential", "use_cuda_fp16", "use_exllama",
     "version",
 }  # fmt: skip
+_OVERRIDES = ("bits", "group_size", "sym", "desc_act")
+# Overrides that steer quantization, and say nothing about what was stored.
+_OVERRIDES_OF_QUANTIZING = (
+    "act_group_aware", "damp_auto_increment", "damp_percent", "hessian", "mse", "static_groups",
+)  # fmt: skip
 
 
 def quantization(settings: dict[str, Any]) -> QuantizationSpec:
@@ -55,8 +60,9 @@ def quantization(settings: dict[str, Any]) -> QuantizationSpec:
     Raises InputError E-QUANT-SCHEME.
     """
     warn_unknown("gptq", settings, _KNOWN)
-    label = settings.get("checkpoint_format") or settings.get("format") or "gptq"
-    if settings.get("is_marlin_format"):
+    label = text("gptq", settings, "checkpoint_format") or text("gptq", settings, "format")
+    label = label or "gptq"
+    if flag("gptq", settings, "is_marlin_format", False):
         label = "marlin"
     if label not in ZERO_OFFSETS:
         raise InputError(
@@ -64,27 +70,50 @@ def quantization(settings: dict[str, Any]) -> QuantizationSpec:
             f"gptq: checkpoint_format {label!r} is another layout and not read. Read: gptq (v1), "
             "gptq_v2. GPTQModel converts: GPTQModel.load(...).save(...) with format gptq_v2",
         )
-    rules = [Rule(targets=("lm_head",), scheme=None)] if not settings.get("lm_head") else []
-    for pattern, overrides in (settings.get("dynamic") or {}).items():
-        if pattern.startswith("-:"):
-            rules.append(Rule(targets=("re:" + pattern[2:],), scheme=None))
-        else:
-            scheme = _scheme({**settings, **(overrides or {})}, label)
-            rules.append(Rule(targets=("re:" + pattern.removeprefix("+:"),), scheme=scheme))
+    _refuse_rotation(settings)
+    with_head = flag("gptq", settings, "lm_head", False)
+    rules = [] if with_head else [Rule(targets=("lm_head",), scheme=None)]
+    rules += _dynamic_rules(settings, label)
     rules.append(Rule(targets=("Linear",), scheme=_scheme(settings, label)))
     return QuantizationSpec(
         method="gptq", rules=tuple(rules), evidence=f"config says checkpoint_format {label!r}"
     )
 
 
+def _refuse_rotation(settings: dict[str, Any]) -> None:
+    for place in (settings, mapping("gptq", settings, "meta")):
+        if place.get("rotation"):
+            raise InputError(
+                "E-QUANT-SCHEME",
+                f"gptq: rotation {place['rotation']!r} is not supported: rotated weights belong to "
+                "another computation. Quantize the original model again without rotation",
+            )
+
+
+def _dynamic_rules(settings: dict[str, Any], label: str) -> list[Rule]:
+    """The rules of `dynamic`: a pattern with "-:" leaves modules dense, others override."""
+    rules, dynamic = [], mapping("gptq", settings, "dynamic")
+    for key in dynamic:
+        target = "re:" + pattern("gptq: dynamic", key.removeprefix("-:").removeprefix("+:"))
+        overrides = mapping("gptq: dynamic", dynamic, key)
+        if key.startswith("-:"):
+            rules.append(Rule(targets=(target,), scheme=None))
+            continue
+        known = (*_OVERRIDES, *_OVERRIDES_OF_QUANTIZING)
+        warn_unknown("gptq", overrides, known, f"dynamic.{key}.")
+        changes = {field: overrides[field] for field in _OVERRIDES if field in overrides}
+        rules.append(Rule(targets=(target,), scheme=_scheme({**settings, **changes}, label)))
+    return rules
+
+
 def _scheme(settings: dict[str, Any], label: str) -> WeightScheme:
-    symmetric = bool(settings.get("sym", True))
+    symmetric = flag("gptq", settings, "sym", True)
     return WeightScheme(
         format="gptq",
         bits=bits("gptq", settings, BITS),
         group_size=group_size("gptq", settings),
         symmetric=symmetric,
-        act_order=bool(settings.get("desc_act", False)),
+        act_order=flag("gptq", settings, "desc_act", False),
         zero_offset=ZERO_OFFSETS[label],
         zero_carry=label == "gptq" and not symmetric and _by_gptqmodel(settings),
     )
@@ -92,7 +121,7 @@ def _scheme(settings: dict[str, Any], label: str) -> WeightScheme:
 
 def _by_gptqmodel(settings: dict[str, Any]) -> bool:
     """GPTQModel makes v1 zero points by subtracting 0x11111111 from words of v2."""
-    quantizer = (settings.get("meta") or {}).get("quantizer") or ""
+    quantizer = mapping("gptq", settings, "meta").get("quantizer")
     return "gptqmodel" in str(quantizer).lower()
 
 

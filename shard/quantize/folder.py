@@ -13,6 +13,7 @@ from ...kernels.errors import InputError
 from ..checkpoint import Checkpoint, open_checkpoint
 from ..formats import pack_quantized
 from ..formats.codes import WholeWeight
+from ..modules import layer_modules
 from ..quantization import CHANNEL, WeightScheme
 from ..safetensors_file import SliceReader
 from ..settings import read_config
@@ -105,9 +106,9 @@ def _write_quantized(
 def _products(spec: ModelSpec) -> dict[str, int]:
     """Quantizable modules and their K."""
     return {
-        name: k
+        module.name: module.k
         for layer in range(spec.layers)
-        for name, (_, k) in spec.linear_shapes(layer).items()
+        for module in layer_modules(spec, layer).values()
     }
 
 

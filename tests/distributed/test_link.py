@@ -10,10 +10,11 @@ import pytest
 import zmq
 from isobit.kernels.errors import RankFault
 from isobit.runtime import wire
-from isobit.runtime.config import EngineSettings, RankTicket, SamplingSettings
+from isobit.runtime.config import EngineSettings, SamplingSettings
 from isobit.runtime.engine import Engine
 from isobit.runtime.launcher import LocalLauncher
 from isobit.runtime.link import Address, DriverLink, RankLink
+from isobit.runtime.ticket import RankTicket
 from isobit.shard.plan import PlanSettings
 
 from ..support import INT4

@@ -17,7 +17,7 @@ def test_throughput_of_dummy_weights_from_a_config_alone(degree, tmp_path):
             path.unlink()
     command = ["bench", "throughput", str(model), "-tp", degree, "--launcher", "local", "--json"]
     dummy = ["--load-format", "dummy", "--quantization", "int4", "--group-size", "32"]
-    sizes = ["--batch-size", "3", "--prompt-tokens", "20", "--new-tokens", "5"]
+    sizes = ["--batch-size", "3", "--prompt-tokens", "20", "--new-tokens", "6"]
     result = isobit(*command, *dummy, *sizes)
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)

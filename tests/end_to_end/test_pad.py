@@ -7,12 +7,14 @@ import json
 import pytest
 import torch
 from isobit.kernels.errors import InputError
-from isobit.shard.pad import PadSettings, pad_folder
+from isobit.shard.formats.codes import WholeWeight
+from isobit.shard.pad import PadSettings, pad_folder, padded_weight
+from isobit.shard.quantization import CHANNEL, WeightScheme
 from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from ..support import DENSE, INT4, ROOT, all_logits
+from ..support import DENSE, INT4, ROOT, all_logits, copy_model, save_tensors
 
 GOLDEN = ROOT / "tests" / "golden"
 CASES = [
@@ -65,6 +67,48 @@ def test_padded_tensors_are_exactly_neutral(tmp_path):
     assert (tensors[mlp + "down_proj.weight_packed"][:, 52:] == -0x77777778).all()
     assert (tensors[mlp + "down_proj.weight_scale"][:, 13:] == 1).all()
     assert tensors[mlp + "down_proj.weight_shape"].tolist() == [288, 512]
+
+
+@pytest.mark.parametrize("act_order", [False, True])
+@pytest.mark.parametrize(("size", "old_groups", "groups"), [(16, 3, 4), (8, 5, 8), (CHANNEL, 1, 1)])
+def test_new_columns_of_a_group_with_a_zero_point(size, old_groups, groups, act_order):
+    """40 columns are two groups and a half of 16: new ones belong to the third as well."""
+    scheme = WeightScheme(format="gptq", bits=4, group_size=size, symmetric=False)
+    old_index = torch.arange(40) // scheme.group_width(40)
+    weight = WholeWeight(
+        codes=torch.randint(16, (6, 40), dtype=torch.uint8),
+        scales=torch.rand(6, old_groups) + 0.5,
+        zeros=torch.randint(8, (6, old_groups), dtype=torch.uint8),
+        g_idx=old_index.flip(0).int() if act_order else None,
+    )
+    grown = padded_weight(weight, scheme, 8, 64)
+    assert grown.scales.shape == (8, groups)
+    index = torch.arange(64) // scheme.group_width(64) if grown.g_idx is None else grown.g_idx
+    values = (grown.codes.float() - grown.zeros[:, index]) * grown.scales[:, index]
+    assert (values[:, 40:] == 0).all()
+    assert (values[6:] == 0).all()
+    old = old_index if weight.g_idx is None else weight.g_idx
+    before = (weight.codes.float() - weight.zeros[:, old]) * weight.scales[:, old]
+    assert torch.equal(values[:6, :40], before)
+
+
+def test_padding_after_a_short_group_changes_no_bit(tmp_path):
+    """down_proj has six groups of 16 and one of 8, which is filled up to 16."""
+    source = GOLDEN / "gptq-v2-asymmetric"
+    model = copy_model(source, tmp_path / "short", intermediate_size=104)
+    tensors = load_file(source / "model.safetensors")
+    for name in [name for name in tensors if ".mlp." in name]:
+        part, tensor = name.rsplit(".", 1)[1], tensors[name]
+        if "down_proj" in name:
+            keep = {"qweight": 104 // 8, "g_idx": 104}.get(part)
+            tensors[name] = tensor[:keep].contiguous()
+        elif part != "g_idx":
+            tensors[name] = tensor[:, : 13 if part == "qzeros" else 104].contiguous()
+    save_tensors(model, tensors)
+    pad_folder(model, tmp_path / "out", PadSettings())
+    for degree in (1, 3):
+        before = all_logits(model, IDS, "bfloat16", degree=degree)
+        assert torch.equal(all_logits(tmp_path / "out", IDS, "bfloat16", degree=degree), before)
 
 
 def test_metadata_says_what_was_done(tmp_path):

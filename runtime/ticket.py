@@ -1,0 +1,21 @@
+"""What a process needs to become a rank. Imports nothing heavy: a rank connects before torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankTicket:
+    """All that a process needs to become a rank: where the driver listens, and a secret to show.
+
+    The CURVE keys are empty on a Unix socket, whose folder only its owner can open.
+    """
+
+    endpoint: str
+    rank: int
+    degree: int
+    secret: str
+    server_key: str = ""
+    public_key: str = ""
+    secret_key: str = ""
