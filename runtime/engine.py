@@ -205,7 +205,7 @@ class Engine:
         dtype = run_dtype(self.spec, self.settings.dtype)
         expected = file_fingerprints(open_checkpoint(model), self.spec, dtype)
         faults = compare(expected, [rank.pop("fingerprints") for rank in self.ranks])
-        wrong = [f"{fault.module}: the shards together are not the file" for fault in faults]
+        wrong = [f"{fault.module}: differs from the file" for fault in faults]
         for rank in self.ranks:
             wrong += [f"{name}: padding on rank {rank['rank']}" for name in rank.pop("padding")]
         if wrong:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from isobit.kernels.errors import InputError
@@ -73,9 +75,7 @@ def test_a_file_that_vanished(tmp_path):
     assert error.value.code == "E-CKPT-MISSING"
 
 
-def test_a_place_that_cannot_be_written(tmp_path):
-    from pathlib import Path
-
+def test_a_place_that_cannot_be_written():
     with pytest.raises(InputError) as error:
         FolderWriter(Path("/proc/isobit-out"), "note")
     assert error.value.code == "E-OUT-WRITE"
