@@ -11,15 +11,15 @@ of Qwen1.5-14B. Other engines fail on the second rank; see "The odd group" in RE
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import torch
+from isobit.kernels.errors import InputError
 from isobit.shard.formats import gptq
 from isobit.shard.formats.codes import WholeWeight
 from isobit.shard.modules import layer_modules
 from isobit.shard.quantization import WeightScheme
-from isobit.shard.spec import read_spec, spec_from_config
+from isobit.shard.spec import spec_from_config
 from isobit.shard.writer import FolderWriter
 
 GROUP = 128
@@ -48,12 +48,13 @@ def random_weight(
 ) -> tuple[WholeWeight, torch.Tensor]:
     """A random weight as codes, and the float32 [n, k] that they stand for."""
     groups = k // GROUP
-    codes = torch.randint(0, 16, (n, k), generator=generator).to(torch.uint8)
+    bell = 8 + 2.8 * torch.randn((n, k), generator=generator)
+    codes = bell.round().clamp(0, 15).to(torch.uint8)
     spread = 0.5 + torch.rand((n, groups), generator=generator)
-    scales = (spread * 0.22 * k**-0.5).half()
+    scales = (spread * 0.36 * k**-0.5).half()
     zeros = None
     if not symmetric:
-        zeros = torch.randint(5, 12, (n, groups), generator=generator).to(torch.uint8)
+        zeros = torch.randint(7, 10, (n, groups), generator=generator).to(torch.uint8)
     g_idx = (torch.arange(k) // GROUP).int()
     if act_order:
         g_idx = g_idx[torch.randperm(k, generator=generator)]
@@ -106,13 +107,21 @@ def write(out: Path, groups: int, act_order: bool, symmetric: bool) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--groups", type=int, default=13)
-    parser.add_argument("--act-order", action="store_true")
-    parser.add_argument("--asymmetric", action="store_true")
+    parser.add_argument("out", type=Path, help="folder to write gptq/ and dense/ into")
+    parser.add_argument("--groups", type=int, default=13, help="groups of 128 (13)")
+    parser.add_argument("--act-order", action="store_true", help="shuffled g_idx (desc_act)")
+    parser.add_argument("--asymmetric", action="store_true", help="zero points of their own")
     arguments = parser.parse_args()
-    write(arguments.out, arguments.groups, arguments.act_order, not arguments.asymmetric)
-    print(json.dumps({"intermediate_size": read_spec(arguments.out / "gptq").intermediate_size}))
+    if arguments.groups < 1:
+        parser.error("--groups: at least 1")
+    out = arguments.out
+    try:
+        write(out, arguments.groups, arguments.act_order, not arguments.asymmetric)
+    except InputError as error:
+        parser.error(str(error))
+    print(f"{out}/gptq and {out}/dense: intermediate_size {arguments.groups * GROUP}")
+    print(f"isobit verify {out}/gptq --degrees 1,2,3,4 --dtype float32 --prompt-ids 1,2,3")
+    print(f"isobit generate {out}/dense --prompt-ids 1,2,3 --max-tokens 16   # the same tokens")
 
 
 if __name__ == "__main__":

@@ -68,8 +68,8 @@ def verify(
     When two degrees differ, both are run again with a trace and the first site that differs is
     named. Raises InputError before anything starts when a degree cannot work.
     """
-    if not degrees:
-        raise InputError("E-VERIFY-DEGREES", "no degrees to compare: give --degrees 1,2")
+    if not set(degrees) - {1}:
+        raise InputError("E-VERIFY-DEGREES", "nothing to compare: give two degrees or more, as 1,2")
     sampling = SamplingSettings(max_tokens=max_tokens, ignore_eos=True)
     needed = sum(pages_for(len(prompt) + max_tokens) for prompt in prompts)
 

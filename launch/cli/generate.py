@@ -81,7 +81,7 @@ def generate(
         )
     folder = model_folder(model)
     plan = PlanSettings(degree=degree, atoms=atoms, layout=layout.value)
-    spec, _ = prepare(folder, EngineSettings(plan=plan, dtype=dtype))
+    spec, _ = prepare(folder, EngineSettings(plan=plan, dtype=dtype, threads=threads))
     text = Text(folder) if prompt is not None else None
     if prompt_ids is not None:
         ids = parse_ids(prompt_ids)

@@ -39,7 +39,9 @@ def _run(as_json: bool) -> int:
         print_error(error.code, error.message, as_json)
         return error.exit_status
     except UsageError as error:
-        print_error("E-USAGE", str(error.format_message()), as_json)  # pyright: ignore
+        message = str(error.format_message())  # pyright: ignore
+        if message or as_json:
+            print_error("E-USAGE", message or "no command given: see isobit --help", as_json)
         return 2
     except typer.Abort as error:
         raise KeyboardInterrupt from error

@@ -180,7 +180,9 @@ def table(*columns: str, title: str | None = None) -> Table:
     shown.show_edge, shown.pad_edge, shown.padding = False, False, (0, 1, 0, 0)
     for number, name in enumerate(columns):
         left = number == 0 or name.startswith("*")
-        shown.add_column(name.removeprefix("*"), justify="left" if left else "right")
+        shown.add_column(
+            name.removeprefix("*"), justify="left" if left else "right", overflow="fold"
+        )
     return shown
 
 

@@ -109,7 +109,22 @@ def _print_outcome(outcome: Verification, layout: str) -> None:
     console.print(table)
     if outcome.difference is None:
         degrees = ", ".join(map(str, outcome.degrees))
-        console.print(f"[bold green]identical[/]: the same bits at degrees {degrees} ({layout})")
+        if len(outcome.degrees) == 1:
+            console.print(f"[bold green]agreed[/]: the ranks of degree {degrees} agree ({layout})")
+            console.print("no other degree was compared", style="dim")
+        else:
+            console.print(
+                f"[bold green]identical[/]: the same bits at degrees {degrees} ({layout})"
+            )
+        batch = next(iter(outcome.degrees.values())).batch
+        count = len(batch.completions)
+        console.print(
+            f"{count} prompt{'s' if count > 1 else ''}, {len(batch.completions[0].tokens)} tokens "
+            f"each, {len(batch.hidden_digests)} steps compared: every logit of every token and the "
+            "residual stream of every row. pad and ragged cut differently and have digests of "
+            "their own.",
+            style="dim",
+        )
         return
     d = outcome.difference
     console.print(

@@ -138,7 +138,11 @@ def _check_groups(products: dict[str, int], group_size: int) -> None:
         "E-QUANT-GROUP",
         f"group_size {group_size} does not divide the input features of:\n  "
         + "\n  ".join(f"layers.*.{name}: {k} ({k / group_size:.2f} groups)" for name, k in bad)
-        + (f"\nGroup sizes that do: {', '.join(map(str, fits))}" if fits else ""),
+        + (
+            f"\nGroup sizes that do: {', '.join(map(str, fits))}. Try --group-size {fits[0]}"
+            if fits
+            else ""
+        ),
     )
 
 
