@@ -14,9 +14,9 @@ import traceback
 from typing import Any
 
 from ..kernels.errors import IsobitError
+from ..shard.captured_warnings import captured_warnings
 from .link import RankLink
 from .ticket import RankTicket
-from .warnings_of_rank import collected_warnings
 
 log = logging.getLogger("isobit.runtime")
 
@@ -44,8 +44,10 @@ def _serve(link: RankLink, ticket: RankTicket) -> None:
     # torch takes a second to import; by now the driver knows that this process lives.
     from .worker import Worker, job_from_message
 
-    with collected_warnings() as warnings:
+    # A rank has no terminal that anybody sees: its warnings go to the driver.
+    with captured_warnings("isobit") as records:
         worker = Worker(job_from_message({**job, "rank": ticket.rank}))
+    warnings = [record.getMessage() for record in records]
     link.send({"kind": "loaded", "warnings": warnings, **worker.report})
     try:
         while (message := link.receive())["kind"] != "stop":

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...kernels.errors import InputError
+from ..captured_warnings import captured_warnings
 from ..settings import read_config, read_json
 from ..spec import ModelSpec, read_spec, spec_from_config
 from .findings import Finding, from_error, listed, plural
@@ -48,7 +47,7 @@ class Labels:
 
 def read_labels(folder: Path) -> Labels:
     """Read config.json, quantize_config.json and generation_config.json of a folder."""
-    with _captured_warnings() as records:
+    with captured_warnings("isobit.shard") as records:
         spec, findings = _spec(folder)
     settings = _quantization_settings(folder)
     findings += _from_warnings(records)
@@ -119,29 +118,6 @@ def _decisive(settings: dict[str, Any]) -> dict[str, Any]:
         if value not in (None, {}, []):
             values[_ALIASES.get(key, key)] = value.lower() if isinstance(value, str) else value
     return values
-
-
-class _Collector(logging.Handler):
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.records: list[logging.LogRecord] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.records.append(record)
-
-
-@contextmanager
-def _captured_warnings() -> Iterator[list[logging.LogRecord]]:
-    """Take what the readers of configs would log: it belongs into the report."""
-    log, collector = logging.getLogger("isobit.shard"), _Collector()
-    propagate = log.propagate
-    log.addHandler(collector)
-    log.propagate = False
-    try:
-        yield collector.records
-    finally:
-        log.removeHandler(collector)
-        log.propagate = propagate
 
 
 def _from_warnings(records: list[logging.LogRecord]) -> list[Finding]:
