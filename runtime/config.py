@@ -8,12 +8,13 @@ from pathlib import Path
 
 import torch
 
+from ..kernels.cache import PAGE
 from ..kernels.errors import InputError
 from ..shard.plan import PlanSettings
 from ..shard.quantization import assumed_quantization
 from ..shard.spec import DTYPES, ModelSpec, read_spec
 
-PAGE_TOKENS = 64
+PAGE_TOKENS = PAGE
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -66,9 +66,9 @@ class Decoder:
         self.head_to_kv = torch.tensor(plan.head_to_kv(rank), dtype=torch.int32)
         owned = plan.owned(rank)
         self._first_atom, self._first_kv = owned.start, kept.start
-        self._heads = _ends(plan.heads.atom_offsets(), owned, spec.head_size)
-        self._wide = _ends(plan.intermediate.atom_offsets(), owned, 1)
-        self._vocab = _ends(plan.vocab.atom_offsets(), owned, 1)
+        self._heads = plan.heads.owned_ends(owned, spec.head_size)
+        self._wide = plan.intermediate.owned_ends(owned)
+        self._vocab = plan.vocab.owned_ends(owned)
         self._kv = [i * spec.head_size for i in range(len(kept) + 1)]
         self._vocab_sizes = [plan.vocab.slice(plan.owned(r)).size for r in range(plan.degree)]
         self._normed: list[torch.Tensor] = []
@@ -193,9 +193,3 @@ class Decoder:
         logits = torch.cat(pieces, dim=1)[:, : self.spec.vocab_size].contiguous()
         self.tracer.whole("logits", logits)
         return logits
-
-
-def _ends(offsets: list[int], owned: range, width: int) -> list[int]:
-    """Ends of a rank's atoms in columns of its slice."""
-    at = offsets[owned.start : owned.stop + 1]
-    return [(offset - at[0]) * width for offset in at]

@@ -84,7 +84,6 @@ def verify(
     def run(degree: int, trace: bool) -> Batch:
         with Engine(model, at(degree, trace), new_launcher()) as engine:
             return engine.generate(prompts, [sampling] * len(prompts))
-        raise AssertionError("unreachable")
 
     results: dict[int, DegreeResult] = {}
     differing: int | None = None

@@ -22,7 +22,7 @@ def mlp_order(
 ) -> torch.Tensor | None:
     """Return the intermediate features in the order of their groups, int64; None: as they are."""
     down = layer_modules(spec, layer)["down"].name
-    scheme = spec.quantization.scheme(down) if spec.quantization else None
+    scheme = spec.scheme(down)
     if scheme is None:
         return None
     name = quantized_format(scheme.format).GROUP_INDEX

@@ -70,7 +70,7 @@ def stored_elements(
     dtype: torch.dtype,
 ) -> Elements:
     """A whole weight as the file has it, dense values converted to `dtype`."""
-    scheme = spec.quantization.scheme(module.name) if spec.quantization else None
+    scheme = spec.scheme(module.name)
     rows, columns = slice(0, module.n), slice(0, module.k)
     if scheme is None:
         values = dense.read_slice(checkpoint, reader, module.name, rows, columns)

@@ -206,7 +206,7 @@ class _Loader:
         return _pack(piece, module, scheme, own, ends)
 
     def _scheme(self, module: LinearModule) -> WeightScheme | None:
-        return self.spec.quantization.scheme(module.name) if self.spec.quantization else None
+        return self.spec.scheme(module.name)
 
     def _converted(self, name: str, values: torch.Tensor) -> torch.Tensor:
         """Values in the dtype of the run; the number that does not fit is named."""

@@ -96,5 +96,4 @@ def atom_ends(plan: ShardPlan, module: LinearModule, rank: int) -> list[int]:
     """Ends of a rank's atoms in features, relative to its slice: [0, end of atom 0, ...]."""
     owned = plan.owned(rank)
     cut, d = (plan.heads, plan.head_size) if module.dimension == "heads" else (plan.intermediate, 1)
-    at = cut.atom_offsets()[owned.start : owned.stop + 1]
-    return [(offset - at[0]) * d for offset in at]
+    return cut.owned_ends(owned, d)

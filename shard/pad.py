@@ -111,7 +111,7 @@ def _check_size(spec: ModelSpec, wide: int, unit: int) -> None:
 
 
 def _scheme(spec: ModelSpec, module: LinearModule) -> WeightScheme | None:
-    return spec.quantization.scheme(module.name) if spec.quantization else None
+    return spec.scheme(module.name)
 
 
 class _Padder:

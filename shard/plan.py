@@ -56,6 +56,11 @@ class Dimension:
     def atom_offsets(self) -> list[int]:
         return offsets(self.atom_sizes)
 
+    def owned_ends(self, atoms: range, width: int = 1) -> list[int]:
+        """Ends of a run of atoms relative to its begin, in features of `width` to the unit."""
+        at = self.atom_offsets()[atoms.start : atoms.stop + 1]
+        return [(offset - at[0]) * width for offset in at]
+
     def slice(self, atoms: range) -> Slice:
         """The piece that a run of atoms covers."""
         at = self.atom_offsets()

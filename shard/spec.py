@@ -11,7 +11,7 @@ import torch
 
 from ..kernels.errors import InputError
 from .formats.config import quantization_from_config
-from .quantization import QuantizationSpec
+from .quantization import QuantizationSpec, WeightScheme
 from .rotary import RotarySpec, rotary_from_config
 from .settings import positive_int, positive_number, read_config, read_json
 
@@ -57,6 +57,10 @@ class ModelSpec:
     @property
     def torch_dtype(self) -> torch.dtype:
         return DTYPES[self.dtype]
+
+    def scheme(self, module: str) -> WeightScheme | None:
+        """How a module's weight is quantized; None means dense."""
+        return None if self.quantization is None else self.quantization.scheme(module)
 
 
 def spec_from_config(config: dict[str, Any], quantize_config: dict[str, Any] | None) -> ModelSpec:

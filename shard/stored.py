@@ -136,7 +136,7 @@ def stored_weight(
 
     They also say whether zero points of symmetric AWQ weights are there, else they are.
     """
-    scheme = spec.quantization.scheme(module.name) if spec.quantization else None
+    scheme = spec.scheme(module.name)
     if scheme is None or scheme.format == NF4:
         return StoredWeight(module=module, layers=1, kind=dtype)
     # argsort of down_proj's g_idx brings its groups together, see shard/load.py.

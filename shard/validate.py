@@ -95,7 +95,7 @@ def stored_intermediate_size(checkpoint: Checkpoint) -> int | None:
 
 
 def _module_tensors(spec: ModelSpec, module: LinearModule) -> dict[str, Expected]:
-    scheme = spec.quantization.scheme(module.name) if spec.quantization else None
+    scheme = spec.scheme(module.name)
     if scheme is None:
         tensors = dense.expected_tensors(module.name, module.n, module.k)
     else:
