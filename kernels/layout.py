@@ -190,7 +190,7 @@ def unpack(
             real = (weight.gather >= 0).nonzero().flatten()
             out[rows, weight.gather[real].long()] = part[:, real]
     scales, zeros = (
-        None if table is None else table[:, : weight.n].T.contiguous()
+        None if table is None else _by_column(table)[: weight.n]
         for table in (weight.scales, weight.zeros)
     )
     return out, scales, zeros
@@ -238,9 +238,15 @@ def _check_codes(codes: torch.Tensor, zeros: torch.Tensor | None, bits: int) -> 
 
 def _by_run(table: torch.Tensor, fill: int) -> torch.Tensor:
     n, runs = table.shape
-    out = table.new_full((runs, -(-n // TILE) * TILE), fill)
-    out[:, :n] = table.T
-    return out
+    tiles = -(-n // TILE)
+    whole = table.new_full((tiles * TILE, runs), fill)
+    whole[:n] = table
+    return whole.view(tiles, TILE, runs).transpose(1, 2).contiguous()
+
+
+def _by_column(table: torch.Tensor) -> torch.Tensor:
+    tiles, runs, _ = table.shape
+    return table.transpose(1, 2).reshape(tiles * TILE, runs)
 
 
 def _chunks(n: int, packed_k: int) -> Iterator[tuple[slice, slice]]:

@@ -64,6 +64,7 @@ def linear(x: torch.Tensor, weight: PackedWeight) -> torch.Tensor:
         _address(scales),
         0 if scales is None else NUMBERS[scales.dtype],
         _address(weight.zeros),
+        weight.runs,
         weight.n,
         weight.tiles,
         weight.packed_k,

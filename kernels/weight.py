@@ -56,9 +56,9 @@ class PackedWeight:
     k: int
     data: torch.Tensor
     scales: torch.Tensor | None
-    """`[R, tiles * 16]` fp32, fp16 or bf16; None for dense weights."""
+    """`[tiles, R, 16]` fp32, fp16 or bf16; None for dense weights."""
     zeros: torch.Tensor | None
-    """uint8 `[R, tiles * 16]`; None stands for 8 (int4) or 128 (int8) everywhere."""
+    """uint8 `[tiles, R, 16]`; None stands for 8 (int4) or 128 (int8) everywhere."""
     run_offsets: torch.Tensor
     """int32 `[R + 1]`, in packed k."""
     segment_offsets: torch.Tensor
@@ -102,7 +102,7 @@ class PackedWeight:
             raise bad("a dense segment", "several runs", "one run or none")
 
     def _check_tables(self) -> None:
-        table = (self.runs, self.tiles * TILE)
+        table = (self.tiles, self.runs, TILE)
         if (self.kind in MIDDLE) != (self.scales is not None):
             raise bad(f"scales of a {self.kind} weight", "missing or present", "the other")
         if self.scales is not None and self.scales.shape != table:

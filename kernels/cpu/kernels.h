@@ -20,9 +20,10 @@ struct Linear {
   int64_t packed_k;
   Kind kind;
   const unsigned char* data;
-  const void* scales;  // [runs, tiles * 16], or null
+  const void* scales;  // [tiles, runs, 16], or null
   Number scale_number;
-  const uint8_t* zeros;  // [runs, tiles * 16], or null
+  const uint8_t* zeros;  // [tiles, runs, 16], or null
+  int64_t runs;
   int64_t n;
   int64_t tiles;
   const int32_t* run_offsets;

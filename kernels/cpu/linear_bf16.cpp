@@ -47,7 +47,7 @@ struct Int4Zero : Bf16Dot {
   using Zero = __m512i;
   static constexpr int kLineK = 8, kSteps = 4;
   ISOBIT_INLINE __m512i zero(const Linear& a, int64_t run, int64_t tile) {
-    const Ints zeros = load_bytes(a.zeros + (run * a.tiles + tile) * kTile);
+    const Ints zeros = load_bytes(a.zeros + table_index(a, run, tile));
     const __m512i shift = _mm512_sub_epi32(_mm512_set1_epi32(16), (__m512i)zeros.part[0]);
     return _mm512_or_si512(shift, _mm512_slli_epi32(shift, 16));
   }
@@ -64,7 +64,7 @@ struct Int8 : Bf16Dot {
   static constexpr int kLineK = 4, kSteps = 2;
   ISOBIT_INLINE __m512i zero(const Linear& a, int64_t run, int64_t tile) {
     if (!a.zeros) return _mm512_set1_epi32(128);
-    return (__m512i)load_bytes(a.zeros + (run * a.tiles + tile) * kTile).part[0];
+    return (__m512i)load_bytes(a.zeros + table_index(a, run, tile)).part[0];
   }
   ISOBIT_INLINE __m512i exact(__m512i line, int shift, __m512i zero) {
     const __m512i code = _mm512_and_si512(_mm512_srli_epi32(line, shift), _mm512_set1_epi32(255));

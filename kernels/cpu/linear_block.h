@@ -30,6 +30,11 @@ ISOBIT_INLINE Lanes load_number(const void* from, Number number, int64_t index) 
   }
 }
 
+// Where a run's 16 scales or zero points of a tile begin.
+ISOBIT_INLINE int64_t table_index(const Linear& a, int64_t run, int64_t tile) {
+  return (tile * a.runs + run) * kTile;
+}
+
 template <class Weight, int R, int T>
 void block(const Linear& a, int64_t segment, int64_t row, int64_t tile) {
   using X = typename Weight::X;
@@ -37,6 +42,8 @@ void block(const Linear& a, int64_t segment, int64_t row, int64_t tile) {
   const int64_t stride = lines * Weight::kSteps;
   const X* x = static_cast<const X*>(a.x) + row * stride;
   const unsigned char* data = a.data + tile * lines * Weight::kBytes;
+  // Past the end of a tile comes the tile after this block.
+  const int64_t jump = kAhead + (T - 1) * lines;
 
   Lanes total[R][T];
   ISOBIT_UNROLL for (int m = 0; m < R; ++m)
@@ -54,7 +61,7 @@ void block(const Linear& a, int64_t segment, int64_t row, int64_t tile) {
       typename Weight::Line raw[T];
       ISOBIT_UNROLL for (int t = 0; t < T; ++t) {
         const unsigned char* from = data + (t * lines + line) * Weight::kBytes;
-        __builtin_prefetch(from + kAhead * Weight::kBytes);
+        __builtin_prefetch(from + (line + kAhead < lines ? kAhead : jump) * Weight::kBytes);
         raw[t] = Weight::load(from);
       }
       ISOBIT_UNROLL for (int step = 0; step < Weight::kSteps; ++step) {
@@ -71,7 +78,7 @@ void block(const Linear& a, int64_t segment, int64_t row, int64_t tile) {
     }
     ISOBIT_UNROLL for (int t = 0; t < T; ++t) {
       if (a.scales) {
-        const int64_t column = (run * a.tiles + tile + t) * kTile;
+        const int64_t column = table_index(a, run, tile + t);
         const Lanes scale = load_number(a.scales, a.scale_number, column);
         ISOBIT_UNROLL for (int m = 0; m < R; ++m)
           total[m][t] = fma(scale, part[m][t], total[m][t]);

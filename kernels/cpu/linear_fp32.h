@@ -20,7 +20,7 @@ struct Integers : Fp32Dot {
   using Zero = Ints;
   ISOBIT_INLINE Ints load(const unsigned char* from) { return load_ints(from); }
   ISOBIT_INLINE Ints zero(const Linear& a, int64_t run, int64_t tile) {
-    if (a.zeros) return load_bytes(a.zeros + (run * a.tiles + tile) * kTile);
+    if (a.zeros) return load_bytes(a.zeros + table_index(a, run, tile));
     Ints r;
     ISOBIT_PARTS r.part[i] = IntPart{} + kMiddle;
     return r;

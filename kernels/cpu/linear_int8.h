@@ -55,7 +55,7 @@ struct Exact {
         }
       }
       ISOBIT_UNROLL for (int t = 0; t < T; ++t) {
-        const int64_t column = (run * a.tiles + tile + t) * kTile;
+        const int64_t column = table_index(a, run, tile + t);
         const Lanes scale = load_number(a.scales, a.scale_number, column);
         ISOBIT_UNROLL for (int m = 0; m < R; ++m)
           out[m][t] = to_float(sum[m][t]) * broadcast(a.x_scales[place + m]) * scale;

@@ -33,12 +33,12 @@ struct Timed {
 };
 
 void linear(Address x, int number, int64_t rows, int64_t k, int kind, Address data, Address scales,
-            int scale_number, Address zeros, int64_t n, int64_t tiles, int64_t packed_k,
+            int scale_number, Address zeros, int64_t runs, int64_t n, int64_t tiles, int64_t packed_k,
             Address run_offsets, Address segment_offsets, int64_t segments, Address gather,
             bool quantize, float input_scale, Address out) {
   const Linear job = {nullptr, rows, packed_k, static_cast<Kind>(kind),
                       at<const unsigned char>(data), at(scales), static_cast<Number>(scale_number),
-                      at<const uint8_t>(zeros), n, tiles, at<const int32_t>(run_offsets),
+                      at<const uint8_t>(zeros), runs, n, tiles, at<const int32_t>(run_offsets),
                       at<const int32_t>(segment_offsets), segments, at<float>(out)};
   const Gather activations = {at(x), static_cast<Number>(number), rows, k,
                               at<const int32_t>(gather), packed_k, nullptr};

@@ -83,8 +83,14 @@ class Pool {
  private:
   void drain() {
     FloatMode mode;
-    for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count_;) {
-      task_(context_, i);
+    int64_t begin = next_.load(std::memory_order_relaxed);
+    while (begin < count_) {
+      // Neighbours lie side by side in memory: long stretches first, single tasks at the end.
+      const int64_t fair = (count_ - begin) / (2 * (static_cast<int64_t>(workers_.size()) + 1));
+      const int64_t end = begin + (fair > 1 ? fair : 1);
+      if (!next_.compare_exchange_weak(begin, end, std::memory_order_relaxed)) continue;
+      for (; begin < end; ++begin) task_(context_, begin);
+      begin = next_.load(std::memory_order_relaxed);
     }
   }
 

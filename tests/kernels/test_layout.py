@@ -109,8 +109,8 @@ def test_padding_is_the_zero_point() -> None:
     # k = 5, 6, 7 sit in nibbles 6, 3 and 7; no code reaches 16, and the activation there is 0.
     assert [words[0] >> shift & 15 for shift in (24, 12, 28)] == [3, 3, 3]
     assert [words[1] >> shift & 15 for shift in (24, 12, 28)] == [15, 15, 15]
-    assert weight.scales is not None and weight.scales[0, 3:].eq(1).all()
-    assert weight.zeros is not None and weight.zeros[0, 3:].eq(8).all()
+    assert weight.scales is not None and weight.scales[0, 0, 3:].eq(1).all()
+    assert weight.zeros is not None and weight.zeros[0, 0, 3:].eq(8).all()
 
 
 def test_columns_no_run_names_are_ignored() -> None:

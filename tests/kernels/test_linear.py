@@ -135,7 +135,7 @@ def test_weights_must_fit_together(quantized: Maker) -> None:
         "kind": "int3",
         "n": 40,
         "data": weight.data.to(torch.int64),
-        "scales": weight.scales.T.contiguous().T,
+        "scales": weight.scales.transpose(1, 2).contiguous().transpose(1, 2),
         "zeros": weight.zeros.int(),
         "run_offsets": weight.run_offsets + 8,
         "segment_offsets": weight.segment_offsets.long(),
