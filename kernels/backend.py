@@ -82,6 +82,11 @@ def busy_seconds() -> float:
     return native().busy_ns() / 1e9
 
 
+def external_seconds() -> float:
+    """Time that this process has spent in collectives called from a program so far."""
+    return native().external_ns() / 1e9
+
+
 def _select(module: ModuleType, name: str) -> None:
     if not module.set_isa(name):
         have = ", ".join(module.available_isas())

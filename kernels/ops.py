@@ -10,10 +10,19 @@ from __future__ import annotations
 
 import torch
 
-from .backend import available_isas, backend, busy_seconds, native, set_isa, set_threads
+from .backend import (
+    available_isas,
+    backend,
+    busy_seconds,
+    external_seconds,
+    native,
+    set_isa,
+    set_threads,
+)
 from .cache import PAGE, KVCache
 from .checks import NUMBERS, Checks
-from .errors import InputError
+from .native_weight import address, merged, native_weight
+from .step import check_indices, check_pages
 from .weight import PackedWeight
 
 __all__ = [
@@ -23,6 +32,8 @@ __all__ = [
     "available_isas",
     "backend",
     "busy_seconds",
+    "digest",
+    "external_seconds",
     "linear",
     "rms_norm",
     "rope_and_cache",
@@ -31,11 +42,14 @@ __all__ = [
     "silu_mul",
 ]
 
-KINDS = {"int4": 0, "int8": 1, "bfloat16": 2, "float16": 3, "float32": 4}
 
-
-def linear(x: torch.Tensor, weight: PackedWeight) -> torch.Tensor:
+def linear(
+    x: torch.Tensor, weight: PackedWeight, merges: torch.Tensor | None = None
+) -> torch.Tensor:
     """Partial products of every segment: x `[M, K]` (fp32, fp16, bf16) gives fp32 `[S, M, N]`.
+
+    With merges, int32 `[S]`, segments are added up on the way: after segment i the last two sums
+    become one, merges[i] times, earlier + later in fp32. What is left, in order, is the output.
 
     Within a run x * (code - zero) is summed in fp32 in the order of k; run by run that sum is
     scaled and added. A segment without runs gives +0.
@@ -48,50 +62,54 @@ def linear(x: torch.Tensor, weight: PackedWeight) -> torch.Tensor:
     checks = Checks("linear")
     checks.tensor("x", x, (None, weight.k))
     checks.that(weight.data.device.type == "cpu", f"the weight is on {weight.data.device}")
+    if merges is not None:
+        checks.tensor("merges", merges, (weight.segments,), torch.int32)
     checks.done()
     rows = x.shape[0]
-    out = torch.empty(weight.segments, rows, weight.n)
-    if out.numel() == 0:
-        return out
-    scales = weight.scales
-    native().linear(
-        x.data_ptr(),
-        NUMBERS[x.dtype],
-        rows,
-        weight.k,
-        KINDS[weight.kind],
-        weight.data.data_ptr(),
-        _address(scales),
-        0 if scales is None else NUMBERS[scales.dtype],
-        _address(weight.zeros),
-        weight.runs,
-        weight.n,
-        weight.tiles,
-        weight.packed_k,
-        weight.run_offsets.data_ptr(),
-        weight.segment_offsets.data_ptr(),
-        weight.segments,
-        _address(weight.gather),
-        weight.activation == "int8",
-        weight.input_scale or 0.0,
-        out.data_ptr(),
-    )
+    left = weight.segments if merges is None else merged(merges)
+    out = torch.empty(left, rows, weight.n)
+    if out.numel():
+        native().linear(
+            native_weight(weight),
+            x.data_ptr(),
+            NUMBERS[x.dtype],
+            rows,
+            address(merges),
+            out.data_ptr(),
+        )
     return out
 
 
 def rms_norm(
-    x: torch.Tensor, weight: torch.Tensor, eps: float, out_dtype: torch.dtype
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    eps: float,
+    out_dtype: torch.dtype,
+    *,
+    add: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """x fp32 `[M, D]` over its root mean square, times weight `[D]`; fp32 until one rounding."""
+    """x fp32 `[M, D]` over its root mean square, times weight `[D]`; fp32 until one rounding.
+
+    With add fp32 `[M, D]`, in place and in fp32: add becomes add + bias (fp32 `[D]`, if given), x
+    becomes x + add, and that x is normalized.
+    """
     checks = Checks("rms_norm")
     checks.tensor("x", x, (None, None), torch.float32)
     checks.tensor("weight", weight, (x.shape[-1] if x.dim() else None,))
     checks.that(out_dtype in NUMBERS, f"out_dtype {out_dtype} is not a supported float")
+    if add is not None:
+        checks.tensor("add", add, tuple(x.shape), torch.float32)
+    if bias is not None:
+        checks.tensor("bias", bias, (x.shape[-1],), torch.float32)
+        checks.that(add is not None, "a bias goes with add")
     checks.done()
     out = torch.empty(x.shape, dtype=out_dtype)
     if out.numel():
         native().rms_norm(
             x.data_ptr(),
+            address(add),
+            address(bias),
             weight.data_ptr(),
             NUMBERS[weight.dtype],
             eps,
@@ -165,10 +183,8 @@ def rope_and_cache(
     if not rows or not head:
         return out
     module = native()
-    outside = module.first_outside32(positions.data_ptr(), rows, cos.shape[0])
-    _index("rope_and_cache", "positions", positions, outside, cos.shape[0])
-    outside = module.first_outside64(slots.data_ptr(), rows, cache.pages * PAGE)
-    _index("rope_and_cache", "slots", slots, outside, cache.pages * PAGE)
+    check_indices("rope_and_cache: positions", positions, cos.shape[0])
+    check_indices("rope_and_cache: slots", slots, cache.pages * PAGE)
     module.rope_and_cache(
         q.data_ptr(),
         k.data_ptr(),
@@ -177,8 +193,8 @@ def rope_and_cache(
         sin.data_ptr(),
         positions.data_ptr(),
         slots.data_ptr(),
-        _address(q_norm),
-        _address(k_norm),
+        address(q_norm),
+        address(k_norm),
         0 if q_norm is None else NUMBERS[q_norm.dtype],
         eps,
         rows,
@@ -223,25 +239,18 @@ def attention(
     if out.numel() == 0:
         return out
     module = native()
-    sequences, max_pages = block_tables.shape
-    outside = module.first_outside32(row_sequence.data_ptr(), rows, sequences)
-    _index("attention", "row_sequence", row_sequence, outside, sequences)
-    outside = module.first_outside32(head_to_kv.data_ptr(), heads, cache.kv_heads)
-    _index("attention", "head_to_kv", head_to_kv, outside, cache.kv_heads)
-    where = (block_tables.data_ptr(), max_pages, row_sequence.data_ptr(), positions.data_ptr())
-    row = module.first_without_page(*where, rows, window, cache.pages)
-    if row >= 0:
-        raise InputError(
-            "E-KERNEL-INDEX",
-            f"attention: row {row} at position {int(positions[row])} needs pages that sequence "
-            f"{int(row_sequence[row])} lacks (its table has {max_pages}, the cache {cache.pages})",
-        )
+    check_indices("attention: row_sequence", row_sequence, len(block_tables))
+    check_indices("attention: head_to_kv", head_to_kv, cache.kv_heads)
+    check_pages("attention", block_tables, row_sequence, positions, window, cache.pages)
     module.attention(
         q.data_ptr(),
         cache.keys.data_ptr(),
         cache.values.data_ptr(),
         NUMBERS[q.dtype],
-        *where,
+        block_tables.data_ptr(),
+        block_tables.shape[1],
+        row_sequence.data_ptr(),
+        positions.data_ptr(),
         head_to_kv.data_ptr(),
         scale,
         window,
@@ -254,14 +263,10 @@ def attention(
     return out
 
 
-def _address(tensor: torch.Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
+def digest(tensor: torch.Tensor, seed: int = 0) -> int:
+    """64 bits over the bytes of a tensor in row-major order: any one changed word changes them.
 
-
-def _index(op: str, name: str, tensor: torch.Tensor, outside: int, limit: int) -> None:
-    if outside >= 0:
-        value = int(tensor[outside])
-        raise InputError(
-            "E-KERNEL-INDEX",
-            f"{op}: {name}[{outside}] is {value}; it must be from 0 to {limit - 1}",
-        )
+    Against accidents, not against malice.
+    """
+    plain = tensor.detach().contiguous()
+    return native().digest(plain.data_ptr(), plain.nbytes, seed)

@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from ..kernels import ops
 from ..kernels.errors import InputError
+from ..kernels.step import Step
 from ..shard.checkpoint import Checkpoint, open_checkpoint
 from ..shard.load import dummy_rank, load_rank
 from ..shard.plan import ShardPlan
@@ -26,7 +27,7 @@ from .config import (
     read_run_spec,
     run_dtype,
 )
-from .decoder import Decoder, StepInput
+from .decoder import Decoder
 from .digest import chain_digests, tensor_digest
 from .fault import FaultContext, inject_fault
 from .launcher import cores
@@ -118,7 +119,7 @@ class Worker:
             dist.destroy_process_group()
 
 
-def step_input(message: dict[str, Any]) -> StepInput:
+def step_input(message: dict[str, Any]) -> Step:
     """Turn a step message into tensors; block tables are filled up with page 0."""
     positions, owner, tables = message["positions"], message["owner"], message["tables"]
     slots = [
@@ -126,11 +127,11 @@ def step_input(message: dict[str, Any]) -> StepInput:
         for position, request in zip(positions, owner, strict=True)
     ]
     width = max(len(table) for table in tables)
-    return StepInput(
+    return Step(
         tokens=torch.tensor(message["tokens"], dtype=torch.int64),
         positions=torch.tensor(positions, dtype=torch.int32),
         slots=torch.tensor(slots, dtype=torch.int64),
-        owner=torch.tensor(owner, dtype=torch.int32),
+        sequence=torch.tensor(owner, dtype=torch.int32),
         block_tables=torch.tensor(
             [table + [0] * (width - len(table)) for table in tables], dtype=torch.int32
         ),

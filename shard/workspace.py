@@ -1,17 +1,14 @@
-"""What a step needs beside weights and KV cache: activations, partial sums, gathered logits.
+"""What a step needs beside weights and KV cache: the buffers of runtime/forward.py, in bytes.
 
-The largest of four moments of runtime/decoder.py, in bytes: an upper bound that it comes close to.
-T rows, L of them sampled, H hidden size, e bytes of the run's dtype, tp ranks; on this rank A atoms
-in S complete subtrees (M at most on any rank), q and kv features of its query and KV heads, I
-intermediate features, V vocabulary columns (W at most on any rank); P padded and N true vocabulary;
-g = tp, or 0 on one rank. Every moment has `kept` added: a row behind each layer's two norms.
+T rows, L of them sampled, H hidden size, e bytes of the run's dtype, tp ranks; on this rank S
+complete subtrees (M at most on any rank), q and kv features of its query and KV heads, I
+intermediate features; W vocabulary columns at most on any rank, N vocabulary; g = tp, or 0 on one
+rank, and r = 1, or 0 on one rank.
 
-    kept    2 * layers * e*H + L * e*H
-    embed   T*H * (e*(g + tp + 2) + 4)
-    reduce  4*T*H * (A + S + M*(1 + g) + log2(atoms))
-    attn    T * (4*H + e*H + 4*(q + 2*kv) + 2*e*q) + reduce
-    mlp     T * (4*H + e*H + 8*I + e*I) + reduce
-    logits  4*T*H + L * (4*H + e*H + 4*(V + W*(1 + g) + P + N))
+    fixed        2 * layers * e*H                                a row behind each layer's norms
+    per row      4*H + 2*e*H + 4*(q + 2*kv) + 2*e*q + (8 + e)*I + 4*H*(S + r) + e*H*g
+    per sampled  4*H + e*H + 4*(W*(1 + g) + N)
+    gather       T * 4*H * (M*g + max(M, log2(atoms / smallest subtree) + 1))    tp > 1
 """
 
 from __future__ import annotations
@@ -27,52 +24,46 @@ FLOAT32 = 4
 
 @dataclass(frozen=True, kw_only=True)
 class StepBytes:
-    """Bytes of each moment of a step of `rows` rows; two of them grow with the sampled rows."""
+    """Bytes that a rank's buffers take once a step of `rows` rows has run, gathers included."""
 
     rows: int
-    kept: int
-    kept_per_row: int
-    embed: int
-    attention: int
-    mlp: int
-    residual: int
-    logits_per_row: int
+    fixed: int
+    per_row: int
+    per_sampled: int
 
     def total(self, sampled: int) -> int:
-        """The largest moment when min(sampled, rows) rows are sampled."""
-        sampled = min(sampled, self.rows)
-        logits = self.residual + sampled * self.logits_per_row
-        moment = max(self.embed, self.attention, self.mlp, logits)
-        return moment + self.kept + sampled * self.kept_per_row
+        """Everything, when min(sampled, rows) rows are sampled."""
+        return self.fixed + self.rows * self.per_row + min(sampled, self.rows) * self.per_sampled
 
 
 def step_bytes(spec: ModelSpec, plan: ShardPlan, rows: int, width: int) -> list[StepBytes]:
     """The formulas above for `rows` rows, for every rank of a plan; `width` is e."""
     owned = [plan.owned(rank) for rank in range(plan.degree)]
     subtrees = [len(complete_subtrees(plan.atoms, atoms)) for atoms in owned]
-    vocab = [plan.vocab.slice(atoms).size for atoms in owned]
-    hidden, gathered = spec.hidden_size, plan.degree if plan.degree > 1 else 0
-    normed = rows * hidden * (FLOAT32 + width)
-    gathered_logits = max(vocab) * (1 + gathered) + plan.vocab.padded + plan.vocab.true
-    levels = plan.atoms.bit_length() - 1
+    columns = max(plan.vocab.slice(atoms).size for atoms in owned)
+    hidden, several = spec.hidden_size, int(plan.degree > 1)
+    gathered = plan.degree * several
+    smallest = min(length for atoms in owned for _, length in complete_subtrees(plan.atoms, atoms))
+    levels = (plan.atoms // smallest).bit_length() - 1
+    sums = levels + (levels > 1)  # at most at once: a left sum on each level, two below, their sum
+    messages = several * (max(subtrees) * gathered + max(max(subtrees), sums))
     steps = []
     for rank, atoms in enumerate(owned):
         q = plan.heads.slice(atoms).size * plan.head_size
         kv = len(plan.kv_heads(rank)) * plan.head_size
         wide = plan.intermediate.slice(atoms).size
-        sums = len(atoms) + subtrees[rank] + max(subtrees) * (1 + gathered) + levels
-        reduce = FLOAT32 * rows * hidden * sums
+        float_rows = FLOAT32 * hidden * (1 + subtrees[rank] + several + messages)
         steps.append(
             StepBytes(
                 rows=rows,
-                kept=2 * spec.layers * width * hidden,
-                kept_per_row=width * hidden,
-                embed=rows * hidden * (width * (gathered + plan.degree + 2) + FLOAT32),
-                attention=normed + rows * (FLOAT32 * (q + 2 * kv) + 2 * width * q) + reduce,
-                mlp=normed + rows * wide * (2 * FLOAT32 + width) + reduce,
-                residual=FLOAT32 * rows * hidden,
-                logits_per_row=hidden * (FLOAT32 + width)
-                + FLOAT32 * (vocab[rank] + gathered_logits),
+                fixed=2 * spec.layers * width * hidden,
+                per_row=float_rows
+                + width * hidden * (2 + gathered)
+                + FLOAT32 * (q + 2 * kv)
+                + 2 * width * q
+                + wide * (2 * FLOAT32 + width),
+                per_sampled=hidden * (FLOAT32 + width)
+                + FLOAT32 * (columns * (1 + gathered) + spec.vocab_size),
             )
         )
     return steps

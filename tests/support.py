@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from isobit.kernels.step import Step
 from isobit.runtime.batch import pages_for
 from isobit.runtime.collectives.gather import GatherCollectives
-from isobit.runtime.decoder import Decoder, StepInput
+from isobit.runtime.decoder import Decoder
 from isobit.runtime.trace import Tracer
 from isobit.shard.checkpoint import open_checkpoint
 from isobit.shard.load import load_rank
@@ -34,12 +35,11 @@ class ThreadCollectives(GatherCollectives):
         super().__init__(plan, rank)
         self._board, self._barrier = board, barrier
 
-    def all_gather(self, tensor: torch.Tensor, site: str) -> list[torch.Tensor]:
-        self._board[self.rank] = tensor.clone()
+    def all_gather(self, tensor: torch.Tensor, out: torch.Tensor, site: str) -> None:
+        self._board[self.rank] = tensor
         self._barrier.wait(timeout=60)
-        gathered = list(self._board)
+        out.copy_(torch.stack(self._board))
         self._barrier.wait(timeout=60)
-        return gathered
 
 
 def all_logits(
@@ -54,11 +54,11 @@ def all_logits(
     plan = make_plan(spec, settings, stored_intermediate_size(checkpoint))
     pages = pages_for(len(ids))
     rows = torch.arange(len(ids))
-    step = StepInput(
+    step = Step(
         tokens=torch.tensor(ids),
         positions=rows.int(),
         slots=rows,
-        owner=torch.zeros(len(ids), dtype=torch.int32),
+        sequence=torch.zeros(len(ids), dtype=torch.int32),
         block_tables=torch.arange(pages, dtype=torch.int32)[None],
         sampled=rows,
     )

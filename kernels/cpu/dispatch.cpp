@@ -1,5 +1,6 @@
 #include "dispatch.h"
 
+#include <cassert>
 #include <memory>
 
 #include "threads.h"
@@ -10,8 +11,8 @@ namespace {
 struct Set {
   std::string name;
   const Kernels* kernels;
-  void (*bf16_linear)(const Linear&);
-  void (*vnni_linear)(const Linear&);
+  void (*bf16_linear)(Product&);
+  void (*vnni_linear)(Product&);
 };
 
 std::vector<Set> detect() {
@@ -77,43 +78,133 @@ bool uses_vnni() { return current->vnni_linear; }
 
 const Kernels& kernels() { return *current->kernels; }
 
-void run_linear(Linear job, Gather activations) {
-  const bool dot = dot_takes(job, activations.number);
-  const bool ready = !activations.index && (dot || activations.number == Number::float32);
-  std::unique_ptr<char[]> prepared;
-  job.x = activations.x;
-  if (!ready) {
-    prepared.reset(new char[activations.rows * activations.packed_k * (dot ? 2 : 4)]);
-    activations.out = prepared.get();
-    dot ? gather_bits(activations) : kernels().widen(activations);
-    job.x = prepared.get();
+namespace {
+
+// Memory of one thread for the length of one call, kept for the next.
+class Scratch {
+ public:
+  void reserve(size_t bytes) {
+    if (bytes > size_) memory_.reset(new char[size_ = bytes]);
+    used_ = 0;
   }
-  dot ? current->bf16_linear(job) : kernels().linear(job);
+  template <class T>
+  T* take(int64_t count) {
+    T* taken = reinterpret_cast<T*>(memory_.get() + used_);
+    used_ += padded<T>(count);
+    assert(used_ <= size_);
+    return taken;
+  }
+  template <class T>
+  static size_t padded(int64_t count) {
+    return (count * sizeof(T) + 63) / 64 * 64;
+  }
+
+ private:
+  std::unique_ptr<char[]> memory_;
+  size_t size_ = 0, used_ = 0;
+};
+
+thread_local Scratch scratch;
+
+enum class Form { ready, bits, widened, codes };
+
+Form form_of(const LinearCall& call) {
+  if (call.weight->quantize) return Form::codes;
+  const bool dot = dot_takes(call.weight->linear, call.number);
+  if (!call.weight->gather && (dot || call.number == Number::float32)) return Form::ready;
+  return dot ? Form::bits : Form::widened;
 }
 
-void run_linear_int8(Linear job, Gather activations, float input_scale) {
-  const bool vnni = uses_vnni();
-  const int64_t count = activations.rows * activations.packed_k;
-  const int64_t scales = job.segments * activations.rows;
-  std::unique_ptr<float[]> gathered;
+size_t scratch_bytes(const LinearCall& call, int64_t rows) {
+  const Linear& a = call.weight->linear;
+  const int64_t count = rows * a.packed_k;
+  switch (form_of(call)) {
+    case Form::ready: return 0;
+    case Form::bits: return Scratch::padded<uint16_t>(count);
+    case Form::widened: return Scratch::padded<float>(count);
+    case Form::codes: break;
+  }
+  return (call.weight->gather ? Scratch::padded<float>(count) : 0) +
+         Scratch::padded<uint16_t>(count) + Scratch::padded<float>(a.segments * rows) +
+         Scratch::padded<int32_t>(a.segments * rows);
+}
+
+void quantize(const LinearCall& call, Gather activations, Linear& a) {
   if (activations.index) {
-    gathered.reset(new float[count]);
-    activations.out = gathered.get();
+    activations.out = scratch.take<float>(a.rows * a.packed_k);
     kernels().widen(activations);
-    activations.x = gathered.get();
+    activations.x = activations.out;
     activations.number = Number::float32;
   }
-  const std::unique_ptr<char[]> codes(new char[count * (vnni ? 1 : 2)]);
-  const std::unique_ptr<float[]> x_scales(new float[scales]);
-  const std::unique_ptr<int32_t[]> corrections(new int32_t[scales]);
-  kernels().quantize({activations.x, activations.number, activations.rows, activations.packed_k,
-                      job.run_offsets, job.segment_offsets, job.segments, input_scale,
-                      vnni ? Codes::bytes : Codes::pairs, codes.get(), x_scales.get(),
-                      corrections.get()});
-  job.x = codes.get();
-  job.x_scales = x_scales.get();
-  job.corrections = corrections.get();
-  vnni ? current->vnni_linear(job) : kernels().linear_int8(job);
+  uint16_t* codes = scratch.take<uint16_t>(a.rows * a.packed_k);
+  float* scales = scratch.take<float>(a.segments * a.rows);
+  int32_t* corrections = scratch.take<int32_t>(a.segments * a.rows);
+  kernels().quantize({activations.x, activations.number, a.rows, a.packed_k, a.run_offsets,
+                      a.segment_offsets, a.segments, call.weight->input_scale,
+                      uses_vnni() ? Codes::bytes : Codes::pairs, codes, scales, corrections});
+  a.x = codes;
+  a.x_scales = scales;
+  a.corrections = corrections;
+}
+
+Product prepare(const LinearCall& call, int64_t rows) {
+  Product product = {call.weight->linear};
+  Linear& a = product.linear;
+  a.x = call.x;
+  a.rows = rows;
+  a.merges = call.merges;
+  a.bias = call.bias;
+  a.out = call.out;
+  a.out_width = call.out_width;
+  Gather activations = {call.x,  call.number,         rows,   call.weight->k, call.weight->gather,
+                        a.packed_k, nullptr};
+  switch (form_of(call)) {
+    case Form::ready: break;
+    case Form::bits:
+      a.x = activations.out = scratch.take<uint16_t>(rows * a.packed_k);
+      gather_bits(activations);
+      break;
+    case Form::widened:
+      a.x = activations.out = scratch.take<float>(rows * a.packed_k);
+      kernels().widen(activations);
+      break;
+    case Form::codes: quantize(call, activations, a);
+  }
+  if (call.weight->quantize) {
+    uses_vnni() ? current->vnni_linear(product) : kernels().linear_int8(product);
+  } else {
+    dot_takes(a, call.number) ? current->bf16_linear(product) : kernels().linear(product);
+  }
+  return product;
+}
+
+struct Products {
+  const Product* first;
+  int count;
+};
+
+void run_unit(const void* context, int64_t unit) {
+  const Products& products = *static_cast<const Products*>(context);
+  const Product* product = products.first;
+  for (; unit >= product->units; ++product) unit -= product->units;
+  product->task(&product->linear, unit);
+}
+
+}  // namespace
+
+void run_linears(const LinearCall* calls, int count, int64_t rows) {
+  assert(count <= kMostTogether);
+  size_t bytes = 0;
+  for (int i = 0; i < count; ++i) bytes += scratch_bytes(calls[i], rows);
+  scratch.reserve(bytes);
+  Product products[kMostTogether];
+  int64_t units = 0;
+  for (int i = 0; i < count; ++i) {
+    products[i] = prepare(calls[i], rows);
+    units += products[i].units;
+  }
+  const Products all = {products, count};
+  parallel_for(units, run_unit, &all);
 }
 
 }  // namespace isobit

@@ -15,10 +15,29 @@ bool uses_vnni();  // whether the current set sums int8 products with vpdpbusd
 
 const Kernels& kernels();
 
-// Gathers and converts the activations as the chosen kernel wants them, then multiplies.
-void run_linear(Linear job, Gather activations);
+// A weight with all that its product needs but the rows.
+struct Weight {
+  Linear linear;
+  int64_t k;
+  const int32_t* gather;  // null: the identity
+  bool quantize;          // activations become int8 codes
+  float input_scale;      // see Quantize
+};
 
-// Quantizes the activations to int8, then sums integers. input_scale: see Quantize.
-void run_linear_int8(Linear job, Gather activations, float input_scale);
+struct LinearCall {
+  const Weight* weight;
+  const void* x;  // [rows, k]
+  Number number;
+  const int32_t* merges;  // see Linear
+  const float* bias;
+  float* out;
+  int64_t out_width;
+};
+
+constexpr int kMostTogether = 4;
+
+// At most kMostTogether products of the same rows, side by side in one pass of the pool: gathers,
+// converts or quantizes the activations as each chosen kernel wants them, then multiplies.
+void run_linears(const LinearCall* calls, int count, int64_t rows);
 
 }  // namespace isobit

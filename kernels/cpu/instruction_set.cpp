@@ -8,7 +8,7 @@
 namespace isobit {
 namespace ISOBIT_SET {
 
-const Kernels kernels = {linear,   run_blocks<Exact<Pairs>>, quantize, widen_rows,
+const Kernels kernels = {linear,   plan_blocks<Exact<Pairs>>, quantize, widen_rows,
                          rms_norm, silu_mul,                 rope,     attention};
 
 }  // namespace ISOBIT_SET

@@ -13,6 +13,7 @@ enum class Kind : int { int4 = 0, int8 = 1, bfloat16 = 2, float16 = 3, float32 =
 constexpr int kTile = 16;
 constexpr int kPage = 64;
 constexpr int kMaxHead = 512;
+constexpr int kMaxNodes = 16;  // sums of segments that wait for their neighbours
 
 struct Linear {
   const void* x;  // [rows, packed_k]: fp32, bf16 for the dot-product kernels, or codes (Quantize)
@@ -29,9 +30,20 @@ struct Linear {
   const int32_t* run_offsets;
   const int32_t* segment_offsets;
   int64_t segments;
-  float* out;  // [segments, rows, n]
+  // How many sums of two neighbours follow each segment: a postfix walk of the tree. Null: none.
+  const int32_t* merges;
+  const float* bias;   // [n], or null
+  float* out;          // [segments, rows, out_width]; with merges only what they leave of segments
+  int64_t out_width;   // at least n
   const float* x_scales = nullptr;       // of codes, [segments, rows]
   const int32_t* corrections = nullptr;  // [segments, rows]: -128 times the sum of a row's codes
+};
+
+// One of the products that a pool works on together: unit i is task(&linear, i).
+struct Product {
+  Linear linear;
+  void (*task)(const void* linear, int64_t unit) = nullptr;
+  int64_t units = 0;
 };
 
 struct Gather {
@@ -63,7 +75,9 @@ struct Quantize {
 };
 
 struct RmsNorm {
-  const float* x;  // [rows, width]
+  float* x;           // [rows, width]
+  float* add;         // [rows, width], or null: becomes add + bias, and x becomes x + add
+  const float* bias;  // [width], or null
   const void* weight;
   Number weight_number;
   float eps;
@@ -126,8 +140,8 @@ struct Attention {
 };
 
 struct Kernels {
-  void (*linear)(const Linear&);
-  void (*linear_int8)(const Linear&);  // takes Codes::pairs
+  void (*linear)(Product&);       // chooses task and units
+  void (*linear_int8)(Product&);  // takes Codes::pairs
   void (*quantize)(const Quantize&);
   void (*widen)(const Gather&);  // to fp32
   void (*rms_norm)(const RmsNorm&);
@@ -140,8 +154,8 @@ namespace baseline { extern const Kernels kernels; }
 #ifdef ISOBIT_X86
 namespace avx2 { extern const Kernels kernels; }
 namespace avx512 { extern const Kernels kernels; }
-namespace avx512_bf16 { void linear(const Linear&); }
-namespace avx512_vnni { void linear_int8(const Linear&); }  // takes Codes::bytes
+namespace avx512_bf16 { void linear(Product&); }
+namespace avx512_vnni { void linear_int8(Product&); }  // takes Codes::bytes
 #endif
 
 }  // namespace isobit

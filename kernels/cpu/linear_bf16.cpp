@@ -86,11 +86,12 @@ struct Dense : Bf16Dot {
 
 }  // namespace
 
-void linear(const Linear& a) {
-  if (a.kind == Kind::int4 && a.zeros) return run_linear<Int4Zero>(a);
-  if (a.kind == Kind::int4) return run_linear<Int4>(a);
-  if (a.kind == Kind::int8) return run_linear<Int8>(a);
-  run_linear<Dense>(a);
+void linear(Product& product) {
+  const Linear& a = product.linear;
+  if (a.kind == Kind::int4 && a.zeros) return plan_linear<Int4Zero>(product);
+  if (a.kind == Kind::int4) return plan_linear<Int4>(product);
+  if (a.kind == Kind::int8) return plan_linear<Int8>(product);
+  plan_linear<Dense>(product);
 }
 
 }  // namespace ISOBIT_SET

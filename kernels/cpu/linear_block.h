@@ -36,7 +36,7 @@ ISOBIT_INLINE int64_t table_index(const Linear& a, int64_t run, int64_t tile) {
 }
 
 template <class Weight, int R, int T>
-void block(const Linear& a, int64_t segment, int64_t row, int64_t tile) {
+void block(const Linear& a, int64_t segment, int64_t row, int64_t tile, Lanes (&total)[R][T]) {
   using X = typename Weight::X;
   const int64_t lines = a.packed_k / Weight::kLineK;
   const int64_t stride = lines * Weight::kSteps;
@@ -45,7 +45,6 @@ void block(const Linear& a, int64_t segment, int64_t row, int64_t tile) {
   // Past the end of a tile comes the tile after this block.
   const int64_t jump = kAhead + (T - 1) * lines;
 
-  Lanes total[R][T];
   ISOBIT_UNROLL for (int m = 0; m < R; ++m)
     ISOBIT_UNROLL for (int t = 0; t < T; ++t) total[m][t] = zero();
 
@@ -87,67 +86,96 @@ void block(const Linear& a, int64_t segment, int64_t row, int64_t tile) {
       }
     }
   }
-
-  ISOBIT_UNROLL for (int t = 0; t < T; ++t) {
-    const int64_t column = (tile + t) * kTile;
-    const int64_t columns = a.n - column < kTile ? a.n - column : kTile;
-    for (int m = 0; m < R; ++m) {
-      store_some(a.out + (segment * a.rows + row + m) * a.n + column, total[m][t], columns);
-    }
-  }
 }
 
 // A Block computes R rows by T tiles of one segment. This one sums in fp32, the Weight's way.
 template <class Weight>
 struct Summed {
   template <int R, int T>
-  static void run(const Linear& a, int64_t segment, int64_t row, int64_t tile) {
-    block<Weight, R, T>(a, segment, row, tile);
+  static void run(const Linear& a, int64_t segment, int64_t row, int64_t tile,
+                  Lanes (&total)[R][T]) {
+    block<Weight, R, T>(a, segment, row, tile, total);
   }
 };
 
+template <int R, int T>
+void write(const Linear& a, int64_t plane, int64_t row, int64_t tile, const Lanes (&total)[R][T]) {
+  ISOBIT_UNROLL for (int t = 0; t < T; ++t) {
+    const int64_t column = (tile + t) * kTile;
+    const int64_t columns = a.n - column < kTile ? a.n - column : kTile;
+    float* out = a.out + (plane * a.rows + row) * a.out_width + column;
+    if (a.bias) {
+      const Lanes bias = load_some(a.bias + column, columns);
+      for (int m = 0; m < R; ++m) store_some(out + m * a.out_width, total[m][t] + bias, columns);
+    } else {
+      for (int m = 0; m < R; ++m) store_some(out + m * a.out_width, total[m][t], columns);
+    }
+  }
+}
+
+// The segments of a block, added up along the tree while they are in the cache.
 template <class Block, int R, int T>
-int64_t rows_by(const Linear& a, int64_t segment, int64_t row, int64_t tile) {
+void outputs(const Linear& a, int64_t row, int64_t tile) {
+  Lanes waiting[kMaxNodes][R][T];
+  int count = 0;
+  for (int64_t segment = 0; segment < a.segments; ++segment) {
+    Block::template run<R, T>(a, segment, row, tile, waiting[count]);
+    if (!a.merges) {
+      write<R, T>(a, segment, row, tile, waiting[0]);
+      continue;
+    }
+    ++count;
+    for (int32_t merge = a.merges[segment]; merge > 0; --merge) {
+      --count;
+      for (int m = 0; m < R; ++m)
+        ISOBIT_UNROLL for (int t = 0; t < T; ++t)
+          waiting[count - 1][m][t] = waiting[count - 1][m][t] + waiting[count][m][t];
+    }
+  }
+  for (int node = 0; node < count; ++node) write<R, T>(a, node, row, tile, waiting[node]);
+}
+
+template <class Block, int R, int T>
+int64_t rows_by(const Linear& a, int64_t row, int64_t tile) {
   if constexpr (R <= kRows) {
-    for (; a.rows - row >= R; row += R) Block::template run<R, T>(a, segment, row, tile);
+    for (; a.rows - row >= R; row += R) outputs<Block, R, T>(a, row, tile);
   }
   return row;
 }
 
 template <class Block, int T>
-void all_rows(const Linear& a, int64_t segment, int64_t tile) {
-  int64_t row = rows_by<Block, 8, T>(a, segment, 0, tile);
-  row = rows_by<Block, 4, T>(a, segment, row, tile);
-  row = rows_by<Block, 2, T>(a, segment, row, tile);
-  rows_by<Block, 1, T>(a, segment, row, tile);
+void all_rows(const Linear& a, int64_t tile) {
+  int64_t row = rows_by<Block, 8, T>(a, 0, tile);
+  row = rows_by<Block, 4, T>(a, row, tile);
+  row = rows_by<Block, 2, T>(a, row, tile);
+  rows_by<Block, 1, T>(a, row, tile);
 }
+
+int64_t width(const Linear& a) { return a.rows == 1 ? kTilesOneRow : kTiles; }
 
 template <class Block>
 void columns(const void* context, int64_t unit) {
   const Linear& a = *static_cast<const Linear*>(context);
-  const int width = a.rows == 1 ? kTilesOneRow : kTiles;
-  const int64_t first = unit * width;
-  const int64_t last = first + width < a.tiles ? first + width : a.tiles;
-  for (int64_t segment = 0; segment < a.segments; ++segment) {
-    if (last - first < width) {
-      for (int64_t tile = first; tile < last; ++tile) all_rows<Block, 1>(a, segment, tile);
-    } else if (a.rows == 1) {
-      Block::template run<1, kTilesOneRow>(a, segment, 0, first);
-    } else {
-      all_rows<Block, kTiles>(a, segment, first);
-    }
+  const int64_t first = unit * width(a);
+  const int64_t last = first + width(a) < a.tiles ? first + width(a) : a.tiles;
+  if (last - first < width(a)) {
+    for (int64_t tile = first; tile < last; ++tile) all_rows<Block, 1>(a, tile);
+  } else if (a.rows == 1) {
+    outputs<Block, 1, kTilesOneRow>(a, 0, first);
+  } else {
+    all_rows<Block, kTiles>(a, first);
   }
 }
 
 template <class Block>
-void run_blocks(const Linear& a) {
-  const int width = a.rows == 1 ? kTilesOneRow : kTiles;
-  parallel_for((a.tiles + width - 1) / width, columns<Block>, &a);
+void plan_blocks(Product& product) {
+  product.task = columns<Block>;
+  product.units = (product.linear.tiles + width(product.linear) - 1) / width(product.linear);
 }
 
 template <class Weight>
-void run_linear(const Linear& a) {
-  run_blocks<Summed<Weight>>(a);
+void plan_linear(Product& product) {
+  plan_blocks<Summed<Weight>>(product);
 }
 
 }  // namespace

@@ -71,13 +71,13 @@ struct FloatFp32 : Fp32Dot {
   ISOBIT_INLINE Lanes value(Lanes line, int, NoZero) { return line; }
 };
 
-void linear(const Linear& a) {
-  switch (a.kind) {
-    case Kind::int4: return run_linear<Int4Fp32>(a);
-    case Kind::int8: return run_linear<Int8Fp32>(a);
-    case Kind::bfloat16: return run_linear<Bf16Fp32>(a);
-    case Kind::float16: return run_linear<FloatFp32<Half>>(a);
-    case Kind::float32: return run_linear<FloatFp32<float>>(a);
+void linear(Product& product) {
+  switch (product.linear.kind) {
+    case Kind::int4: return plan_linear<Int4Fp32>(product);
+    case Kind::int8: return plan_linear<Int8Fp32>(product);
+    case Kind::bfloat16: return plan_linear<Bf16Fp32>(product);
+    case Kind::float16: return plan_linear<FloatFp32<Half>>(product);
+    case Kind::float32: return plan_linear<FloatFp32<float>>(product);
   }
 }
 

@@ -18,7 +18,8 @@ namespace {
 template <class Dot>
 struct Exact {
   template <int R, int T>
-  static void run(const Linear& a, int64_t segment, int64_t row, int64_t tile) {
+  static void run(const Linear& a, int64_t segment, int64_t row, int64_t tile,
+                  Lanes (&out)[R][T]) {
     const int64_t lines = a.packed_k / 4;
     const int64_t stride = lines * Dot::kSteps * 4;
     const unsigned char* x = static_cast<const unsigned char*>(a.x) + row * stride;
@@ -26,7 +27,6 @@ struct Exact {
     const int64_t place = segment * a.rows + row;
     const int64_t run = a.segment_offsets[segment];
 
-    Lanes out[R][T];
     ISOBIT_UNROLL for (int m = 0; m < R; ++m)
       ISOBIT_UNROLL for (int t = 0; t < T; ++t) out[m][t] = zero();
 
@@ -60,13 +60,6 @@ struct Exact {
         ISOBIT_UNROLL for (int m = 0; m < R; ++m)
           out[m][t] = to_float(sum[m][t]) * broadcast(a.x_scales[place + m]) * scale;
       }
-    }
-
-    ISOBIT_UNROLL for (int t = 0; t < T; ++t) {
-      const int64_t column = (tile + t) * kTile;
-      const int64_t columns = a.n - column < kTile ? a.n - column : kTile;
-      for (int m = 0; m < R; ++m)
-        store_some(a.out + (place + m) * a.n + column, out[m][t], columns);
     }
   }
 };

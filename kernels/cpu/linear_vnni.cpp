@@ -17,7 +17,7 @@ struct Quads {
 
 }  // namespace
 
-void linear_int8(const Linear& a) { run_blocks<Exact<Quads>>(a); }
+void linear_int8(Product& product) { plan_blocks<Exact<Quads>>(product); }
 
 }  // namespace ISOBIT_SET
 }  // namespace isobit

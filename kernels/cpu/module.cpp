@@ -3,10 +3,9 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include <atomic>
-#include <chrono>
-
-#include "dispatch.h"
+#include "bindings.h"
+#include "chunks.h"
+#include "digest.h"
 #include "threads.h"
 
 namespace nb = nanobind;
@@ -14,41 +13,37 @@ namespace nb = nanobind;
 namespace isobit {
 namespace {
 
-using Address = uintptr_t;
-
-template <class T = void>
-T* at(Address address) {
-  return reinterpret_cast<T*>(address);
+Weight weight(int kind, Address data, Address scales, int scale_number, Address zeros, int64_t runs,
+              int64_t n, int64_t k, int64_t packed_k, Address run_offsets, Address segment_offsets,
+              int64_t segments, Address gather, bool quantize, float input_scale) {
+  Linear linear = {};
+  linear.packed_k = packed_k;
+  linear.kind = static_cast<Kind>(kind);
+  linear.data = at<const unsigned char>(data);
+  linear.scales = at(scales);
+  linear.scale_number = static_cast<Number>(scale_number);
+  linear.zeros = at<const uint8_t>(zeros);
+  linear.runs = runs;
+  linear.n = n;
+  linear.tiles = (n + kTile - 1) / kTile;
+  linear.run_offsets = at<const int32_t>(run_offsets);
+  linear.segment_offsets = at<const int32_t>(segment_offsets);
+  linear.segments = segments;
+  return {linear, k, at<const int32_t>(gather), quantize, input_scale};
 }
 
-std::atomic<int64_t> busy_ns{0};
-
-// Adds the time of one call to busy_ns.
-struct Timed {
-  std::chrono::steady_clock::time_point begin = std::chrono::steady_clock::now();
-  ~Timed() {
-    const auto spent = std::chrono::steady_clock::now() - begin;
-    busy_ns += std::chrono::duration_cast<std::chrono::nanoseconds>(spent).count();
-  }
-};
-
-void linear(Address x, int number, int64_t rows, int64_t k, int kind, Address data, Address scales,
-            int scale_number, Address zeros, int64_t runs, int64_t n, int64_t tiles, int64_t packed_k,
-            Address run_offsets, Address segment_offsets, int64_t segments, Address gather,
-            bool quantize, float input_scale, Address out) {
-  const Linear job = {nullptr, rows, packed_k, static_cast<Kind>(kind),
-                      at<const unsigned char>(data), at(scales), static_cast<Number>(scale_number),
-                      at<const uint8_t>(zeros), runs, n, tiles, at<const int32_t>(run_offsets),
-                      at<const int32_t>(segment_offsets), segments, at<float>(out)};
-  const Gather activations = {at(x), static_cast<Number>(number), rows, k,
-                              at<const int32_t>(gather), packed_k, nullptr};
-  quantize ? run_linear_int8(job, activations, input_scale) : run_linear(job, activations);
+void linear(const Weight& weight, Address x, int number, int64_t rows, Address merges,
+            Address out) {
+  const LinearCall call = {&weight, at(x), static_cast<Number>(number), at<const int32_t>(merges),
+                           nullptr, at<float>(out), weight.linear.n};
+  run_linears(&call, 1, rows);
 }
 
-void rms_norm(Address x, Address weight, int weight_number, float eps, int64_t rows, int64_t width,
-              Address out, int out_number) {
-  kernels().rms_norm({at<const float>(x), at(weight), static_cast<Number>(weight_number), eps, rows,
-                      width, at(out), static_cast<Number>(out_number)});
+void rms_norm(Address x, Address add, Address bias, Address weight, int weight_number, float eps,
+              int64_t rows, int64_t width, Address out, int out_number) {
+  kernels().rms_norm({at<float>(x), at<float>(add), at<const float>(bias), at(weight),
+                      static_cast<Number>(weight_number), eps, rows, width, at(out),
+                      static_cast<Number>(out_number)});
 }
 
 void silu_mul(Address gate, Address up, int64_t rows, int64_t width, Address out, int out_number) {
@@ -64,18 +59,6 @@ void rope_and_cache(Address q, Address k, Address v, Address cos, Address sin, A
                   at<const float>(sin), at<const int32_t>(positions), at<const int64_t>(slots),
                   at(q_norm), at(k_norm), static_cast<Number>(norm_number), eps, rows, q_heads,
                   kv_heads, head, at(keys), at(values), at(out), static_cast<Number>(number)});
-}
-
-// Rows of one sequence that stand together share the reading of its keys; a chunk holds few enough
-// of them that the queries of one KV head walk as one block.
-std::vector<int64_t> chunks_of(const int32_t* sequence, int64_t rows, int64_t heads_per_kv) {
-  const int64_t most = heads_per_kv < 16 ? 16 / heads_per_kv : 1;
-  std::vector<int64_t> chunks = {0};
-  for (int64_t row = 1; row <= rows; ++row) {
-    if (row == rows || sequence[row] != sequence[row - 1] || row - chunks.back() == most)
-      chunks.push_back(row);
-  }
-  return chunks;
 }
 
 void attention(Address q, Address keys, Address values, int number, Address block_tables,
@@ -123,12 +106,19 @@ NB_MODULE(_cpu, m) {
   using namespace isobit;
   const auto free = nb::call_guard<nb::gil_scoped_release>();
   const auto timed = nb::call_guard<nb::gil_scoped_release, Timed>();
+  nb::class_<Weight>(m, "Weight");
+  m.def("weight", weight);
   m.def("linear", linear, timed);
   m.def("rms_norm", rms_norm, timed);
   m.def("silu_mul", silu_mul, timed);
   m.def("rope_and_cache", rope_and_cache, timed);
   m.def("attention", attention, timed);
   m.def("busy_ns", [] { return busy_ns.load(); });
+  m.def("external_ns", [] { return external_ns.load(); });
+  m.def("digest", [](Address data, int64_t bytes, uint64_t seed) {
+    return digest(at(data), bytes, seed);
+  }, free);
+  bind_program(m);
   m.def("first_outside32", first_outside<int32_t>);
   m.def("first_outside64", first_outside<int64_t>);
   m.def("first_without_page", first_without_page);

@@ -49,6 +49,18 @@ void widen_rows(const Gather& a) {
   }, &a);
 }
 
+// The root of a sum over ranks gets its bias and joins the residual stream.
+ISOBIT_INLINE void join_residual(const RmsNorm& a, int64_t row) {
+  float* x = a.x + row * a.width;
+  float* add = a.add + row * a.width;
+  each_lanes(a.width, [&](int64_t i, int64_t count) {
+    Lanes root = load_at(add + i, count);
+    if (a.bias) root = root + load_at(a.bias + i, count);
+    store_at(add + i, root, count);
+    store_at(x + i, load_at(x + i, count) + root, count);
+  });
+}
+
 ISOBIT_INLINE float inverse_norm(const float* x, int64_t width, float eps) {
   Lanes squares = zero();
   each_lanes(width, [&](int64_t i, int64_t count) {
@@ -69,6 +81,8 @@ void normalize(const float* x, const W* weight, int64_t width, float eps, Out* o
 void rms_norm(const RmsNorm& a) {
   parallel_for(a.rows, [](const void* context, int64_t row) {
     const RmsNorm& a = *static_cast<const RmsNorm*>(context);
+    if (a.add) join_residual(a, row);
+    if (!a.weight) return;
     with_type(a.weight_number, [&](auto w) {
       with_type(a.out_number, [&](auto o) {
         normalize(a.x + row * a.width, static_cast<const decltype(w)*>(a.weight), a.width, a.eps,
@@ -78,14 +92,21 @@ void rms_norm(const RmsNorm& a) {
   }, &a);
 }
 
+constexpr int64_t kStretch = 1024;  // columns that one task takes: a single row serves all threads
+
 void silu_mul(const SiluMul& a) {
-  parallel_for(a.rows, [](const void* context, int64_t row) {
+  const int64_t stretches = (a.width + kStretch - 1) / kStretch;
+  parallel_for(a.rows * stretches, [](const void* context, int64_t unit) {
     const SiluMul& a = *static_cast<const SiluMul*>(context);
-    const float* gate = a.gate + row * a.width;
-    const float* up = a.up + row * a.width;
+    const int64_t stretches = (a.width + kStretch - 1) / kStretch;
+    const int64_t column = unit % stretches * kStretch;
+    const int64_t begin = unit / stretches * a.width + column;
+    const int64_t width = a.width - column < kStretch ? a.width - column : kStretch;
+    const float* gate = a.gate + begin;
+    const float* up = a.up + begin;
     with_type(a.out_number, [&](auto o) {
-      auto* out = static_cast<decltype(o)*>(a.out) + row * a.width;
-      each_lanes(a.width, [&](int64_t i, int64_t count) {
+      auto* out = static_cast<decltype(o)*>(a.out) + begin;
+      each_lanes(width, [&](int64_t i, int64_t count) {
         const Lanes g = load_at(gate + i, count);
         const Lanes silu = g / (broadcast(1.f) + exp(zero() - g));
         store_at(out + i, silu * load_at(up + i, count), count);

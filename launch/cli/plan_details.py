@@ -16,12 +16,12 @@ weights    tiles of 16 columns, ceil(N / 16) of them; bits / 8 bytes per column
 padding    bytes of weights over what they would be without padded features
 KV cache   2 x layers x KV heads of the rank x head size x {width} bytes per token, in
            pages of 64 tokens
-workspace  the largest moment of a step of {rows} rows, and the rotary tables
-  reduce   4 T H (atoms + nodes + most nodes x (1 + tp) + log2 of all atoms)
-  attn     T (4 H + e H + 4 (q + 2 kv) + 2 e q) + reduce
-  mlp      T (4 H + e H + 8 I + e I) + reduce
-  logits   4 T H + L (4 H + e H + 4 (V + most V x (1 + tp) + padded + true V))
-  kept     2 layers e H + L e H, beside each of these
+workspace  the buffers of a step of {rows} rows, and the rotary tables
+  a row    4 H + 2 e H + 4 (q + 2 kv) + 2 e q + (8 + e) I + 4 H nodes; above one
+           rank also e H tp + 4 H (1 + most nodes x tp + max(most nodes, 1 + log2(
+           all atoms over those of the smallest node)))
+  sampled  4 H + e H + 4 (most V x (1 + tp) + all V)
+  kept     2 layers e H
   rotary   4 x positions x head size
            T rows, L of them sampled, H hidden size, e = {width} bytes; q, kv, I and
            V: query, KV, intermediate and vocabulary features of the rank;

@@ -14,6 +14,18 @@ from ...shard.atoms import complete_subtrees
 Node = tuple[int, int]
 
 
+def subtree_merges(atoms: int, owned: range) -> list[int]:
+    """How many sums of two neighbours follow each owned atom, when they are added on the way.
+
+    What is left after the last atom are the complete subtrees, in order.
+    """
+    return [
+        (count & -count).bit_length() - 1
+        for _, length in complete_subtrees(atoms, owned)
+        for count in range(1, length + 1)
+    ]
+
+
 def sum_subtrees(partials: torch.Tensor, owned: range, atoms: int) -> list[torch.Tensor]:
     """Add up each complete subtree of a rank's atoms.
 

@@ -19,6 +19,7 @@ import torch
 from isobit.kernels.errors import RankFault
 from isobit.runtime import rendezvous
 from isobit.runtime.collectives.gather import GatherCollectives
+from isobit.runtime.collectives.tree import sum_subtrees
 from isobit.shard.plan import ShardPlan
 
 MOST_SECONDS = 45
@@ -34,13 +35,17 @@ def run_rank(folder: Path, plan: ShardPlan, rank: int) -> None:
         if folder.name == "leave" and number == 2 and rank == plan.degree - 1:
             return
         try:
-            sums.append(collectives.all_reduce(partials, f"site {number}"))
+            nodes = torch.stack(sum_subtrees(partials, owned, plan.atoms))
+            out = torch.empty_like(nodes[0])
+            collectives.all_reduce(nodes, out, f"site {number}")
+            sums.append(out)
         except RankFault as fault:
             (folder / f"fault-{rank}.txt").write_text(f"{fault.code} {fault.message}")
             return
     np.save(folder / f"sums-{rank}.npy", torch.stack(sums).numpy())
     mine = torch.tensor([[rank, -rank], [10 * rank, 1]], dtype=torch.bfloat16)
-    gathered = torch.stack(collectives.all_gather(mine, "gather"))
+    gathered = mine.new_empty(plan.degree, *mine.shape)
+    collectives.all_gather(mine, gathered, "gather")
     np.save(folder / f"gathered-{rank}.npy", gathered.float().numpy())
 
 

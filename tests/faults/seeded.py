@@ -5,28 +5,34 @@ Each works on one of the ranks, or at one of the degrees, only.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+from isobit.runtime.collectives.interface import CalledCollectives
 from isobit.runtime.fault import FaultContext
 
+AllReduce = Callable[[torch.Tensor, torch.Tensor, str], None]
 LAYER = 3
 NORM_LAYER = 2
 NAN_STEP = 3
+
+
+def around_all_reduce(context: FaultContext, wrapper: Callable[..., None]) -> None:
+    """Have every all-reduce go through wrapper(nodes, out, site, the right one)."""
+    collectives = context.decoder.collectives
+    right = collectives.all_reduce
+    collectives.all_reduce = lambda nodes, out, site: wrapper(nodes, out, site, right)
+    call = CalledCollectives.record_all_reduce
+    collectives.record_all_reduce = lambda *arguments: call(collectives, *arguments)
 
 
 def sum_in_another_order(context: FaultContext) -> None:
     """At degree 2 a rank adds up its atoms from the first to the last instead of by the tree."""
     if context.degree != 2:
         return
-    collectives = context.decoder.collectives
-
-    def all_reduce(partials: torch.Tensor, site: str) -> torch.Tensor:
-        own = partials[0]
-        for partial in partials[1:]:
-            own = own + partial
-        first, second = collectives.all_gather(own, site)
-        return first + second
-
-    collectives.all_reduce = all_reduce
+    merges = context.decoder.recorded.merges
+    merges[:] = 1
+    merges[0] = 0
 
 
 def flip_a_weight_bit(context: FaultContext) -> None:
@@ -42,20 +48,17 @@ def bias_on_all_ranks_but_one(context: FaultContext) -> None:
     """Every rank but the first adds o_proj's bias to its part: right at degree 2, wrong at 3."""
     if context.degree == 1:
         return
-    collectives, layers = context.decoder.collectives, context.decoder.weights.layers
+    layers = context.decoder.weights.layers
     biases = {f"layers.{i}.self_attn.o_proj.out": w.biases["o"] for i, w in enumerate(layers)}
     for weights in layers:
         weights.biases["o"] = None
-    right = collectives.all_reduce
 
-    def all_reduce(partials: torch.Tensor, site: str) -> torch.Tensor:
-        bias = biases.get(site)
-        if bias is not None and context.rank > 0:
-            partials = partials.clone()
-            partials[0] += bias
-        return right(partials, site)
+    def add_bias(nodes: torch.Tensor, out: torch.Tensor, site: str, right: AllReduce) -> None:
+        if context.rank > 0 and (bias := biases.get(site)) is not None:
+            nodes[0] += bias
+        right(nodes, out, site)
 
-    collectives.all_reduce = all_reduce
+    around_all_reduce(context, add_bias)
 
 
 def change_a_norm(context: FaultContext) -> None:
@@ -66,17 +69,13 @@ def change_a_norm(context: FaultContext) -> None:
 
 def receive_a_wrong_bit(context: FaultContext) -> None:
     """Rank 1 receives a sum with one bit flipped, high enough to survive the next addition."""
-    collectives = context.decoder.collectives
-    right = collectives.all_reduce
 
-    def all_reduce(partials: torch.Tensor, site: str) -> torch.Tensor:
-        total = right(partials, site)
+    def flip(nodes: torch.Tensor, out: torch.Tensor, site: str, right: AllReduce) -> None:
+        right(nodes, out, site)
         if context.rank == 1 and site == f"layers.{LAYER}.mlp.down_proj.out":
-            total = total.clone()
-            total.view(torch.int32)[0, 7] ^= 1 << 22
-        return total
+            out.view(torch.int32)[0, 7] ^= 1 << 22
 
-    collectives.all_reduce = all_reduce
+    around_all_reduce(context, flip)
 
 
 def nan_in_the_logits(context: FaultContext) -> None:

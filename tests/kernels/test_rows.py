@@ -152,3 +152,15 @@ def test_bad_rows_are_named() -> None:
         ops.silu_mul(x, torch.ones(2, 3), torch.float64)
     with pytest.raises(InputError, match="E-KERNEL-CACHE"):
         ops.KVCache(torch.ones(1, 1, 4, 64), torch.ones(1, 1, 4, 64))
+
+
+@pytest.mark.usefixtures("isa")
+def test_a_root_and_its_bias_join_the_residual_before_the_norm(dtype: torch.dtype) -> None:
+    x, add = torch.randn(3, 83), torch.randn(3, 83)
+    bias, weight = torch.randn(83), torch.randn(83)
+    root = add + bias
+    joined = x + root
+    out = ops.rms_norm(x, weight, EPS, dtype, add=add, bias=bias)
+    assert torch.equal(add, root)
+    assert torch.equal(x, joined)
+    assert torch.equal(out, ops.rms_norm(joined, weight, EPS, dtype))

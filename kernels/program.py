@@ -1,0 +1,134 @@
+"""Ops recorded once over buffers, then run for every step with few calls into compiled code.
+
+`record` and `record_rows` have the ops. Shapes are checked while recording, for any number of rows;
+the indices of a step are checked when it is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from .backend import native
+from .step import Step, StepLimits, check_step
+
+External = tuple[int, int]
+"""Addresses of a C function `int64(context, in, out, rows)` and of its context."""
+
+
+@dataclass(eq=False)
+class Buffer:
+    """Memory `[planes, rows, width]` that grows to the largest step seen, then stays."""
+
+    id: int
+    planes: int
+    width: int
+    dtype: torch.dtype
+    sampled: bool
+    capacity: int = 0
+    memory: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def rows(self, count: int) -> torch.Tensor:
+        """The first rows as `[count, width]`; with several planes as `[planes, count, width]`."""
+        used = self.memory[: self.planes * count * self.width]
+        whole = used.view(self.planes, count, self.width)
+        return whole[0] if self.planes == 1 else whole
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row of one plane."""
+        return self.width * self.dtype.itemsize
+
+    @property
+    def nbytes(self) -> int:
+        return self.memory.nbytes
+
+
+class Program:
+    """Records ops in order, then runs them. What it is given must outlive it."""
+
+    def __init__(self, limits: StepLimits) -> None:
+        self.native, self.limits = native().Program(), limits
+        self._buffers: list[Buffer] = []
+        self._items: list[tuple[int, int] | Callable[[], None]] = []
+        self._failures: dict[int, Callable[[], None]] = {}
+        self._sampled, self._sampled_from = False, 0
+        self._kept: list[object] = []
+        self.step = Step.empty()
+
+    def buffer(self, width: int, dtype: torch.dtype, planes: int = 1) -> Buffer:
+        """A new buffer, without memory until a step needs it."""
+        made = Buffer(self.native.buffer(), planes, width, dtype, self._sampled)
+        self._buffers.append(made)
+        return made
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all buffers."""
+        return sum(buffer.nbytes for buffer in self._buffers)
+
+    def use_sampled_rows(self) -> None:
+        """What is recorded from here on runs over the sampled rows, and not without any."""
+        self._sampled, self._sampled_from = True, len(self._items)
+        self.native.use_sampled_rows()
+
+    def rows_of(self, buffer: Buffer) -> torch.Tensor:
+        """The rows of the current step in a buffer."""
+        return buffer.rows(self.step.sampled_rows if buffer.sampled else self.step.rows)
+
+    def run(self, step: Step) -> None:
+        """Run everything in order. Raises InputError E-KERNEL-SHAPE, E-KERNEL-INDEX, and what
+        recorded functions raise."""
+        check_step(step, self.limits)
+        self.step = step
+        for buffer in self._buffers:
+            rows = step.sampled_rows if buffer.sampled else step.rows
+            if rows > buffer.capacity:
+                buffer.capacity = rows
+                size = buffer.planes * rows * buffer.width
+                buffer.memory = torch.empty(size, dtype=buffer.dtype)
+                self.native.place(buffer.id, buffer.memory.data_ptr())
+        self.native.set_step(
+            step.rows,
+            step.tokens.data_ptr(),
+            step.positions.data_ptr(),
+            step.slots.data_ptr(),
+            step.sequence.data_ptr(),
+            step.block_tables.data_ptr(),
+            step.block_tables.shape[1],
+            step.sampled_rows,
+            step.sampled.data_ptr(),
+        )
+        items = self._items
+        if self._sampled and not step.sampled_rows:
+            items = items[: self._sampled_from]
+        for item in items:
+            if callable(item):
+                item()
+                continue
+            failed = self.native.run(*item)
+            if failed >= 0:
+                self._failures[failed]()
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Record a Python function."""
+        self._items.append(function)
+
+    def external(
+        self, call: External, x: Buffer, out: Buffer, on_failure: Callable[[], None]
+    ) -> None:
+        """Record compiled code from elsewhere; `on_failure` must raise."""
+        op = self.native.external(*call, x.id, out.id)
+        self._failures[op] = on_failure
+        self.recorded(op)
+
+    def recorded(self, op: int, *kept: object) -> None:
+        """Note that the compiled program has a new op, and keep alive what it points at."""
+        self._kept += kept
+        last = self._items[-1] if len(self._items) > self._sampled_from else None
+        if isinstance(last, tuple):
+            self._items[-1] = (last[0], op + 1)
+        else:
+            self._items.append((op, op + 1))

@@ -1,0 +1,94 @@
+"""Recording what moves rows about: embeddings of sharded tables, sampled rows, pieces of logits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from .checks import NUMBERS, Checks
+from .native_weight import address
+from .program import Buffer, Program
+from .weight import MIDDLE, PackedWeight
+
+
+def embed(
+    program: Program, table: torch.Tensor | PackedWeight, first: int, count: int, out: Buffer
+) -> None:
+    """Rows of the step's tokens from a part `[count, W]` of a table, which begins at token `first`.
+
+    A dense packed weight serves as the table of a tied embedding. Rows of `out` `[T, W]` whose
+    tokens lie elsewhere keep what they held.
+    """
+    checks = Checks("embed")
+    if isinstance(table, PackedWeight):
+        data, rows, width = table.data, table.n, table.k
+        checks.that(table.kind not in MIDDLE, f"an embedding must be dense, not {table.kind}")
+    else:
+        data, (rows, width) = table, table.shape
+        checks.tensor("table", table, (None, None), out.dtype)
+    checks.that(data.dtype == out.dtype, f"the table is {data.dtype}, out {out.dtype}")
+    checks.that(count <= rows, f"{count} tokens of a table of {rows}")
+    checks.that(width == out.width, f"the table is {width} wide, out {out.width}")
+    checks.done()
+    packed = table if isinstance(table, PackedWeight) else None
+    op = program.native.embed(
+        data.data_ptr(),
+        NUMBERS[data.dtype],
+        packed is not None,
+        0 if packed is None else address(packed.gather),
+        0 if packed is None else packed.packed_k,
+        first,
+        count,
+        width,
+        out.id,
+    )
+    program.recorded(op, table)
+
+
+def owned_rows(program: Program, gathered: Buffer, ends: Sequence[int], out: Buffer) -> None:
+    """From gathered `[ranks, T, W]` each token's row of the rank that owns it, fp32 `[T, W]`.
+
+    A rank's tokens end before ends[rank].
+    """
+    checks = Checks("owned_rows")
+    checks.that(gathered.planes == len(ends), f"{gathered.planes} planes, {len(ends)} ranks")
+    fits = out.dtype == torch.float32 and out.width == gathered.width
+    checks.that(fits, f"out is {out.dtype} [*, {out.width}], gathered [*, {gathered.width}]")
+    checks.done()
+    op = program.native.owned_rows(
+        gathered.id, NUMBERS[gathered.dtype], list(ends), out.width, out.id
+    )
+    program.recorded(op)
+
+
+def join_columns(program: Program, gathered: Buffer, sizes: Sequence[int], out: Buffer) -> None:
+    """From gathered fp32 `[ranks, T, M]` the first sizes[rank] columns of each, side by side.
+
+    What exceeds the width of out `[T, W]` is padding.
+    """
+    checks = Checks("join_columns")
+    checks.that(gathered.planes == len(sizes), f"{gathered.planes} planes, {len(sizes)} ranks")
+    fits = max(sizes) <= gathered.width and sum(sizes) >= out.width
+    checks.that(fits, f"sizes {list(sizes)} of [*, {gathered.width}] into [*, {out.width}]")
+    checks.that(gathered.dtype == out.dtype == torch.float32, f"{gathered.dtype} to {out.dtype}")
+    checks.done()
+    op = program.native.join_columns(gathered.id, list(sizes), gathered.width, out.width, out.id)
+    program.recorded(op)
+
+
+def sampled_rows(program: Program, x: Buffer, out: Buffer) -> None:
+    """The sampled rows of x `[T, W]`: out `[L, W]`, of the same dtype."""
+    checks = Checks("sampled_rows")
+    checks.that(out.sampled and not x.sampled, "x has a step's rows, out its sampled rows")
+    checks.that((x.dtype, x.width) == (out.dtype, out.width), "x and out differ in dtype or width")
+    checks.done()
+    program.recorded(program.native.sampled_rows(x.id, x.row_bytes, out.id))
+
+
+def last_row(program: Program, x: Buffer, out: torch.Tensor) -> None:
+    """The last row of x `[T, W]`: out `[W]`, of the same dtype."""
+    checks = Checks("last_row")
+    checks.tensor("out", out, (x.width,), x.dtype)
+    checks.done()
+    program.recorded(program.native.last_row(x.id, x.row_bytes, out.data_ptr()), out)

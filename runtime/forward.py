@@ -1,0 +1,227 @@
+"""One rank's forward pass, recorded op by op: Llama, Mistral, Qwen2 and Qwen3, cut by a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+
+from ..kernels import record, record_rows
+from ..kernels.cache import KVCache
+from ..kernels.program import Buffer, Program
+from ..kernels.step import StepLimits
+from ..shard.load import LayerWeights, RankWeights
+from ..shard.plan import ShardPlan
+from ..shard.rotary import rotary_tables
+from ..shard.spec import ModelSpec
+from .collectives.interface import Collectives
+from .collectives.tree import subtree_merges
+from .trace import Tracer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pending:
+    """The root of a sum over atoms that has not yet joined the residual stream."""
+
+    root: Buffer
+    bias: torch.Tensor | None
+    site: str
+
+
+class ForwardPass:
+    """The recorded program and the buffers in which its results are found.
+
+    `hidden` float32 [T, hidden]: the residual stream after the last layer. `logits` float32
+    [L, vocab]. `normed` [2 * layers, hidden]: the last row behind each layer's norms; `last`
+    [L, hidden]: every row behind the final norm. `merges` int32 [atoms of this rank]: the tree.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        plan: ShardPlan,
+        rank: int,
+        weights: RankWeights,
+        caches: Sequence[KVCache],
+        collectives: Collectives,
+        tracer: Tracer,
+        dtype: torch.dtype,
+    ) -> None:
+        self.spec, self.plan, self.rank, self.dtype = spec, plan, rank, dtype
+        self.weights, self.caches = weights, caches
+        self.collectives, self.tracer = collectives, tracer
+        limits = StepLimits(
+            vocabulary=spec.vocab_size, positions=spec.max_positions, pages=caches[0].pages
+        )
+        self.program = Program(limits)
+        self._cos, self._sin = rotary_tables(spec.rotary, spec.head_size, spec.max_positions)
+        self._head_to_kv = torch.tensor(plan.head_to_kv(rank), dtype=torch.int32)
+        owned, kept = plan.owned(rank), plan.kv_heads(rank)
+        self.merges = torch.tensor(subtree_merges(plan.atoms, owned), dtype=torch.int32)
+        self._first_atom, self._first_kv = owned.start, kept.start
+        self._heads = plan.heads.owned_ends(owned, spec.head_size)
+        self._wide = plan.intermediate.owned_ends(owned)
+        self._vocab = plan.vocab.owned_ends(owned)
+        self._kv = [i * spec.head_size for i in range(len(kept) + 1)]
+        self._vocab_sizes = [plan.vocab.slice(plan.owned(r)).size for r in range(plan.degree)]
+        self.normed = torch.empty(2 * spec.layers, spec.hidden_size, dtype=dtype)
+        self._make_buffers()
+        self._record()
+
+    def _make_buffers(self) -> None:
+        hidden, make = self.spec.hidden_size, self.program.buffer
+        queries, keys = self._heads[-1], self._kv[-1]
+        self.hidden = make(hidden, torch.float32)
+        self._h = make(hidden, self.dtype)
+        self._qkv = [make(width, torch.float32) for width in (queries, keys, keys)]
+        self._rotated, self._attended = make(queries, self.dtype), make(queries, self.dtype)
+        self._gate, self._up = (make(self._wide[-1], torch.float32) for _ in range(2))
+        self._inner = make(self._wide[-1], self.dtype)
+        nodes = len(self.merges) - int(self.merges.sum())
+        self._nodes = make(hidden, torch.float32, planes=nodes)
+        self._root = self._nodes if self.plan.degree == 1 else make(hidden, torch.float32)
+
+    def _record(self) -> None:
+        self._embed()
+        pending: Pending | None = None
+        for layer, weights in enumerate(self.weights.layers):
+            norm = f"layers.{layer}.input_layernorm.out"
+            self._norm(weights.input_norm, norm, 2 * layer, pending)
+            pending = self._attention(layer, weights)
+            norm = f"layers.{layer}.post_attention_layernorm.out"
+            self._norm(weights.post_attention_norm, norm, 2 * layer + 1, pending)
+            pending = self._mlp(layer, weights)
+        assert pending is not None
+        record.add(self.program, self.hidden, pending.root, pending.bias)
+        self._watch(pending.site, pending.root)
+        self._logits()
+
+    def _embed(self) -> None:
+        """Every rank looks up the tokens in its part of the vocabulary; the owner's row counts."""
+        own = self.plan.vocab.slice(self.plan.owned(self.rank))
+        rows = self.program.buffer(self.spec.hidden_size, self.dtype)
+        table = self.weights.head if self.weights.embedding is None else self.weights.embedding
+        if own.true:
+            record_rows.embed(self.program, table, own.offset, own.true, rows)
+        gathered = self._all_gather(rows, "embed_tokens.out")
+        ends = list(accumulate(self._vocab_sizes))
+        record_rows.owned_rows(self.program, gathered, ends, self.hidden)
+        self._watch("embed_tokens.out", self.hidden)
+
+    def _norm(self, weight: torch.Tensor, site: str, index: int, pending: Pending | None) -> None:
+        program, eps = self.program, self.spec.norm_eps
+        if pending is None:
+            record.rms_norm(program, self.hidden, weight, eps, self._h)
+        else:
+            record.rms_norm(
+                program, self.hidden, weight, eps, self._h, add=pending.root, bias=pending.bias
+            )
+            self._watch(pending.site, pending.root)
+        self._watch(site, self._h)
+        record_rows.last_row(program, self._h, self.normed[index])
+
+    def _attention(self, layer: int, weights: LayerWeights) -> Pending:
+        site, cache = f"layers.{layer}.self_attn.", self.caches[layer]
+        self._columns(weights, ("q", "k", "v"), self._qkv)
+        q, k, v = self._qkv
+        self._watch_columns(site + "q_proj.out", q, "atom", self._first_atom, self._heads)
+        self._watch_columns(site + "k_proj.out", k, "kv head", self._first_kv, self._kv)
+        self._watch_columns(site + "v_proj.out", v, "kv head", self._first_kv, self._kv)
+        record.rope_and_cache(
+            self.program,
+            q,
+            k,
+            v,
+            self._rotated,
+            cos=self._cos,
+            sin=self._sin,
+            cache=cache,
+            q_norm=weights.q_norm,
+            k_norm=weights.k_norm,
+            eps=self.spec.norm_eps,
+        )
+        record.attention(
+            self.program,
+            self._rotated,
+            cache,
+            self._attended,
+            head_to_kv=self._head_to_kv,
+            scale=self.spec.head_size**-0.5,
+            window=self.spec.windows[layer],
+        )
+        out = self._attended
+        self._watch_columns(site + "attn.out", out, "atom", self._first_atom, self._heads)
+        return self._row(weights, "o", out, site + "o_proj")
+
+    def _mlp(self, layer: int, weights: LayerWeights) -> Pending:
+        site = f"layers.{layer}.mlp."
+        self._columns(weights, ("gate", "up"), (self._gate, self._up))
+        first, ends = self._first_atom, self._wide
+        self._watch_columns(site + "gate_proj.out", self._gate, "atom", first, ends)
+        self._watch_columns(site + "up_proj.out", self._up, "atom", first, ends)
+        record.silu_mul(self.program, self._gate, self._up, self._inner)
+        self._watch_columns(site + "down_proj.in", self._inner, "atom", first, ends)
+        return self._row(weights, "down", self._inner, site + "down_proj")
+
+    def _columns(self, weights: LayerWeights, names: Sequence[str], outs: Sequence[Buffer]) -> None:
+        record.linear(
+            self.program,
+            self._h,
+            [weights.products[name] for name in names],
+            outs,
+            biases=[weights.biases[name] for name in names],
+        )
+
+    def _row(self, weights: LayerWeights, name: str, x: Buffer, site: str) -> Pending:
+        """Bias is added once, after the root of the tree, where the root joins the residual."""
+        product = weights.products[name]
+        if self.tracer.enabled:
+            atoms = self.program.buffer(product.n, torch.float32, planes=product.segments)
+            record.linear(self.program, x, [product], [atoms])
+            self.program.call(lambda: self._trace_partials(site + ".partial", atoms))
+        record.linear(self.program, x, [product], [self._nodes], merges=self.merges)
+        if self.plan.degree > 1:
+            self.collectives.record_all_reduce(self.program, self._nodes, self._root, site + ".out")
+        return Pending(root=self._root, bias=weights.biases[name], site=site + ".out")
+
+    def _logits(self) -> None:
+        program, spec = self.program, self.spec
+        program.use_sampled_rows()
+        rows = program.buffer(spec.hidden_size, torch.float32)
+        self.last = program.buffer(spec.hidden_size, self.dtype)
+        own = program.buffer(max(self._vocab_sizes), torch.float32)
+        record_rows.sampled_rows(program, self.hidden, rows)
+        record.rms_norm(program, rows, self.weights.final_norm, spec.norm_eps, self.last)
+        self._watch("norm.out", self.last)
+        record.linear(program, self.last, [self.weights.head], [own])
+        self._watch_columns("lm_head.out", own, "atom", self._first_atom, self._vocab)
+        gathered = self._all_gather(own, "lm_head.out")
+        self.logits = program.buffer(spec.vocab_size, torch.float32)
+        record_rows.join_columns(program, gathered, self._vocab_sizes, self.logits)
+        self._watch("logits", self.logits)
+
+    def _all_gather(self, buffer: Buffer, site: str) -> Buffer:
+        if self.plan.degree == 1:
+            return buffer
+        gathered = self.program.buffer(buffer.width, buffer.dtype, planes=self.plan.degree)
+        self.collectives.record_all_gather(self.program, buffer, gathered, site)
+        return gathered
+
+    def _watch(self, site: str, buffer: Buffer) -> None:
+        if self.tracer.enabled:
+            rows_of = self.program.rows_of
+            self.program.call(lambda: self.tracer.whole(site, rows_of(buffer)))
+
+    def _watch_columns(
+        self, site: str, buffer: Buffer, kind: str, first: int, ends: Sequence[int]
+    ) -> None:
+        if self.tracer.enabled:
+            rows_of = self.program.rows_of
+            self.program.call(lambda: self.tracer.columns(site, rows_of(buffer), kind, first, ends))
+
+    def _trace_partials(self, site: str, atoms: Buffer) -> None:
+        partials = self.program.rows_of(atoms)
+        planes = partials if atoms.planes > 1 else partials[None]
+        self.tracer.partials(site, planes, self._first_atom)
