@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -104,11 +105,12 @@ class Worker:
         return answer
 
     def _sampled(self, message: dict[str, Any], logits: torch.Tensor) -> dict[str, Any]:
-        finite = logits.isfinite().all(dim=1).tolist()
+        rows = logits.numpy()
+        finite = [bool(np.isfinite(row).all()) for row in rows]
         tokens = [
             sample(row, SamplingSettings(**settings), message["positions"][index] + 1) if ok else -1
             for row, settings, index, ok in zip(
-                logits.numpy(), message["sampling"], message["sampled"], finite, strict=True
+                rows, message["sampling"], message["sampled"], finite, strict=True
             )
         ]
         digests = [tensor_digest(row) for row in logits]

@@ -3,13 +3,14 @@
 #include "linear_fp32.h"
 #include "linear_int8.h"
 #include "quantize.h"
+#include "read.h"
 #include "rows.h"
 
 namespace isobit {
 namespace ISOBIT_SET {
 
 const Kernels kernels = {linear,   plan_blocks<Exact<Pairs>>, quantize, widen_rows,
-                         rms_norm, silu_mul,                 rope,     attention};
+                         rms_norm, silu_mul,                 rope,     attention, read};
 
 }  // namespace ISOBIT_SET
 }  // namespace isobit

@@ -139,6 +139,14 @@ struct Attention {
   void* out;  // [rows, q_heads * head]
 };
 
+// Sums 32-bit words of memory as fast as they come: a measure of what the machine can read.
+struct Read {
+  const void* from;
+  int64_t bytes;   // a multiple of kReadUnit
+  uint32_t* sums;  // [bytes / kReadUnit]
+};
+constexpr int64_t kReadUnit = 1 << 18;
+
 struct Kernels {
   void (*linear)(Product&);       // chooses task and units
   void (*linear_int8)(Product&);  // takes Codes::pairs
@@ -148,6 +156,7 @@ struct Kernels {
   void (*silu_mul)(const SiluMul&);
   void (*rope)(const Rope&);
   void (*attention)(const Attention&);
+  void (*read)(const Read&);
 };
 
 namespace baseline { extern const Kernels kernels; }

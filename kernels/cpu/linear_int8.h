@@ -24,6 +24,7 @@ struct Exact {
     const int64_t stride = lines * Dot::kSteps * 4;
     const unsigned char* x = static_cast<const unsigned char*>(a.x) + row * stride;
     const unsigned char* data = a.data + tile * lines * 64;
+    const int64_t jump = kAhead + (T - 1) * lines;
     const int64_t place = segment * a.rows + row;
     const int64_t run = a.segment_offsets[segment];
 
@@ -40,7 +41,7 @@ struct Exact {
         Ints raw[T];
         ISOBIT_UNROLL for (int t = 0; t < T; ++t) {
           const unsigned char* from = data + (t * lines + line) * 64;
-          __builtin_prefetch(from + kAhead * 64);
+          __builtin_prefetch(from + (line + kAhead < lines ? kAhead : jump) * 64);
           raw[t] = load_ints(from);
         }
         ISOBIT_UNROLL for (int step = 0; step < Dot::kSteps; ++step) {

@@ -74,6 +74,15 @@ void attention(Address q, Address keys, Address values, int number, Address bloc
                        static_cast<int64_t>(chunks.size()) - 1, at(out)});
 }
 
+// The sum of all 32-bit words, modulo 2^32.
+uint32_t read_memory(Address from, int64_t bytes) {
+  std::vector<uint32_t> sums(bytes / kReadUnit);
+  kernels().read({at(from), bytes, sums.data()});
+  uint32_t total = 0;
+  for (uint32_t sum : sums) total += sum;
+  return total;
+}
+
 template <class T>
 int64_t first_outside(Address values, int64_t count, int64_t limit) {
   for (int64_t i = 0; i < count; ++i) {
@@ -113,6 +122,8 @@ NB_MODULE(_cpu, m) {
   m.def("silu_mul", silu_mul, timed);
   m.def("rope_and_cache", rope_and_cache, timed);
   m.def("attention", attention, timed);
+  m.def("read_memory", read_memory, free);
+  m.attr("read_unit") = kReadUnit;
   m.def("busy_ns", [] { return busy_ns.load(); });
   m.def("external_ns", [] { return external_ns.load(); });
   m.def("digest", [](Address data, int64_t bytes, uint64_t seed) {
