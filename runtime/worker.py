@@ -19,6 +19,7 @@ from ..shard.load import dummy_rank, load_rank
 from ..shard.plan import ShardPlan
 from ..shard.verify_load import padding_faults, rank_fingerprints
 from . import rendezvous
+from .affinity import pin
 from .collectives.gather import GatherCollectives
 from .config import (
     PAGE_TOKENS,
@@ -44,8 +45,12 @@ class Worker:
         started = time.perf_counter()
         # torch is left with small element-wise work, which its own threads only slow down.
         torch.set_num_threads(1)
-        ops.set_threads(job.threads or max(1, cores() // job.ranks_per_host))
         self.rank, self.plan = job.rank, ShardPlan.from_dict(job.plan)
+        threads = job.threads or max(1, cores() // job.ranks_per_host)
+        ops.set_threads(threads)
+        # Threads asked for by number may be part of a machine that others use as well.
+        local_rank = job.rank % job.ranks_per_host
+        cpus = [] if job.threads else pin(job.ranks_per_host, local_rank, threads)
         rendezvous.join(job.rendezvous, self.rank, self.plan.degree)
         load = LoadSettings(**job.load)
         self.spec = read_run_spec(job.model, load)
@@ -72,6 +77,8 @@ class Worker:
             "step_bytes": weights.step_bytes(),
             "node": os.uname().nodename,
             "kernels": ops.backend(),
+            "threads": threads,
+            "cpus": cpus,
             "plan_hash": self.plan.content_hash(),
             "load_s": round(time.perf_counter() - started, 3),
         }

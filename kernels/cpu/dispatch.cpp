@@ -13,6 +13,7 @@ struct Set {
   const Kernels* kernels;
   void (*bf16_linear)(Product&);
   void (*vnni_linear)(Product&);
+  int64_t (*bf16_peak)(const Peak&, int64_t);
 };
 
 std::vector<Set> detect() {
@@ -28,12 +29,12 @@ std::vector<Set> detect() {
   const auto vnni = with_avx512 && __builtin_cpu_supports("avx512vnni") ? avx512_vnni::linear_int8
                                                                         : nullptr;
   if (with_avx512 && __builtin_cpu_supports("avx512bf16"))
-    sets.push_back({"avx512_bf16", &avx512::kernels, avx512_bf16::linear, vnni});
-  if (vnni) sets.push_back({"avx512_vnni", &avx512::kernels, nullptr, vnni});
-  if (with_avx512) sets.push_back({"avx512", &avx512::kernels, nullptr, nullptr});
-  if (with_avx2) sets.push_back({"avx2", &avx2::kernels, nullptr, nullptr});
+    sets.push_back({"avx512_bf16", &avx512::kernels, avx512_bf16::linear, vnni, avx512_bf16::peak});
+  if (vnni) sets.push_back({"avx512_vnni", &avx512::kernels, nullptr, vnni, nullptr});
+  if (with_avx512) sets.push_back({"avx512", &avx512::kernels, nullptr, nullptr, nullptr});
+  if (with_avx2) sets.push_back({"avx2", &avx2::kernels, nullptr, nullptr, nullptr});
 #endif
-  sets.push_back({"baseline", &baseline::kernels, nullptr, nullptr});
+  sets.push_back({"baseline", &baseline::kernels, nullptr, nullptr, nullptr});
   return sets;
 }
 
@@ -77,6 +78,12 @@ bool select_set(const std::string& name) {
 bool uses_vnni() { return current->vnni_linear; }
 
 const Kernels& kernels() { return *current->kernels; }
+
+int64_t run_peak(int64_t rounds, int64_t tasks, float* sums) {
+  const Peak job = {rounds, sums};
+  const auto peak = current->bf16_peak ? current->bf16_peak : kernels().peak;
+  return rounds * tasks * peak(job, tasks);
+}
 
 namespace {
 

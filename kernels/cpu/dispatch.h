@@ -15,6 +15,9 @@ bool uses_vnni();  // whether the current set sums int8 products with vpdpbusd
 
 const Kernels& kernels();
 
+// Computes in registers as the widest linear kernel would; returns the number of operations.
+int64_t run_peak(int64_t rounds, int64_t tasks, float* sums);
+
 // A weight with all that its product needs but the rows.
 struct Weight {
   Linear linear;

@@ -2,6 +2,7 @@
 #include "attention.h"
 #include "linear_fp32.h"
 #include "linear_int8.h"
+#include "peak.h"
 #include "quantize.h"
 #include "read.h"
 #include "rows.h"
@@ -10,7 +11,7 @@ namespace isobit {
 namespace ISOBIT_SET {
 
 const Kernels kernels = {linear,   plan_blocks<Exact<Pairs>>, quantize, widen_rows,
-                         rms_norm, silu_mul,                 rope,     attention, read};
+                         rms_norm, silu_mul,                 rope,     attention, read, run_peak<MultiplyAdd>};
 
 }  // namespace ISOBIT_SET
 }  // namespace isobit

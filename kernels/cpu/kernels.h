@@ -147,6 +147,12 @@ struct Read {
 };
 constexpr int64_t kReadUnit = 1 << 18;
 
+// Multiplies and adds in registers for a while: a measure of what the machine can compute.
+struct Peak {
+  int64_t rounds;
+  float* sums;  // [tasks]
+};
+
 struct Kernels {
   void (*linear)(Product&);       // chooses task and units
   void (*linear_int8)(Product&);  // takes Codes::pairs
@@ -157,13 +163,17 @@ struct Kernels {
   void (*rope)(const Rope&);
   void (*attention)(const Attention&);
   void (*read)(const Read&);
+  int64_t (*peak)(const Peak&, int64_t tasks);  // returns the operations of a round
 };
 
 namespace baseline { extern const Kernels kernels; }
 #ifdef ISOBIT_X86
 namespace avx2 { extern const Kernels kernels; }
 namespace avx512 { extern const Kernels kernels; }
-namespace avx512_bf16 { void linear(Product&); }
+namespace avx512_bf16 {
+void linear(Product&);
+int64_t peak(const Peak&, int64_t tasks);
+}
 namespace avx512_vnni { void linear_int8(Product&); }  // takes Codes::bytes
 #endif
 

@@ -1,5 +1,6 @@
 // bf16 activations against weights that bf16 holds exactly: pairs of k through vdpbf16ps.
 #include "linear_block.h"
+#include "peak.h"
 
 namespace isobit {
 namespace ISOBIT_SET {
@@ -18,6 +19,13 @@ struct Bf16Dot {
 };
 
 struct NoZero {};
+
+struct DotPeak {
+  static constexpr int kOperations = 4;
+  ISOBIT_INLINE Lanes step(Lanes sum) {
+    return Bf16Dot::dot(_mm512_set1_epi32(0x3f003f00), 0x3f003f00, sum);
+  }
+};
 
 // (0..15) - 8, twice: an index keeps a bit of the next nibble, and the repetition ignores it.
 alignas(64) const uint16_t kSigned[32] = {
@@ -93,6 +101,8 @@ void linear(Product& product) {
   if (a.kind == Kind::int8) return plan_linear<Int8>(product);
   plan_linear<Dense>(product);
 }
+
+int64_t peak(const Peak& a, int64_t tasks) { return run_peak<DotPeak>(a, tasks); }
 
 }  // namespace ISOBIT_SET
 }  // namespace isobit

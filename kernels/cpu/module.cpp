@@ -83,6 +83,11 @@ uint32_t read_memory(Address from, int64_t bytes) {
   return total;
 }
 
+int64_t peak(int64_t rounds, int64_t tasks) {
+  std::vector<float> sums(tasks);
+  return run_peak(rounds, tasks, sums.data());
+}
+
 template <class T>
 int64_t first_outside(Address values, int64_t count, int64_t limit) {
   for (int64_t i = 0; i < count; ++i) {
@@ -122,6 +127,7 @@ NB_MODULE(_cpu, m) {
   m.def("silu_mul", silu_mul, timed);
   m.def("rope_and_cache", rope_and_cache, timed);
   m.def("attention", attention, timed);
+  m.def("peak", peak, free);
   m.def("read_memory", read_memory, free);
   m.attr("read_unit") = kReadUnit;
   m.def("busy_ns", [] { return busy_ns.load(); });

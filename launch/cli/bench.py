@@ -16,6 +16,7 @@ from ...runtime.engine import Engine, prepare
 from ...runtime.throughput import Throughput, Workload, measure, read_bandwidth
 from ...shard.plan import PlanSettings
 from ..models import model_folder
+from .bench_kernels import kernels
 from .options import (
     Atoms,
     Degree,
@@ -32,7 +33,9 @@ from .options import (
 )
 from .output import console, human_bytes, print_json, spinner
 
-bench = typer.Typer(name="bench", help="Measure how fast a model runs here.", no_args_is_help=True)
+bench = typer.Typer(
+    name="bench", help="Measure how fast kernels and models run here.", no_args_is_help=True
+)
 
 
 class LoadFormat(StrEnum):
@@ -42,7 +45,10 @@ class LoadFormat(StrEnum):
 
 @bench.callback()
 def group() -> None:
-    """Measure how fast a model runs here."""
+    """Measure how fast kernels and models run here."""
+
+
+bench.command()(kernels)
 
 
 @bench.command()

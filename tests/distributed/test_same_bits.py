@@ -74,6 +74,26 @@ def test_threads_change_no_bit():
         assert run(engine, BATCH).completions == one["batch"].completions
 
 
+# Degree, threads, longest piece of a prompt.
+MIXES = ((1, 2, 7), (1, 1, 1), (2, 1, 64), (3, 2, 7), (4, 1, 512), (8, 2, 64))
+
+
+@cache
+def sixteen() -> tuple[list[list[int]], Batch]:
+    """A batch of 16 prompts of 1 to 61 tokens, whole, on one thread."""
+    prompts = [[(i * i + 5 * n) % 1990 for i in range(1 + 4 * n)] for n in range(16)]
+    with Engine(INT4, settings(1, "pad", threads=1), LocalLauncher()) as engine:
+        return prompts, run(engine, prompts)
+
+
+@pytest.mark.parametrize(("degree", "threads", "rows"), MIXES)
+def test_degree_threads_and_pieces_together_change_no_bit(degree, threads, rows):
+    prompts, wanted = sixteen()
+    mixed = settings(degree, "pad", threads=threads, max_step_rows=rows)
+    with Engine(INT4, mixed, LocalLauncher()) as engine:
+        assert run(engine, prompts).completions == wanted.completions
+
+
 def test_a_draw_depends_on_seed_and_position_alone():
     sampling = SamplingSettings(max_tokens=8, temperature=0.9, top_p=0.95, seed=5, ignore_eos=True)
     other = SamplingSettings(max_tokens=8, temperature=0.9, top_p=0.95, seed=6, ignore_eos=True)

@@ -1,0 +1,1 @@
+"""Timing kernels beside what the machine can do and beside torch, all in one run."""

@@ -1,0 +1,88 @@
+"""Measuring in turns: the machine, ours, its rivals, again and again: noise meets all alike."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from .machine import Machine
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """An op on one shape. One run makes `calls` calls, each over `nbytes` and `operations`.
+
+    `rivals` do the same work in another way, in as many calls.
+    """
+
+    op: str
+    shape: str
+    rows: int
+    nbytes: int
+    operations: int
+    calls: int
+    run: Callable[[], object]
+    rivals: dict[str, Callable[[], object]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """Medians over rounds: of times, and of ratios within a round.
+
+    `gb_s` is 10^9 bytes per second, `gflop_s` 10^9 operations per second; the shares compare them
+    with what the machine read and computed in the same round. `times_faster` has a rival's time
+    over ours, so 2 is twice as fast.
+    """
+
+    op: str
+    shape: str
+    rows: int
+    us: float
+    gb_s: float
+    gflop_s: float
+    bandwidth_share: float
+    peak_share: float
+    times_faster: dict[str, float]
+
+
+@torch.inference_mode()
+def measure(case: Case, machine: Machine, threads: int, rounds: int) -> Measured:
+    """Run a case and its rivals `rounds` times in turns, after once to warm up."""
+    case.run()
+    for rival in case.rivals.values():
+        rival()
+    ours, reads, peaks = [], [], []
+    theirs: dict[str, list[float]] = {name: [] for name in case.rivals}
+    for _ in range(rounds):
+        reads.append(machine.bytes_per_second())
+        peaks.append(machine.operations_per_second(threads))
+        ours.append(_timed(case.run))
+        for name, rival in case.rivals.items():
+            theirs[name].append(_timed(rival))
+    seconds = statistics.median(ours)
+    nbytes, operations = case.nbytes * case.calls, case.operations * case.calls
+    return Measured(
+        op=case.op,
+        shape=case.shape,
+        rows=case.rows,
+        us=1e6 * seconds / case.calls,
+        gb_s=nbytes / seconds / 1e9,
+        gflop_s=operations / seconds / 1e9,
+        bandwidth_share=_median_ratio([nbytes / read for read in reads], ours),
+        peak_share=_median_ratio([operations / peak for peak in peaks], ours),
+        times_faster={name: _median_ratio(times, ours) for name, times in theirs.items()},
+    )
+
+
+def _median_ratio(a: list[float], b: list[float]) -> float:
+    return statistics.median(x / y for x, y in zip(a, b, strict=True))
+
+
+def _timed(run: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started

@@ -1,0 +1,141 @@
+"""`isobit bench kernels`: every op on real shapes, beside the machine's limits and torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Annotated
+
+import torch
+import typer
+from rich.table import Table
+
+from ...kernels import ops
+from ...kernels.errors import InputError
+from ...kernels.measure.compare import Case, Measured, measure
+from ...kernels.measure.machine import Machine
+from ...kernels.measure.products import BF16, KINDS, PLAIN, product_case
+from ...kernels.measure.rows import Heads, attention_case, norm_case, silu_case
+from ...runtime.launcher import cores
+from .options import Json, Threads
+from .output import console, print_json, progress_bar
+
+SHAPES = "8960x1536,1536x8960,5120x13696,13696x5120"
+ROWS = "1,16,64,512"
+CONTEXTS = (512, 4096)
+MOST_SEQUENCES = 64
+Make = Callable[[], Case]
+
+
+def kernels(
+    shapes: Annotated[str, typer.Option(help="N x K of products, as 8960x1536,...")] = SHAPES,
+    rows: Annotated[str, typer.Option(help="Rows of activations, as 1,16,...")] = ROWS,
+    kinds: Annotated[
+        str, typer.Option(help=f"Weights of products: {', '.join(KINDS)}.")
+    ] = ",".join(KINDS),
+    others: Annotated[
+        bool, typer.Option("--others/--no-others", help="Norm, activation and attention as well.")
+    ] = True,
+    rounds: Annotated[int, typer.Option(help="Measurements of each, in turns.", min=1)] = 7,
+    threads: Threads = 0,
+    as_json: Json = False,
+) -> None:
+    """Time every op beside what memory and registers give and beside torch, in one run."""
+    makers = _products(_shapes(shapes), _numbers("--rows", rows), _kinds(kinds))
+    if others:
+        makers += _others(_numbers("--rows", rows))
+    count = threads or cores()
+    ops.set_threads(count)
+    torch.set_num_threads(count)
+    machine, found = Machine(), []
+    with progress_bar("measuring") as progress:
+        task = progress.task_ids[0]
+        progress.update(task, total=len(makers))
+        for make in makers:
+            found.append(measure(make(), machine, count, rounds))
+            progress.advance(task)
+    if as_json:
+        rows_found = [dataclasses.asdict(one) for one in found]
+        print_json({"kernels": ops.backend(), "threads": count, "rows": rows_found})
+    else:
+        _print(found, count)
+
+
+def _products(shapes: list[tuple[int, int]], rows: list[int], kinds: list[str]) -> list[Make]:
+    return [
+        lambda kind=kind, n=n, k=k, m=m: product_case(kind, n, k, m)
+        for kind in kinds
+        for n, k in shapes
+        for m in rows
+    ]
+
+
+def _others(rows: list[int]) -> list[Make]:
+    makers: list[Make] = [lambda m=m: norm_case(5120, m) for m in rows]
+    makers += [lambda m=m: silu_case(13696, m) for m in rows]
+    makers += [
+        lambda m=m, c=c: attention_case(Heads(), m, c)
+        for c in CONTEXTS
+        for m in rows
+        if m <= MOST_SEQUENCES
+    ]
+    return makers + [lambda m=m: attention_case(Heads(), m, 0) for m in rows if m > MOST_SEQUENCES]
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    parts = text.split(",")
+    if wrong := [part for part in parts if not part.strip().isdigit() or int(part) == 0]:
+        raise InputError("E-USAGE", f"{option} {text!r}: {', '.join(map(repr, wrong))} is no count")
+    return [int(part) for part in parts]
+
+
+def _shapes(text: str) -> list[tuple[int, int]]:
+    shapes = []
+    for part in text.split(","):
+        n, _, k = part.partition("x")
+        if not (n.isdigit() and k.isdigit() and int(n) and int(k)) or int(k) % 256:
+            raise InputError(
+                "E-USAGE", f"--shapes {part!r}: expected N x K as 8960x1536, K a multiple of 256"
+            )
+        shapes.append((int(n), int(k)))
+    return shapes
+
+
+def _kinds(text: str) -> list[str]:
+    kinds = text.split(",")
+    if wrong := [kind for kind in kinds if kind not in KINDS]:
+        raise InputError("E-USAGE", f"--kinds {', '.join(wrong)}: expected {', '.join(KINDS)}")
+    return kinds
+
+
+def _print(found: list[Measured], threads: int) -> None:
+    table = Table(title=f"{threads} threads, {ops.backend()['isa']}; x: a rival's time over ours")
+    for name in ("op", "shape"):
+        table.add_column(name)
+    for name in ("rows", "time", "GB/s", "of memory", "GFLOP/s", "of peak"):
+        table.add_column(name, justify="right")
+    for name in (f"x {PLAIN}", "x torch", f"x {BF16}"):
+        table.add_column(name, justify="right", max_width=10)
+    last = None
+    for one in found:
+        if last is not None and one.op != last:
+            table.add_section()
+        last = one.op
+        table.add_row(
+            one.op,
+            one.shape,
+            str(one.rows),
+            f"{one.us:.0f} us" if one.us < 10_000 else f"{one.us / 1000:.0f} ms",
+            f"{one.gb_s:.1f}",
+            f"{one.bandwidth_share:.2f}",
+            f"{one.gflop_s:.0f}",
+            f"{one.peak_share:.2f}",
+            _ratio(one, PLAIN),
+            _ratio(one, *(name for name in one.times_faster if name not in (PLAIN, BF16))),
+            _ratio(one, BF16),
+        )
+    console.print(table)
+
+
+def _ratio(one: Measured, *names: str) -> str:
+    return ", ".join(f"{one.times_faster[name]:.2f}" for name in names if name in one.times_faster)
