@@ -15,6 +15,7 @@ class Request:
     """The ledger's record of one request: what was asked, what was sent out, where it stands.
 
     `computed` tokens of `tokens` (prompt and emitted ids together) are in the KV cache.
+    `finish_reason` is "stop", "length" or "error", with the reason in `error`.
     """
 
     prompt: list[int]
@@ -23,7 +24,12 @@ class Request:
     pages: list[int] = field(default_factory=list)
     logits_digests: list[str] = field(default_factory=list)
     computed: int = 0
-    finished: bool = False
+    finish_reason: str | None = None
+    error: str | None = None
+
+    @property
+    def finished(self) -> bool:
+        return self.finish_reason is not None
 
     @property
     def tokens(self) -> list[int]:
@@ -32,8 +38,15 @@ class Request:
     def commit(self, token: int, stop_ids: Seq[int]) -> None:
         """Add a token; the request ends at its limit or at a stop token."""
         self.emitted.append(token)
-        stopped = token in stop_ids and not self.sampling.ignore_eos
-        self.finished = stopped or len(self.emitted) >= self.sampling.max_tokens
+        if token in stop_ids and not self.sampling.ignore_eos:
+            self.finish_reason = "stop"
+        elif len(self.emitted) >= self.sampling.max_tokens:
+            self.finish_reason = "length"
+
+    def fail(self, error: str) -> None:
+        """End the request; its keys and values are given up."""
+        self.finish_reason, self.error = "error", error
+        self.pages = []
 
 
 @dataclass(frozen=True, kw_only=True)

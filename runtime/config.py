@@ -55,7 +55,9 @@ class EngineSettings:
     PAGE_TOKENS tokens; `max_step_rows` is the longest piece of prompts that one step takes.
     `threads` 0 divides the machine's cores among the ranks of a host. `step_timeout_s` is how long
     the driver waits for a rank before it names it and gives up. `verify_load` compares the loaded
-    shards with the file, element by element, before the first step.
+    shards with the file, element by element, before the first step. `check` "step" compares what
+    ranks loaded and what every step gave, "full" every site of every layer as well, "off" nothing.
+    `trace` keeps what was seen at every site, and lets ranks differ.
     """
 
     plan: PlanSettings = dataclasses.field(default_factory=PlanSettings)
@@ -67,6 +69,7 @@ class EngineSettings:
     load_timeout_s: float = 1800.0
     step_timeout_s: float = 300.0
     trace: bool = False
+    check: str = "step"
     verify_load: bool = False
 
 
@@ -123,4 +126,5 @@ class RankJob:
     ranks_per_host: int
     rendezvous: str
     trace: bool
+    check: str
     verify_load: bool

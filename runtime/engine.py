@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,43 +18,19 @@ from ..shard.validate import check_checkpoint, stored_intermediate_size
 from ..shard.verify_load import compare, file_fingerprints
 from . import wire
 from .batch import Request, StepRows, advance, assign_pages, check_requests, form_step
+from .completion import Batch, completions
 from .config import EngineSettings, SamplingSettings, read_run_spec, run_dtype
-from .digest import chain_digests
+from .consistency import check_loaded, check_name, differing_ranks, divergence
 from .launcher import Launcher
 from .link import DriverLink, name_ranks, unique_lines
 from .rendezvous import Rendezvous
-from .trace import Run, TraceRecord
+from .replay import write_replay
+from .trace import TraceRecord
 
 log = logging.getLogger("isobit.runtime")
 
 DEATH_GRACE_S = 0.5
-DIVERGED = "E-RANK-DIVERGED"
 OnToken = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Completion:
-    """A finished request. `logits_digest` covers the logits of every emitted token."""
-
-    tokens: list[int]
-    logits_digest: str
-    logits_digests: list[str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """What came of a static batch. `hidden_digests` has one entry a step; times in seconds.
-
-    `decode_kernels_s` is the time inside kernels of the slowest rank of each decode step.
-    """
-
-    completions: list[Completion]
-    hidden_digests: list[str]
-    traces: Run
-    prefill_s: float
-    decode_s: list[float]
-    decode_tokens: list[int]
-    decode_kernels_s: list[float]
 
 
 def prepare(model: Path, settings: EngineSettings) -> tuple[ModelSpec, ShardPlan]:
@@ -64,6 +40,7 @@ def prepare(model: Path, settings: EngineSettings) -> tuple[ModelSpec, ShardPlan
     """
     spec = read_run_spec(model, settings.load)
     run_dtype(spec, settings.dtype)
+    check_name(settings.check)
     if settings.threads < 0:
         raise InputError("E-THREADS", f"threads {settings.threads}: expected 0 (share) or more")
     if settings.load.format == "dummy":
@@ -85,7 +62,7 @@ class Engine:
         Raises InputError as `prepare` and loading do, RankFault when a rank dies or is silent.
         """
         started = time.perf_counter()
-        self.settings, self._launcher = settings, launcher
+        self.settings, self._launcher, self._model = settings, launcher, model
         self.spec, self.plan = prepare(model, settings)
         self._step_number = 0
         address = launcher.address()
@@ -131,9 +108,9 @@ class Engine:
     ) -> Batch:
         """Run a static batch to its end; `on_token(request, id)` gets each committed token.
 
-        Raises InputError for prompts that cannot run, RankFault E-RANK-DIVERGED when ranks
-        disagree, E-NUM-LOGITS when logits are not finite. No token is let out before its step has
-        been checked.
+        Logits that are not finite end their request alone. Raises InputError for prompts that
+        cannot run, RankFault E-RANK-DIVERGED when ranks disagree. No token is let out before its
+        step has been checked.
         """
         requests = [
             Request(prompt=list(prompt), sampling=settings)
@@ -141,38 +118,36 @@ class Engine:
         ]
         check_requests(self.spec, prompts, sampling)
         assign_pages(requests, self.settings.kv_pages)
-        hidden, traces, times, kernels, emitted = [], [], [], [], []
+        hidden, traces, times, kernels, waits, emitted = [], [], [], [], [], []
         started = time.perf_counter()
         first_token_s = 0.0
         while not all(request.finished for request in requests):
             step_started = time.perf_counter()
             rows = form_step(requests, self.settings.max_step_rows)
             answers = self._step(requests, rows)
-            hidden.append(self._checked_digest(answers))
+            trace = [_records(answers[rank]) for rank in range(self.plan.degree)]
+            self._check(requests, answers, trace)
+            hidden.append(answers[0]["hidden_digest"])
             if self.settings.trace:
-                traces.append([_records(answers[rank]) for rank in range(self.plan.degree)])
+                traces.append(trace)
             self._commit(requests, rows, answers[0], on_token)
-            if all(request.emitted for request in requests) and not first_token_s:
+            started_all = all(request.emitted or request.finished for request in requests)
+            if started_all and not first_token_s:
                 first_token_s = time.perf_counter() - started
             elif first_token_s:
                 times.append(time.perf_counter() - step_started)
                 emitted.append(len(rows.sampled))
                 kernels.append(max(answer["kernels_s"] for answer in answers.values()))
+                waits.append(max(answer["collectives_s"] for answer in answers.values()))
         return Batch(
-            completions=[
-                Completion(
-                    tokens=request.emitted,
-                    logits_digest=chain_digests(request.logits_digests),
-                    logits_digests=request.logits_digests,
-                )
-                for request in requests
-            ],
+            completions=completions(requests),
             hidden_digests=hidden,
             traces=traces,
             prefill_s=first_token_s,
             decode_s=times,
             decode_tokens=emitted,
             decode_kernels_s=kernels,
+            decode_collectives_s=waits,
         )
 
     def _load(self, model: Path) -> list[dict[str, Any]]:
@@ -188,6 +163,7 @@ class Engine:
             "ranks_per_host": self._launcher.ranks_per_host(),
             "rendezvous": self._rendezvous.address,
             "trace": settings.trace,
+            "check": settings.check,
             "verify_load": settings.verify_load,
         }
         for rank in range(self.plan.degree):
@@ -198,6 +174,8 @@ class Engine:
         ranks = [reports[rank] for rank in range(self.plan.degree)]
         for line in dict.fromkeys(line for rank in ranks for line in rank.pop("warnings")):
             log.warning("%s", line)
+        if settings.check != "off" and not settings.trace:
+            check_loaded(ranks)
         return ranks
 
     def _verify_load(self, model: Path) -> None:
@@ -231,21 +209,31 @@ class Engine:
             self._link.send_bytes(rank, message)
         return self._collect("stepped", f"step {self._step_number}", self.settings.step_timeout_s)
 
-    def _checked_digest(self, answers: dict[int, dict[str, Any]]) -> str:
-        """Return the digest of the hidden state on which all ranks agree.
+    def _check(
+        self,
+        requests: list[Request],
+        answers: dict[int, dict[str, Any]],
+        trace: list[list[TraceRecord]],
+    ) -> None:
+        """Raise RankFault E-RANK-DIVERGED when the ranks of a step differ, and keep a replay file.
 
         A traced run goes on after a difference: its trace says where it began.
         """
-        digests = {rank: answer["hidden_digest"] for rank, answer in answers.items()}
-        if len(set(digests.values())) > 1 and not self.settings.trace:
-            others = [rank for rank in sorted(digests) if digests[rank] != digests[0]]
-            raise RankFault(
-                DIVERGED,
-                f"step {self._step_number}: the residual stream or a normed input differs from "
-                f"rank 0 on {', '.join(f'rank {rank}' for rank in others)}. No token of this step "
-                "was let out",
+        differing = differing_ranks(answers)
+        if not differing or self.settings.trace:
+            return
+        fault = divergence(
+            self._step_number, differing, trace if any(trace) else (), self.plan.degree
+        )
+        try:
+            path = write_replay(
+                self._model, self.plan, requests, self._step_number, answers, fault.message
             )
-        return digests[0]
+        except OSError as error:
+            raise RankFault(fault.code, f"{fault.message}. No replay file: {error}") from fault
+        raise RankFault(
+            fault.code, f"{fault.message}. To see it again: isobit verify --replay {path}"
+        )
 
     def _commit(
         self,
@@ -254,17 +242,18 @@ class Engine:
         answer: dict[str, Any],
         on_token: OnToken,
     ) -> None:
-        owners = [rows.owner[row] for row in rows.sampled]
-        if bad := [owner for owner, ok in zip(owners, answer["finite"], strict=True) if not ok]:
-            raise RankFault(
-                "E-NUM-LOGITS",
-                f"step {self._step_number}: NaN or infinity in the logits of request "
-                f"{', '.join(map(str, bad))}. Nothing was sampled from them",
-            )
         advance(requests, rows)
-        for owner, token, digest in zip(
-            owners, answer["tokens"], answer["logits_digests"], strict=True
+        digests = answer["logits_digests"] or [""] * len(rows.sampled)
+        for row, token, finite, digest in zip(
+            rows.sampled, answer["tokens"], answer["finite"], digests, strict=True
         ):
+            owner = rows.owner[row]
+            if not finite:
+                requests[owner].fail(
+                    f"step {self._step_number}: NaN or infinity in the logits of request {owner}, "
+                    f"position {rows.positions[row]}. Nothing was sampled from them"
+                )
+                continue
             requests[owner].commit(token, self.spec.stop_ids)
             requests[owner].logits_digests.append(digest)
             on_token(owner, token)
@@ -290,7 +279,7 @@ class Engine:
 
 
 def _records(answer: dict[str, Any]) -> list[TraceRecord]:
-    return [TraceRecord(site=s, part=p, digest=d) for s, p, d in answer["trace"]]
+    return [TraceRecord(site=s, part=p, digest=d) for s, p, d in answer.get("trace", ())]
 
 
 def _combined(errors: dict[int, dict[str, Any]], what: str) -> IsobitError:

@@ -10,9 +10,11 @@ from typing import Any
 
 from ..kernels.errors import InputError, RankFault
 from .batch import check_requests, pages_for
+from .completion import Batch
 from .config import EngineSettings, SamplingSettings
+from .consistency import DIFFERS, DIVERGED
 from .digest import chain_digests
-from .engine import DIVERGED, Batch, Engine, prepare
+from .engine import Engine, prepare
 from .launcher import Launcher
 from .trace import Difference, first_difference
 
@@ -83,7 +85,10 @@ def verify(
 
     def run(degree: int, trace: bool) -> Batch:
         with Engine(model, at(degree, trace), new_launcher()) as engine:
-            return engine.generate(prompts, [sampling] * len(prompts))
+            batch = engine.generate(prompts, [sampling] * len(prompts))
+        if wrong := [c.error for c in batch.completions if c.error]:
+            raise RankFault("E-NUM-LOGITS", "\n".join(wrong))
+        return batch
 
     results: dict[int, DegreeResult] = {}
     differing: int | None = None
@@ -92,7 +97,7 @@ def verify(
         try:
             batch = run(degree, False)
         except RankFault as fault:
-            if fault.code != DIVERGED:
+            if fault.code not in (DIVERGED, DIFFERS):
                 raise
             differing = degree
             break

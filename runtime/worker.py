@@ -29,6 +29,7 @@ from .config import (
     read_run_spec,
     run_dtype,
 )
+from .consistency import replicated, software
 from .decoder import Decoder
 from .digest import chain_digests, tensor_digest
 from .fault import FaultContext, inject_fault
@@ -60,7 +61,8 @@ class Worker:
         else:
             checkpoint = open_checkpoint(job.model)
             weights = load_rank(checkpoint, self.spec, self.plan, self.rank, dtype)
-        self.tracer = Tracer(job.trace)
+        self.check = job.check
+        self.tracer = Tracer(job.trace or job.check == "full")
         self.decoder = Decoder(
             self.spec,
             self.plan,
@@ -83,6 +85,8 @@ class Worker:
             "load_s": round(time.perf_counter() - started, 3),
         }
         inject_fault(FaultContext(rank=self.rank, plan=self.plan, decoder=self.decoder))
+        self.report["software"] = software(job.model, dtype)
+        self.report["replicated"] = replicated(self.spec, self.plan, self.rank, weights)
         if job.verify_load:
             self.report |= self._loaded(open_checkpoint(job.model))
 
@@ -96,15 +100,19 @@ class Worker:
 
     def step(self, message: dict[str, Any]) -> dict[str, Any]:
         """Run one step; see Engine for the fields of the message and of the answer."""
-        busy = ops.busy_seconds()
+        busy, waited = ops.busy_seconds(), ops.external_seconds()
         hidden, logits = self.decoder.forward(step_input(message))
-        busy = ops.busy_seconds() - busy
-        alike = chain_digests([tensor_digest(t) for t in (hidden, *self.decoder.normed())])
         answer: dict[str, Any] = {
             "step": message["step"],
-            "hidden_digest": alike,
-            "kernels_s": busy,
+            "kernels_s": ops.busy_seconds() - busy,
+            "collectives_s": ops.external_seconds() - waited,
+            "hidden_digest": "",
+            "logits_digests": [],
         }
+        if self.check != "off":
+            alike = (hidden, *self.decoder.normed())
+            answer["hidden_digest"] = chain_digests([tensor_digest(t) for t in alike])
+            answer["logits_digests"] = [tensor_digest(row) for row in logits]
         if self.rank == 0:
             answer |= self._sampled(message, logits)
         if self.tracer.enabled:
@@ -120,8 +128,7 @@ class Worker:
                 rows, message["sampling"], message["sampled"], finite, strict=True
             )
         ]
-        digests = [tensor_digest(row) for row in logits]
-        return {"tokens": tokens, "finite": finite, "logits_digests": digests}
+        return {"tokens": tokens, "finite": finite}
 
     def close(self) -> None:
         if dist.is_initialized():

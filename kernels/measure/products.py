@@ -114,7 +114,7 @@ def _torch(kind: str, n: int, k: int, rows: int, copies: int) -> dict[str, Calla
     elif kind == "w8a8":
         made = torch.randint(-128, 128, (n, k), dtype=torch.int8)
         inputs = torch.randint(-128, 128, (rows, k), dtype=torch.int8)
-        runs["torch int8 x int8"] = over(made, lambda w: torch._int_mm(inputs, w.t()))
+        runs["torch int8 x int8"] = over(made, lambda w: torch.ops.aten._int_mm(inputs, w.t()))
     elif kind.startswith("int8"):
         made = torch.randint(-128, 128, (n, k), dtype=torch.int8)
         scales = torch.rand(n).bfloat16()

@@ -19,6 +19,7 @@ from ..models import model_folder
 from .bench_kernels import kernels
 from .options import (
     Atoms,
+    Check,
     Degree,
     Dtype,
     Json,
@@ -71,6 +72,7 @@ def throughput(
     atoms: Atoms = 8,
     dtype: Dtype = "auto",
     threads: Threads = 0,
+    check: Check = "step",
     launcher: LauncherOption = LauncherName.RAY,
     ray_address: RayAddress = None,
     as_json: Json = False,
@@ -86,6 +88,7 @@ def throughput(
         ),
         dtype=dtype,
         threads=threads,
+        check=check,
         kv_pages=batch_size * pages_for(prompt_tokens + new_tokens),
     )
     prepare(folder, settings)

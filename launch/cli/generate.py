@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ...kernels.errors import InputError
+from ...kernels.errors import InputError, RankFault
 from ...runtime.batch import check_requests, pages_for
 from ...runtime.config import EngineSettings, SamplingSettings, check_sampling
 from ...runtime.engine import Batch, Engine, prepare
@@ -17,6 +17,7 @@ from ..models import model_folder
 from ..text import Text, TextStream
 from .options import (
     Atoms,
+    Check,
     Degree,
     Dtype,
     Json,
@@ -57,6 +58,7 @@ def generate(
     dtype: Dtype = "auto",
     threads: Threads = 0,
     verify_load: VerifyLoad = False,
+    check: Check = "step",
     launcher: LauncherOption = LauncherName.RAY,
     ray_address: RayAddress = None,
     as_json: Json = False,
@@ -81,7 +83,7 @@ def generate(
         )
     folder = model_folder(model)
     plan = PlanSettings(degree=degree, atoms=atoms, layout=layout.value)
-    spec, _ = prepare(folder, EngineSettings(plan=plan, dtype=dtype, threads=threads))
+    spec, _ = prepare(folder, EngineSettings(plan=plan, dtype=dtype, threads=threads, check=check))
     text = Text(folder) if prompt is not None else None
     if prompt_ids is not None:
         ids = parse_ids(prompt_ids)
@@ -95,6 +97,7 @@ def generate(
         threads=threads,
         kv_pages=pages_for(len(ids) + max_tokens),
         verify_load=verify_load,
+        check=check,
     )
     stream = TextStream(text) if text is not None else None
 
@@ -113,6 +116,8 @@ def generate(
             if stream is not None and not as_json:
                 sys.stdout.write(stream.finish())
             result = _report(engine, batch, text)
+    if (error := batch.completions[0].error) is not None:
+        raise RankFault("E-NUM-LOGITS", error)
     if as_json:
         print_json(result)
     else:
@@ -128,8 +133,9 @@ def _report(engine: Engine, batch: Batch, text: Text | None) -> dict[str, Any]:
         "text": None if text is None else text.decode(completion.tokens),
         "tokens": completion.tokens,
         "logits_digest": completion.logits_digest,
-        # A run whose ranks disagree ends with E-RANK-DIVERGED and never comes here.
-        "digests_agree": True,
+        "finish_reason": completion.finish_reason,
+        # A checked run whose ranks disagree ends with E-RANK-DIVERGED and never comes here.
+        "digests_agree": None if engine.settings.check == "off" else True,
         "plan": engine.plan.content_hash(),
         "kernels": engine.ranks[0]["kernels"],
         "timing": {
@@ -147,6 +153,8 @@ def _report(engine: Engine, batch: Batch, text: Text | None) -> dict[str, Any]:
 def _print_summary(result: dict[str, Any], degree: int) -> None:
     timing, count = result["timing"], len(result["tokens"])
     agree = "1 rank" if degree == 1 else f"{degree} ranks agreed on every step"
+    if result["digests_agree"] is None:
+        agree = f"{degree} ranks, not compared (--check off)"
     read = ", ".join(human_bytes(rank["bytes_read"]) for rank in result["ranks"])
     per_token = timing["decode_ms_per_step"]
     errors.print()

@@ -28,6 +28,12 @@ RayAddress = Annotated[
 ]
 Threads = Annotated[int, typer.Option(help="CPU threads per rank; 0 shares the cores evenly.")]
 
+Check = Annotated[
+    str,
+    typer.Option(
+        help="Ranks against each other: step (every step), full (every site), or off.",
+    ),
+]
 VerifyLoad = Annotated[
     bool,
     typer.Option("--verify-load", help="Compare the loaded shards with the file, all of it."),

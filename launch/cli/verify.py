@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,6 +11,7 @@ from rich.table import Table
 from ...kernels.errors import InputError
 from ...runtime.config import EngineSettings
 from ...runtime.engine import prepare
+from ...runtime.replay import read_replay
 from ...runtime.verify import Verification
 from ...runtime.verify import verify as run_verify
 from ...shard.plan import PlanSettings
@@ -45,6 +47,10 @@ def verify(
         list[str] | None, typer.Option(help="Token ids: 1,2,3. Repeat it for a batch.")
     ] = None,
     max_tokens: Annotated[int, typer.Option(help="Tokens to generate per prompt.")] = 16,
+    replay: Annotated[
+        Path | None,
+        typer.Option(help="Prompts, degree and layout of a replay file, against degree 1."),
+    ] = None,
     layout: Layout = LayoutName.PAD,
     atoms: Atoms = 8,
     dtype: Dtype = "auto",
@@ -57,6 +63,12 @@ def verify(
     """Run one batch at several degrees and compare every bit. Exit status 1 when they differ."""
     folder = model_folder(model)
     compared = _parse_degrees(degrees)
+    replayed: list[list[int]] = []
+    if replay is not None:
+        if prompt or prompt_ids:
+            raise InputError("E-USAGE", "--replay brings its own prompts")
+        replayed, max_tokens, plan = read_replay(replay)
+        compared, atoms, layout = [1, plan.degree], plan.atoms, LayoutName(plan.layout)
     settings = EngineSettings(
         plan=PlanSettings(atoms=atoms, layout=layout.value),
         dtype=dtype,
@@ -66,7 +78,7 @@ def verify(
     for degree in compared:
         plan = PlanSettings(degree=degree, atoms=atoms, layout=layout.value)
         prepare(folder, EngineSettings(plan=plan, dtype=dtype))
-    prompts = [parse_ids(ids) for ids in prompt_ids or ()]
+    prompts = replayed + [parse_ids(ids) for ids in prompt_ids or ()]
     if prompt:
         text = Text(folder)
         prompts += [text.encode(each) for each in prompt]

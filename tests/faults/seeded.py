@@ -67,6 +67,50 @@ def change_a_norm(context: FaultContext) -> None:
         context.decoder.weights.layers[NORM_LAYER].input_norm[5] *= 1.5
 
 
+def change_a_norm_later(context: FaultContext) -> None:
+    """The same, but only when the first step begins: loading was right."""
+    right = context.decoder.forward
+
+    def forward(step):
+        change_a_norm(context)
+        return right(step)
+
+    context.decoder.forward = forward
+
+
+def hold_another_kv_head(context: FaultContext) -> None:
+    """Rank 1 has one wrong code in a KV head that it shares with rank 0."""
+    if context.rank == 1:
+        context.decoder.weights.layers[LAYER].products["k"].data[0, 3, 2] ^= 1
+
+
+def read_a_stale_buffer(context: FaultContext) -> None:
+    """Rank 1 reads at one site what the site before it left in the buffer."""
+    before: list[torch.Tensor] = []
+
+    def stale(nodes: torch.Tensor, out: torch.Tensor, site: str, right: AllReduce) -> None:
+        right(nodes, out, site)
+        late = context.rank == 1 and site == f"layers.{LAYER}.mlp.down_proj.out"
+        fresh = out.clone()
+        if late:
+            out.copy_(before[-1])
+        before[:] = [fresh]
+
+    around_all_reduce(context, stale)
+
+
+def lose_the_last_16_bytes(context: FaultContext) -> None:
+    """On rank 1 an all-reduce leaves the last 16 bytes of its output as they were."""
+
+    def lose(nodes: torch.Tensor, out: torch.Tensor, site: str, right: AllReduce) -> None:
+        kept = out.view(-1)[-4:].clone()
+        right(nodes, out, site)
+        if context.rank == 1:
+            out.view(-1)[-4:] = kept
+
+    around_all_reduce(context, lose)
+
+
 def receive_a_wrong_bit(context: FaultContext) -> None:
     """Rank 1 receives a sum with one bit flipped, high enough to survive the next addition."""
 

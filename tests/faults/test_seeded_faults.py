@@ -6,6 +6,10 @@ import os
 from typing import Any
 
 import pytest
+from isobit.runtime.config import EngineSettings, SamplingSettings
+from isobit.runtime.engine import Engine
+from isobit.runtime.launcher import LocalLauncher
+from isobit.shard.plan import PlanSettings
 
 from ..command import Command, command
 from ..random_folder import save_random_folder
@@ -17,6 +21,11 @@ __all__ = ["command"]
 
 IDS = ("--prompt-ids", "5,6,7,8,9,10,11")
 SHORT = ("--max-tokens", "2", "--launcher", "local", "--json")
+
+
+@pytest.fixture(autouse=True)
+def replays(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
 
 
 @pytest.fixture
@@ -72,14 +81,59 @@ def test_a_bias_on_all_ranks_but_one_is_named_even_where_its_sum_is_right(
     assert (found["site"], found["degrees"]) == ("layers.0.self_attn.o_proj.out", [1, 2])
 
 
-@pytest.mark.parametrize("fault", ["change_a_norm", "receive_a_wrong_bit"])
-def test_ranks_that_differ_end_generation_without_a_token(fault, seed_fault, command):
+@pytest.mark.parametrize(
+    ("fault", "site"),
+    [
+        ("change_a_norm_later", f"layers.{NORM_LAYER}.input_layernorm.out"),
+        ("receive_a_wrong_bit", f"layers.{LAYER}.mlp.down_proj.out"),
+        ("read_a_stale_buffer", f"layers.{LAYER}.mlp.down_proj.out"),
+        ("lose_the_last_16_bytes", "layers.0.self_attn.o_proj.out"),
+    ],
+)
+def test_ranks_that_differ_end_generation_with_the_site(fault, site, seed_fault, command):
     seed_fault(fault)
-    outcome = command("generate", INT4, "-tp", 2, *IDS, *SHORT)
+    outcome = command("generate", INT4, "-tp", 2, *IDS, *SHORT, "--check", "full")
     assert outcome.status == 1
     error = outcome.json()["error"]
     assert error["code"] == "E-RANK-DIVERGED"
-    assert "differs from rank 0 on rank 1." in error["message"]
+    assert "differs from rank 0 on rank 1" in error["message"]
+    assert f"First at {site} (whole) on rank 1." in error["message"]
+
+
+def test_a_step_that_differs_can_be_run_again(seed_fault, command):
+    """Without --check full the step is named, and the replay file leads to the site."""
+    seed_fault("receive_a_wrong_bit")
+    outcome = command("generate", INT4, "-tp", 2, *IDS, *SHORT)
+    error = outcome.json()["error"]
+    assert (outcome.status, error["code"]) == (1, "E-RANK-DIVERGED")
+    assert error["message"].startswith("step 1: the residual stream or a normed input differs")
+    replay = error["message"].rpartition("isobit verify --replay ")[2]
+    again = command("verify", INT4, "--replay", replay, "--launcher", "local", "--json")
+    assert again.status == 1
+    assert again.json()["first_difference"]["site"] == f"layers.{LAYER}.mlp.down_proj.out"
+
+
+def test_check_off_compares_nothing(seed_fault, command):
+    seed_fault("receive_a_wrong_bit")
+    outcome = command("generate", INT4, "-tp", 2, *IDS, *SHORT, "--check", "off")
+    assert outcome.status == 0
+    assert outcome.json()["digests_agree"] is None
+
+
+@pytest.mark.parametrize(
+    ("fault", "what"),
+    [
+        ("change_a_norm", f"layers.{NORM_LAYER}.input_layernorm: "),
+        ("hold_another_kv_head", f"layers.{LAYER}.self_attn.k_proj, kv head 0: "),
+    ],
+)
+def test_what_ranks_hold_alike_is_compared_after_loading(fault, what, seed_fault, command):
+    seed_fault(fault)
+    outcome = command("generate", INT4, "-tp", 4, *IDS, *SHORT)
+    error = outcome.json()["error"]
+    assert (outcome.status, error["code"]) == (1, "E-RANK-DIFFERS")
+    assert what in error["message"]
+    assert "on rank 1" in error["message"]
 
 
 def test_a_replicated_norm_that_differs_is_named_without_another_degree(seed_fault, command):
@@ -91,6 +145,25 @@ def test_a_replicated_norm_that_differs_is_named_without_another_degree(seed_fau
         "degrees": [2, 2],
         "rank": 1,
     }
+
+
+def test_one_row_of_nan_ends_its_request_alone(seed_fault):
+    """The other requests finish with the bits that they have without it."""
+    prompts = [[11 * n + i for i in range(3 + n)] for n in range(5)]
+    sampling = [SamplingSettings(max_tokens=6, ignore_eos=True)] * 5
+    settings = EngineSettings(plan=PlanSettings(degree=2))
+
+    def run():
+        with Engine(INT4, settings, LocalLauncher()) as engine:
+            return engine.generate(prompts, sampling).completions
+
+    usual = run()
+    seed_fault("nan_in_the_logits")
+    found = run()
+    assert found[1:] == usual[1:]
+    assert found[0].finish_reason == "error"
+    assert found[0].error is not None and f"step {NAN_STEP}: NaN or infinity" in found[0].error
+    assert found[0].tokens == usual[0].tokens[: NAN_STEP - 1]
 
 
 def test_nan_in_the_logits_is_an_error_and_never_a_token(seed_fault, command):

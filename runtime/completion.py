@@ -1,0 +1,56 @@
+"""What comes of a batch of requests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .batch import Request
+from .digest import chain_digests
+from .trace import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    """A finished request. `logits_digest` covers the logits of every emitted token.
+
+    `finish_reason` is "stop", "length" or "error", with the reason in `error`.
+    """
+
+    tokens: list[int]
+    logits_digest: str
+    logits_digests: list[str]
+    finish_reason: str
+    error: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """What came of a static batch. `hidden_digests` has one entry a step; times in seconds.
+
+    `decode_kernels_s` and `decode_collectives_s` are the times of the slowest rank of each decode
+    step inside kernels, and inside collectives that need no Python.
+    """
+
+    completions: list[Completion]
+    hidden_digests: list[str]
+    traces: Run
+    prefill_s: float
+    decode_s: list[float]
+    decode_tokens: list[int]
+    decode_kernels_s: list[float]
+    decode_collectives_s: list[float]
+
+
+def completions(requests: Sequence[Request]) -> list[Completion]:
+    """The completions of finished requests."""
+    return [
+        Completion(
+            tokens=request.emitted,
+            logits_digest=chain_digests(request.logits_digests),
+            logits_digests=request.logits_digests,
+            finish_reason=request.finish_reason or "length",
+            error=request.error,
+        )
+        for request in requests
+    ]
