@@ -42,7 +42,7 @@ def test_a_request_without_room_waits():
 
 
 def test_a_finished_request_takes_no_row():
-    rows = form_step([request([5], finished=True), request([6])], 10)
+    rows = form_step([request([5], finish_reason="length"), request([6])], 10)
     assert rows.owner == [1]
 
 
