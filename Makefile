@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
-SOURCES := pyproject.toml constraints.txt $(wildcard kernels/cpu/*)
+SOURCES := pyproject.toml constraints.txt $(wildcard kernels/cpu/* runtime/collectives/cpu/*)
 MODEL := examples/stdlib-qwen2-int4
 
 .PHONY: demo test check format clean

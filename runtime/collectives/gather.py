@@ -5,56 +5,47 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 
-from ...kernels.errors import RankFault
 from ...shard.atoms import complete_subtrees
 from ...shard.plan import ShardPlan
-from .tree import sum_root, sum_subtrees
+from .process_group import named_failures
+from .tree import sum_root
 
 
 class GatherCollectives:
-    """Collectives of one rank over the default process group (none is needed at degree 1).
+    """Collectives over the default process group (none is needed at degree 1)."""
 
-    Every call carries the site for which it is made; an error names rank, operation, sequence
-    number and site.
-    """
+    invariant = True
 
     def __init__(self, plan: ShardPlan, rank: int) -> None:
         self.plan, self.rank = plan, rank
         self.sequence = 0
-        self._owned = plan.owned(rank)
         self._nodes = [complete_subtrees(plan.atoms, plan.owned(r)) for r in range(plan.degree)]
+        self._most = max(len(nodes) for nodes in self._nodes)
 
-    def all_reduce(self, partials: torch.Tensor, site: str) -> torch.Tensor:
-        """Sum float32 partials [A, T, N], one per atom that this rank owns, over all atoms.
-
-        Returns [T, N] with the same bits on every rank and at every degree.
-        """
-        own = sum_subtrees(partials, self._owned, self.plan.atoms)
-        most = max(len(nodes) for nodes in self._nodes)
-        message = torch.stack(own + [torch.zeros_like(own[0])] * (most - len(own)))
-        gathered = self.all_gather(message, site)
-        nodes, values = [], []
+    def all_reduce(self, nodes: torch.Tensor, out: torch.Tensor, site: str) -> None:
+        """See Collectives: the same bits on every rank and at every degree."""
+        own = nodes
+        if len(own) < self._most:
+            # Gathered tensors are of one size; what fills it up is not read.
+            own = torch.cat([own, own.new_zeros((self._most - len(own), *own.shape[1:]))])
+        gathered = own.new_empty((self.plan.degree, *own.shape))
+        self.all_gather(own, gathered, site)
+        known, values = [], []
         for theirs, message in zip(self._nodes, gathered, strict=True):
-            nodes += theirs
+            known += theirs
             values += message[: len(theirs)].unbind()
-        return self.sum_root(nodes, values)
+        out.copy_(sum_root(known, values, self.plan.atoms))
 
-    def sum_root(self, nodes: list[tuple[int, int]], values: list[torch.Tensor]) -> torch.Tensor:
-        return sum_root(nodes, values, self.plan.atoms)
-
-    def all_gather(self, tensor: torch.Tensor, site: str) -> list[torch.Tensor]:
-        """Return the tensors of all ranks, in rank order; shapes and dtypes are equal."""
+    def all_gather(self, tensor: torch.Tensor, out: torch.Tensor, site: str) -> None:
+        """See Collectives."""
         self.sequence += 1
         if self.plan.degree == 1:
-            return [tensor]
-        tensor = tensor.contiguous()
-        gathered = [torch.empty_like(tensor) for _ in range(self.plan.degree)]
-        try:
-            dist.all_gather(gathered, tensor)
-        except RuntimeError as error:
-            raise RankFault(
-                "E-COLL-FAILED",
-                f"rank {self.rank}: all_gather number {self.sequence} at {site} failed: "
-                f"{str(error).splitlines()[0]}",
-            ) from error
-        return gathered
+            out[0].copy_(tensor)
+            return
+        with named_failures(
+            lambda: f"rank {self.rank}: all_gather number {self.sequence} at {site}"
+        ):
+            dist.all_gather(list(out.unbind()), tensor.contiguous())
+
+    def close(self) -> None:
+        """Nothing to do: the process group is not this object's."""

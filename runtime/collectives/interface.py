@@ -1,0 +1,39 @@
+"""What a model needs of the other ranks, whoever carries it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+
+class Collectives(Protocol):
+    """Sums and gathers of one rank. Every rank makes the same calls in the same order.
+
+    Every call carries the site for which it is made; a call that fails raises RankFault, whose
+    message names rank, operation, sequence number and site.
+    """
+
+    @property
+    def invariant(self) -> bool:
+        """Whether a sum has the same bits at every degree."""
+        ...
+
+    def all_reduce(self, nodes: torch.Tensor, out: torch.Tensor, site: str) -> None:
+        """Fill `out` float32 [T, N] with the sum over all atoms.
+
+        `nodes` float32 [S, T, N] holds the sums of this rank's complete subtrees, in the order of
+        shard.atoms.complete_subtrees. T may vary from call to call; both are contiguous.
+        """
+        ...
+
+    def all_gather(self, tensor: torch.Tensor, out: torch.Tensor, site: str) -> None:
+        """Fill `out` [degree, ...] with the tensors [...] of all ranks, in the order of ranks.
+
+        Shapes and dtypes are equal on every rank; both are contiguous.
+        """
+        ...
+
+    def close(self) -> None:
+        """Tell the other ranks that no call will follow. Safe to call twice."""
+        ...
