@@ -16,6 +16,7 @@ from ...runtime.engine import Engine, prepare
 from ...runtime.throughput import Throughput, Workload, measure, read_bandwidth
 from ...shard.plan import PlanSettings
 from ..models import model_folder
+from .bench_collectives import collectives
 from .options import (
     Atoms,
     Degree,
@@ -43,6 +44,9 @@ class LoadFormat(StrEnum):
 @bench.callback()
 def group() -> None:
     """Measure how fast a model runs here."""
+
+
+bench.command()(collectives)
 
 
 @bench.command()

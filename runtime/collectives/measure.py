@@ -138,9 +138,7 @@ def _interleaved(
     return {name: sorted(values) for name, values in times.items()}
 
 
-def _enough_calls(
-    mode: Collectives, nodes: torch.Tensor, out: torch.Tensor, degree: int
-) -> int:
+def _enough_calls(mode: Collectives, nodes: torch.Tensor, out: torch.Tensor, degree: int) -> int:
     """Calls per round, agreed on by all ranks: the slowest rank's view counts."""
     mode.all_reduce(nodes, out, "trial")
     started = time.perf_counter()

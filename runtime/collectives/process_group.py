@@ -36,6 +36,4 @@ def exchange(text: str, rank: int, degree: int, purpose: str) -> list[str]:
     found = [torch.empty_like(own) for _ in range(degree)]
     with named_failures(lambda: f"rank {rank}: {purpose}"):
         dist.all_gather(found, own)
-    return [
-        bytes(each.numpy()).rstrip(b"\0").decode(errors="ignore") for each in found
-    ]
+    return [bytes(each.numpy()).rstrip(b"\0").decode(errors="ignore") for each in found]

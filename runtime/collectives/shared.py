@@ -44,7 +44,7 @@ class SharedCollectives:
         cannot be shared; RankFault E-COLL-FAILED where a rank is gone.
         """
         # Imported late: where the extension is missing, choose() falls back.
-        from . import _shared
+        from . import _shared  # pyright: ignore[reportAttributeAccessIssue]
 
         self._native = _shared
         self.plan, self.rank = plan, rank
@@ -99,7 +99,7 @@ class SharedCollectives:
             context = self._sites[width, site] = self._communicator.add_site(site, width)
         return context
 
-    def _join(self):  # noqa: ANN202
+    def _join(self):
         degree, settings = self.plan.degree, self._settings
         sizes = self._native.Sizes(degree, settings.slot_bytes, settings.two_shot_bytes)
         if degree == 1:
@@ -128,7 +128,7 @@ class SharedCollectives:
         communicator.watch_peers()
         return communicator
 
-    def _attach(self, name: str, sizes: object):  # noqa: ANN202
+    def _attach(self, name: str, sizes: object):
         return self._native.Communicator(
             name, sizes, self.rank, self.plan.atoms, self._nodes, self._settings.timeout_s
         )
@@ -139,7 +139,7 @@ class SharedCollectives:
 
 def _too_small(error: int, needed: int, free: int, degree: int) -> str:
     return (
-        f"/dev/shm: {degree} ranks need {needed / 2**20:.1f} MiB of shared memory, "
+        f"shared memory (/dev/shm): {degree} ranks need {needed / 2**20:.1f} MiB, "
         f"{free / 2**20:.1f} MiB are free ({os.strerror(error)}). Make it larger "
         "(docker run --shm-size=1g, or --ipc=host), or run with --disable-custom-all-reduce"
     )
