@@ -80,7 +80,7 @@ def _agree(mode: Mode, plan: ShardPlan, rank: int, obstacle: str) -> str:
     """Return what keeps any rank from the custom collectives, the same text everywhere."""
     if not obstacle and mode in ("auto", "custom"):
         try:
-            from . import _shared  # noqa: F401  # pyright: ignore[reportAttributeAccessIssue]
+            from . import _shared  # noqa: F401
         except ImportError as error:
             obstacle = f"without its C++ part: {error}"
     answers = exchange(f"{mode}\n{obstacle}", rank, plan.degree, "choosing collectives")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
 
@@ -12,6 +13,9 @@ from ...kernels.errors import EnvironmentFault, RankFault
 from ...shard.atoms import complete_subtrees
 from ...shard.plan import ShardPlan
 from .process_group import exchange
+
+if TYPE_CHECKING:
+    from . import _shared
 
 CAUSES = {1: "E-COLL-TIMEOUT", 2: "E-COLL-MISMATCH", 3: "E-COLL-FAILED"}
 
@@ -44,7 +48,7 @@ class SharedCollectives:
         cannot be shared; RankFault E-COLL-FAILED where a rank is gone.
         """
         # Imported late: where the extension is missing, choose() falls back.
-        from . import _shared  # pyright: ignore[reportAttributeAccessIssue]
+        from . import _shared
 
         self._native = _shared
         self.plan, self.rank = plan, rank
@@ -83,7 +87,7 @@ class SharedCollectives:
         """Likewise for `f(context, in, out, rows)` with rows of `row_bytes` bytes."""
         return self._native.all_gather_address(), self._context(row_bytes, site)
 
-    def raise_fault(self) -> None:
+    def raise_fault(self) -> NoReturn:
         """Raise RankFault with the first cause: E-COLL-TIMEOUT, E-COLL-MISMATCH, E-COLL-FAILED."""
         cause, finder, text = self._communicator.fault()
         found = "" if finder == self.rank else f"found by rank {finder}: "
@@ -99,7 +103,7 @@ class SharedCollectives:
             context = self._sites[width, site] = self._communicator.add_site(site, width)
         return context
 
-    def _join(self):
+    def _join(self) -> _shared.Communicator:
         degree, settings = self.plan.degree, self._settings
         sizes = self._native.Sizes(degree, settings.slot_bytes, settings.two_shot_bytes)
         if degree == 1:
@@ -128,7 +132,7 @@ class SharedCollectives:
         communicator.watch_peers()
         return communicator
 
-    def _attach(self, name: str, sizes: object):
+    def _attach(self, name: str, sizes: _shared.Sizes) -> _shared.Communicator:
         return self._native.Communicator(
             name, sizes, self.rank, self.plan.atoms, self._nodes, self._settings.timeout_s
         )
