@@ -28,8 +28,8 @@ class SharedSettings:
     `two_shot_bytes` on (of float32 [T, N]) each rank adds up one stripe for all.
     """
 
-    slot_bytes: int = 256 << 10
-    two_shot_bytes: int = 256 << 10
+    slot_bytes: int = 512 << 10
+    two_shot_bytes: int = 64 << 10
     timeout_s: float = 60.0
 
 

@@ -1,4 +1,4 @@
-"""The ranks of test_shared.py and test_choose.py: `python -m tests.distributed.shared_ranks FOLDER...`.
+"""The ranks of test_shared.py and test_choose.py: run as a module with the FOLDERs of groups.
 
 Each folder is one group of ranks; its job.json names a scenario and its numbers. What a scenario
 returns goes to result-RANK.json.

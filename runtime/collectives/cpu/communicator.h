@@ -89,6 +89,7 @@ class Communicator {
   std::vector<bool> watched_;
   std::deque<Site> sites_;
   int spin_ = 0;
+  Clock::time_point contested_until_;
   bool left_ = false;
 
   uint64_t epoch_ = 0;     // counts chunks

@@ -16,6 +16,10 @@ using std::chrono::microseconds;
 
 constexpr microseconds kYieldAlone{2000};
 constexpr microseconds kYieldCrowded{50};
+// A yield that takes as long as this gave the core to somebody with work of his own. Whoever sleeps
+// instead gets it back sooner, so for a while nothing is yielded.
+constexpr microseconds kLongYield{200};
+constexpr microseconds kContested{100000};
 constexpr microseconds kFirstLook{100000};
 constexpr microseconds kBetweenLooks{250000};
 constexpr int64_t kNap = 20000;
@@ -42,8 +46,10 @@ bool Communicator::await(Flag& flag, int64_t peer) {
   while (!raised(flag, epoch_)) {
     if (failed()) return false;
     const auto now = Clock::now();
-    if (now - started < yields) {
+    if (now - started < yields && now >= contested_until_) {
       sched_yield();
+      const auto after = Clock::now();
+      if (after - now > kLongYield) contested_until_ = after + kContested;
       continue;
     }
     if (now >= next_look) {

@@ -7,10 +7,11 @@
 
 namespace isobit {
 
-// How long to spin, in pauses. Long where every rank has a core of its own; on a crowded host the
-// rank that is waited for may need this very core.
-constexpr int kSpinAlone = 4000;
-constexpr int kSpinCrowded = 100;
+// How long to spin, in pauses (some 25 ns each), before the core is offered to others: on a crowded
+// host the rank that is waited for may need this very core. Offering costs little where nobody else
+// wants it.
+constexpr int kSpinAlone = 200;
+constexpr int kSpinCrowded = 40;
 
 void raise_flag(Flag& flag, uint64_t value);
 
