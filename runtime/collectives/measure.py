@@ -9,13 +9,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ...kernels.errors import InputError, RankFault
+from ...kernels.errors import EnvironmentFault, InputError, RankFault
 from ...shard.plan import MOST_ATOMS, Dimension, ShardPlan
 from .gather import GatherCollectives
 from .interface import Collectives
@@ -26,7 +27,7 @@ SIZES = (64, 512, 4096, 8192, 20480, 32768, 65536, 1 << 18, 1 << 20, 1 << 22, 1 
 ROUNDS = 4
 MOST_SECONDS = 120
 # What one size of one mode may take in all rounds, and how many calls are enough.
-SECONDS_PER_SIZE = 1.0
+SECONDS_PER_SIZE = 0.7
 MOST_CALLS = 2000
 FEWEST_CALLS = 8
 
@@ -61,17 +62,18 @@ def even_plan(degree: int) -> ShardPlan:
     )
 
 
-def measure(degree: int) -> list[Row]:
-    """Start `degree` processes on this host and measure every mode.
+def measure(degree: int, sizes: Sequence[int] = SIZES) -> list[Row]:
+    """Start `degree` processes on this host and measure every mode at message sizes in bytes.
 
-    Raises InputError E-PLAN-DEGREE, RankFault E-RANK-FAILED when a process ends badly or late.
+    Raises InputError E-PLAN-DEGREE; EnvironmentFault E-COLL-SHM where shared memory is too small;
+    RankFault E-RANK-FAILED or E-RANK-TIMEOUT when a process ends badly or late.
     """
     if not 1 <= degree <= MOST_ATOMS:
         raise InputError(
             "E-PLAN-DEGREE", f"tensor-parallel size {degree} is not between 1 and {MOST_ATOMS}"
         )
     with tempfile.TemporaryDirectory() as folder:
-        ranks = [_start(Path(folder), rank, degree) for rank in range(degree)]
+        ranks = [_start(Path(folder), rank, degree, sizes) for rank in range(degree)]
         try:
             output, _ = ranks[0].communicate(timeout=MOST_SECONDS)
             statuses = [process.wait(timeout=MOST_SECONDS) for process in ranks]
@@ -82,19 +84,23 @@ def measure(degree: int) -> list[Row]:
                 process.kill()
     if any(statuses):
         raise RankFault("E-RANK-FAILED", f"the ranks ended with {statuses}; see above")
-    return [Row(**row) for row in json.loads(output)["rows"]]
+    found = json.loads(output)
+    if "error" in found:
+        raise EnvironmentFault(**found["error"])
+    return [Row(**row) for row in found["rows"]]
 
 
-def _start(folder: Path, rank: int, degree: int) -> subprocess.Popen[str]:
+def _start(folder: Path, rank: int, degree: int, sizes: Sequence[int]) -> subprocess.Popen[str]:
+    numbers = [str(rank), str(degree), ",".join(map(str, sizes))]
     return subprocess.Popen(
-        [sys.executable, "-m", f"{__package__}.measure_rank", str(folder), str(rank), str(degree)],
+        [sys.executable, "-m", f"{__package__}.measure_rank", str(folder), *numbers],
         stdout=subprocess.PIPE if rank == 0 else subprocess.DEVNULL,
         text=True,
         env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"},
     )
 
 
-def measure_as_rank(plan: ShardPlan, rank: int) -> list[dict[str, Any]]:
+def measure_as_rank(plan: ShardPlan, rank: int, sizes: Sequence[int]) -> list[dict[str, Any]]:
     """The part of one rank; the process group is joined."""
     modes: dict[str, Collectives] = {
         "custom": SharedCollectives(plan, rank),
@@ -102,7 +108,7 @@ def measure_as_rank(plan: ShardPlan, rank: int) -> list[dict[str, Any]]:
         "library": LibraryCollectives(plan, rank),
     }
     rows = []
-    for size in SIZES:
+    for size in sizes:
         nodes = torch.full((1, 1, size // 4), float(rank))
         out = torch.empty(1, size // 4)
         for name, times in _interleaved(modes, nodes, out, plan.degree).items():

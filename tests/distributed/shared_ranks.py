@@ -74,7 +74,8 @@ def own_nodes(plan: ShardPlan, rank: int, leaves: Any) -> torch.Tensor:
 
 def trouble(plan: ShardPlan, rank: int, job: dict[str, Any]) -> list[Any]:
     """The third call goes wrong on the last rank; returns how it and the fourth end."""
-    settings = SharedSettings(timeout_s=job.get("timeout_s", 30), two_shot_bytes=job["two_shot"])
+    timeout_s = job.get("timeouts", {}).get(str(rank), 30)
+    settings = SharedSettings(timeout_s=timeout_s, two_shot_bytes=job["two_shot"])
     collectives = SharedCollectives(plan, rank, settings)
     victim, results = rank == plan.degree - 1, []
     count = len(complete_subtrees(plan.atoms, plan.owned(rank)))
@@ -95,7 +96,7 @@ def trouble(plan: ShardPlan, rank: int, job: dict[str, Any]) -> list[Any]:
         try:
             if victim and number == 3 and job["trouble"] == "operation":
                 gathered = torch.empty(plan.degree, rows, 8)
-                collectives.all_gather(out, gathered, "lm_head.out")
+                collectives.all_gather(out, gathered, "layers.3.out")
             else:
                 collectives.all_reduce(nodes, out, f"layers.{number}.out")
             results.append(None)

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <stdexcept>
 
 #include "process.h"
 #include "wait.h"
@@ -51,6 +52,8 @@ Communicator::Communicator(const std::string& name, const Sizes& sizes, int64_t 
     most_nodes_ = std::max(most_nodes_, counts_.back());
   }
   leaves_.resize(joined(nodes).size());
+  if (sizes.slot_bytes < most_nodes_ * kLineFloats * sizeof(float))
+    throw std::invalid_argument("a slot does not hold a line of every node");
   if (degree_ == 1) return;
   memory_ = std::make_unique<Memory>(name, sizes);
   spin_ = degree_ > usable_cores() ? kSpinCrowded : kSpinAlone;
