@@ -80,7 +80,7 @@ def trouble(plan: ShardPlan, rank: int, job: dict[str, Any]) -> list[Any]:
     victim, results = rank == plan.degree - 1, []
     count = len(complete_subtrees(plan.atoms, plan.owned(rank)))
     for number in (1, 2, 3, 4):
-        rows = 2
+        rows, site = 2, f"layers.{number}.out"
         if victim and number == 3:
             match job["trouble"]:
                 case "killed":
@@ -91,6 +91,8 @@ def trouble(plan: ShardPlan, rank: int, job: dict[str, Any]) -> list[Any]:
                     collectives.close()
                 case "size":
                     rows = 3
+                case "site":
+                    site = "layers.4.out"
         nodes, out = torch.ones(count, rows, 8), torch.empty(rows, 8)
         started = time.monotonic()
         try:
@@ -98,7 +100,7 @@ def trouble(plan: ShardPlan, rank: int, job: dict[str, Any]) -> list[Any]:
                 gathered = torch.empty(plan.degree, rows, 8)
                 collectives.all_gather(out, gathered, "layers.3.out")
             else:
-                collectives.all_reduce(nodes, out, f"layers.{number}.out")
+                collectives.all_reduce(nodes, out, site)
             results.append(None)
         except IsobitError as fault:
             results.append([fault.code, fault.message, time.monotonic() - started])

@@ -23,6 +23,7 @@ TROUBLES = {
     "stopped": {"trouble": "stopped", "degree": 3, "two_shot": ONE_SHOT, "timeouts": {"0": 0.5}},
     "left": {"trouble": "left", "degree": 2, "two_shot": ONE_SHOT},
     "size": {"trouble": "size", "degree": 3, "two_shot": ONE_SHOT},
+    "site": {"trouble": "site", "degree": 2, "two_shot": ONE_SHOT},
     "operation": {"trouble": "operation", "degree": 2, "two_shot": TWO_SHOT},
 }
 
@@ -119,6 +120,14 @@ def test_calls_of_different_sizes_are_a_fault_on_every_rank(results):
         assert "all_reduce number 3 of 96 bytes at layers.3.out" in message
         assert "rank 2 " in message
         assert seconds < 1
+
+
+def test_calls_for_different_sites_are_a_fault_on_every_rank(results):
+    faults = third_call(results, "site")
+    assert [code for code, _, _ in faults] == ["E-COLL-MISMATCH"] * 2
+    for _, message, _ in faults:
+        assert "all_reduce number 3 of 64 bytes at layers.3.out" in message
+        assert "all_reduce number 3 of 64 bytes at layers.4.out" in message
 
 
 def test_different_operations_are_a_fault_on_every_rank(results):
