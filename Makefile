@@ -2,10 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
-SOURCES := pyproject.toml constraints.txt $(wildcard kernels/cpu/*)
+SOURCES := pyproject.toml constraints.txt $(wildcard kernels/cpu/* runtime/collectives/cpu/*)
 MODEL := examples/stdlib-qwen2-int4
 
-.PHONY: demo test check format clean
+.PHONY: demo test stress check format clean
 
 demo: .stamps/install  ## plan, generate on two ranks, prove that 1 to 4 ranks agree
 	@$(BIN)/isobit plan $(MODEL) -tp 2
@@ -16,6 +16,9 @@ demo: .stamps/install  ## plan, generate on two ranks, prove that 1 to 4 ranks a
 
 test: .stamps/test  ## the whole test suite, without a GPU
 	$(BIN)/python -m pytest
+
+stress: .stamps/test  ## a million sums over shared memory at degrees 2 to 4
+	$(BIN)/python -m tests.stress.collectives 1000000
 
 check: .stamps/check  ## format, lint, types, the import law
 	$(BIN)/ruff format --check .

@@ -13,6 +13,7 @@ from ..kernels.errors import InputError
 from ..shard.plan import PlanSettings
 from ..shard.quantization import assumed_quantization
 from ..shard.spec import DTYPES, ModelSpec, read_spec
+from .collectives.interface import MODES, Mode
 
 PAGE_TOKENS = PAGE
 
@@ -57,7 +58,10 @@ class EngineSettings:
     the driver waits for a rank before it names it and gives up. `verify_load` compares the loaded
     shards with the file, element by element, before the first step. `check` "step" compares what
     ranks loaded and what every step gave, "full" every site of every layer as well, "off" nothing.
-    `trace` keeps what was seen at every site, and lets ranks differ.
+    `all_reduce` "auto" takes "custom", over shared memory, where all ranks share a host and its
+    self-test passes, and "gather" elsewhere; "library" is not invariant. A collective waits
+    `collective_timeout_s` for the other ranks. `trace` keeps what was seen at every site, and lets
+    ranks differ.
     """
 
     plan: PlanSettings = dataclasses.field(default_factory=PlanSettings)
@@ -70,7 +74,23 @@ class EngineSettings:
     step_timeout_s: float = 300.0
     trace: bool = False
     check: str = "step"
+    all_reduce: Mode = "auto"
+    collective_timeout_s: float = 60.0
     verify_load: bool = False
+
+
+def check_collectives(settings: EngineSettings) -> None:
+    """Raise InputError E-COLL-MODE or E-COLL-TIMEOUT for settings that cannot work."""
+    if settings.all_reduce not in MODES:
+        raise InputError(
+            "E-COLL-MODE", f"--all-reduce {settings.all_reduce!r}: expected {', '.join(MODES)}"
+        )
+    if not 0 < settings.collective_timeout_s < settings.step_timeout_s:
+        raise InputError(
+            "E-COLL-TIMEOUT",
+            f"collectives wait {settings.collective_timeout_s:g} s: expected more than 0 and less "
+            f"than the {settings.step_timeout_s:g} s of a step",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,4 +147,6 @@ class RankJob:
     rendezvous: str
     trace: bool
     check: str
+    all_reduce: Mode
+    collective_timeout_s: float
     verify_load: bool

@@ -19,7 +19,13 @@ from ..shard.verify_load import compare, file_fingerprints
 from . import wire
 from .batch import Request, StepRows, advance, assign_pages, check_requests, form_step
 from .completion import Batch, completions
-from .config import EngineSettings, SamplingSettings, read_run_spec, run_dtype
+from .config import (
+    EngineSettings,
+    SamplingSettings,
+    check_collectives,
+    read_run_spec,
+    run_dtype,
+)
 from .consistency import check_loaded, check_name, differing_ranks, divergence
 from .launcher import Launcher
 from .link import DriverLink, name_ranks, unique_lines
@@ -30,6 +36,11 @@ from .trace import TraceRecord
 log = logging.getLogger("isobit.runtime")
 
 DEATH_GRACE_S = 0.5
+CHOICE = ("name", "reason", "self_test")
+OUTSIDE_CONTRACT = (
+    "the library adds in an order of its own, which changes with the number of ranks. Answers may "
+    "differ between degrees, and that is no fault"
+)
 OnToken = Callable[[int, int], None]
 
 
@@ -41,6 +52,7 @@ def prepare(model: Path, settings: EngineSettings) -> tuple[ModelSpec, ShardPlan
     spec = read_run_spec(model, settings.load)
     run_dtype(spec, settings.dtype)
     check_name(settings.check)
+    check_collectives(settings)
     if settings.threads < 0:
         raise InputError("E-THREADS", f"threads {settings.threads}: expected 0 (share) or more")
     if settings.load.format == "dummy":
@@ -164,6 +176,8 @@ class Engine:
             "rendezvous": self._rendezvous.address,
             "trace": settings.trace,
             "check": settings.check,
+            "all_reduce": settings.all_reduce,
+            "collective_timeout_s": settings.collective_timeout_s,
             "verify_load": settings.verify_load,
         }
         for rank in range(self.plan.degree):
@@ -174,6 +188,10 @@ class Engine:
         ranks = [reports[rank] for rank in range(self.plan.degree)]
         for line in dict.fromkeys(line for rank in ranks for line in rank.pop("warnings")):
             log.warning("%s", line)
+        chosen = ranks[0]["all_reduce"]
+        log.info("all-reduce: %s, %s; self-test %s", *(chosen[k] for k in CHOICE))
+        if not chosen["invariant"]:
+            log.warning("all-reduce %s: %s", chosen["name"], OUTSIDE_CONTRACT)
         if settings.check != "off" and not settings.trace:
             check_loaded(ranks)
         return ranks

@@ -17,6 +17,7 @@ from ..shard.plan import ShardPlan
 from ..shard.rotary import rotary_tables
 from ..shard.spec import ModelSpec
 from .collectives.interface import Collectives
+from .collectives.recorded import record_all_gather, record_all_reduce
 from .collectives.tree import subtree_merges
 from .trace import Tracer
 
@@ -183,7 +184,9 @@ class ForwardPass:
             self.program.call(lambda: self._trace_partials(site + ".partial", atoms))
         record.linear(self.program, x, [product], [self._nodes], merges=self.merges)
         if self.plan.degree > 1:
-            self.collectives.record_all_reduce(self.program, self._nodes, self._root, site + ".out")
+            record_all_reduce(
+                self.program, self.collectives, self._nodes, self._root, site + ".out"
+            )
         return Pending(root=self._root, bias=weights.biases[name], site=site + ".out")
 
     def _logits(self) -> None:
@@ -206,7 +209,7 @@ class ForwardPass:
         if self.plan.degree == 1:
             return buffer
         gathered = self.program.buffer(buffer.width, buffer.dtype, planes=self.plan.degree)
-        self.collectives.record_all_gather(self.program, buffer, gathered, site)
+        record_all_gather(self.program, self.collectives, buffer, gathered, site)
         return gathered
 
     def _watch(self, site: str, buffer: Buffer) -> None:

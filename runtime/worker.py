@@ -20,7 +20,7 @@ from ..shard.plan import ShardPlan
 from ..shard.verify_load import padding_faults, rank_fingerprints
 from . import rendezvous
 from .affinity import pin
-from .collectives.gather import GatherCollectives
+from .collectives.choose import choose
 from .config import (
     PAGE_TOKENS,
     LoadSettings,
@@ -53,6 +53,13 @@ class Worker:
         local_rank = job.rank % job.ranks_per_host
         cpus = [] if job.threads else pin(job.ranks_per_host, local_rank, threads)
         rendezvous.join(job.rendezvous, self.rank, self.plan.degree)
+        self.choice = choose(
+            job.all_reduce,
+            self.plan,
+            self.rank,
+            same_host=job.ranks_per_host >= self.plan.degree,
+            timeout_s=job.collective_timeout_s,
+        )
         load = LoadSettings(**job.load)
         self.spec = read_run_spec(job.model, load)
         dtype = run_dtype(self.spec, job.dtype)
@@ -68,7 +75,7 @@ class Worker:
             self.plan,
             self.rank,
             weights,
-            GatherCollectives(self.plan, self.rank),
+            self.choice.collectives,
             self.tracer,
             dtype=dtype,
             kv_pages=job.kv_pages,
@@ -79,6 +86,12 @@ class Worker:
             "step_bytes": weights.step_bytes(),
             "node": os.uname().nodename,
             "kernels": ops.backend(),
+            "all_reduce": {
+                "name": self.choice.name,
+                "reason": self.choice.reason,
+                "invariant": self.choice.invariant,
+                "self_test": self.choice.self_test,
+            },
             "threads": threads,
             "cpus": cpus,
             "plan_hash": self.plan.content_hash(),
@@ -131,6 +144,7 @@ class Worker:
         return {"tokens": tokens, "finite": finite}
 
     def close(self) -> None:
+        self.choice.collectives.close()
         if dist.is_initialized():
             dist.destroy_process_group()
 

@@ -16,11 +16,14 @@ from ...runtime.engine import Engine, prepare
 from ...runtime.throughput import Throughput, Workload, measure, read_bandwidth
 from ...shard.plan import PlanSettings
 from ..models import model_folder
+from .bench_collectives import collectives
 from .bench_kernels import kernels
 from .options import (
+    AllReduce,
     Atoms,
     Check,
     Degree,
+    DisableCustomAllReduce,
     Dtype,
     Json,
     LauncherName,
@@ -30,6 +33,7 @@ from .options import (
     Model,
     RayAddress,
     Threads,
+    all_reduce_mode,
     launchers,
 )
 from .output import console, human_bytes, print_json, spinner
@@ -50,6 +54,7 @@ def group() -> None:
 
 
 bench.command()(kernels)
+bench.command()(collectives)
 
 
 @bench.command()
@@ -73,6 +78,8 @@ def throughput(
     dtype: Dtype = "auto",
     threads: Threads = 0,
     check: Check = "step",
+    all_reduce: AllReduce = "auto",
+    disable_custom_all_reduce: DisableCustomAllReduce = False,
     launcher: LauncherOption = LauncherName.RAY,
     ray_address: RayAddress = None,
     as_json: Json = False,
@@ -89,6 +96,7 @@ def throughput(
         dtype=dtype,
         threads=threads,
         check=check,
+        all_reduce=all_reduce_mode(all_reduce, disable_custom_all_reduce),
         kv_pages=batch_size * pages_for(prompt_tokens + new_tokens),
     )
     prepare(folder, settings)

@@ -16,9 +16,11 @@ from ...shard.plan import PlanSettings
 from ..models import model_folder
 from ..text import Text, TextStream
 from .options import (
+    AllReduce,
     Atoms,
     Check,
     Degree,
+    DisableCustomAllReduce,
     Dtype,
     Json,
     LauncherName,
@@ -29,6 +31,7 @@ from .options import (
     RayAddress,
     Threads,
     VerifyLoad,
+    all_reduce_mode,
     launchers,
     parse_ids,
 )
@@ -59,6 +62,8 @@ def generate(
     threads: Threads = 0,
     verify_load: VerifyLoad = False,
     check: Check = "step",
+    all_reduce: AllReduce = "auto",
+    disable_custom_all_reduce: DisableCustomAllReduce = False,
     launcher: LauncherOption = LauncherName.RAY,
     ray_address: RayAddress = None,
     as_json: Json = False,
@@ -98,6 +103,7 @@ def generate(
         kv_pages=pages_for(len(ids) + max_tokens),
         verify_load=verify_load,
         check=check,
+        all_reduce=all_reduce_mode(all_reduce, disable_custom_all_reduce),
     )
     stream = TextStream(text) if text is not None else None
 
@@ -138,6 +144,7 @@ def _report(engine: Engine, batch: Batch, text: Text | None) -> dict[str, Any]:
         "digests_agree": None if engine.settings.check == "off" else True,
         "plan": engine.plan.content_hash(),
         "kernels": engine.ranks[0]["kernels"],
+        "all_reduce": engine.ranks[0]["all_reduce"],
         "timing": {
             "load_s": round(engine.load_s, 3),
             "prefill_s": round(batch.prefill_s, 4),
@@ -165,6 +172,7 @@ def _print_summary(result: dict[str, Any], degree: int) -> None:
     )
     errors.print(
         f"bytes read per rank: {read} · kernels: {result['kernels']['isa']} · "
-        f"logits digest {result['logits_digest']}",
+        + ("" if degree == 1 else f"all-reduce: {result['all_reduce']['name']} · ")
+        + f"logits digest {result['logits_digest']}",
         style="dim",
     )

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from ...kernels.errors import InputError
+from ...runtime.collectives.interface import MODES, Mode
 from ...runtime.launcher import Launcher, LocalLauncher
 from ..ray_cluster import RayLauncher, ray_session
 
@@ -28,6 +29,18 @@ RayAddress = Annotated[
 ]
 Threads = Annotated[int, typer.Option(help="CPU threads per rank; 0 shares the cores evenly.")]
 
+AllReduce = Annotated[
+    str,
+    typer.Option(
+        help="How ranks add up: custom (shared memory), gather, library (not invariant), or auto."
+    ),
+]
+DisableCustomAllReduce = Annotated[
+    bool,
+    typer.Option(
+        "--disable-custom-all-reduce", help="Gather through the library, add up by the same tree."
+    ),
+]
 Check = Annotated[
     str,
     typer.Option(
@@ -38,6 +51,15 @@ VerifyLoad = Annotated[
     bool,
     typer.Option("--verify-load", help="Compare the loaded shards with the file, all of it."),
 ]
+
+
+def all_reduce_mode(mode: str, disable_custom: bool) -> Mode:
+    """The mode that two options ask for; raises InputError when they contradict each other."""
+    if disable_custom and mode == "custom":
+        raise InputError("E-USAGE", "--all-reduce custom and --disable-custom-all-reduce exclude")
+    if mode not in MODES:
+        raise InputError("E-COLL-MODE", f"--all-reduce {mode!r}: expected {', '.join(MODES)}")
+    return "gather" if disable_custom and mode == "auto" else mode  # pyright: ignore[reportReturnType]
 
 
 class LayoutName(StrEnum):

@@ -18,7 +18,9 @@ from ...shard.plan import PlanSettings
 from ..models import model_folder
 from ..text import Text
 from .options import (
+    AllReduce,
     Atoms,
+    DisableCustomAllReduce,
     Dtype,
     Json,
     LauncherName,
@@ -29,6 +31,7 @@ from .options import (
     RayAddress,
     Threads,
     VerifyLoad,
+    all_reduce_mode,
     launchers,
     parse_ids,
 )
@@ -56,6 +59,8 @@ def verify(
     dtype: Dtype = "auto",
     threads: Threads = 0,
     verify_load: VerifyLoad = False,
+    all_reduce: AllReduce = "auto",
+    disable_custom_all_reduce: DisableCustomAllReduce = False,
     launcher: LauncherOption = LauncherName.RAY,
     ray_address: RayAddress = None,
     as_json: Json = False,
@@ -74,6 +79,7 @@ def verify(
         dtype=dtype,
         threads=threads,
         verify_load=verify_load,
+        all_reduce=all_reduce_mode(all_reduce, disable_custom_all_reduce),
     )
     for degree in compared:
         plan = PlanSettings(degree=degree, atoms=atoms, layout=layout.value)

@@ -1,53 +1,42 @@
-"""What the forward pass needs of the other ranks."""
+"""What a model needs of the other ranks, whoever carries it."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 
-from ...kernels.program import Buffer, Program
+Mode = Literal["auto", "custom", "gather", "library"]
+MODES: tuple[Mode, ...] = ("auto", "custom", "gather", "library")
 
 
 class Collectives(Protocol):
-    """Sums and gathers over ranks. Every call names the site for which it is made."""
+    """Sums and gathers of one rank. Every rank makes the same calls in the same order.
+
+    Every call carries the site for which it is made; a call that fails raises RankFault, whose
+    message names rank, operation, sequence number and site.
+    """
+
+    @property
+    def invariant(self) -> bool:
+        """Whether a sum has the same bits at every degree."""
+        ...
 
     def all_reduce(self, nodes: torch.Tensor, out: torch.Tensor, site: str) -> None:
-        """Sum float32 nodes [S, T, N], a rank's complete subtrees in order, over all ranks.
+        """Fill `out` float32 [T, N] with the sum over all atoms.
 
-        `out` float32 [T, N] gets the root of the tree.
+        `nodes` float32 [S, T, N] holds the sums of this rank's complete subtrees, in the order of
+        shard.atoms.complete_subtrees. T may vary from call to call; both are contiguous.
         """
         ...
 
     def all_gather(self, tensor: torch.Tensor, out: torch.Tensor, site: str) -> None:
-        """Put the tensors of all ranks, equal in shape and dtype, into out [degree, ...]."""
+        """Fill `out` [degree, ...] with the tensors [...] of all ranks, in the order of ranks.
+
+        Shapes and dtypes are equal on every rank; both are contiguous.
+        """
         ...
 
-    def record_all_reduce(self, program: Program, nodes: Buffer, out: Buffer, site: str) -> None:
-        """Let a program do `all_reduce` over the rows of its step."""
+    def close(self) -> None:
+        """Tell the other ranks that no call will follow. Safe to call twice."""
         ...
-
-    def record_all_gather(self, program: Program, buffer: Buffer, out: Buffer, site: str) -> None:
-        """Let a program do `all_gather` over the rows of its step."""
-        ...
-
-
-class CalledCollectives:
-    """Collectives that a program calls as Python functions."""
-
-    def all_reduce(self, nodes: torch.Tensor, out: torch.Tensor, site: str) -> None:
-        raise NotImplementedError
-
-    def all_gather(self, tensor: torch.Tensor, out: torch.Tensor, site: str) -> None:
-        raise NotImplementedError
-
-    def record_all_reduce(self, program: Program, nodes: Buffer, out: Buffer, site: str) -> None:
-        def call() -> None:
-            rows = program.rows_of(nodes)
-            planes = rows if nodes.planes > 1 else rows[None]
-            self.all_reduce(planes, program.rows_of(out), site)
-
-        program.call(call)
-
-    def record_all_gather(self, program: Program, buffer: Buffer, out: Buffer, site: str) -> None:
-        program.call(lambda: self.all_gather(program.rows_of(buffer), program.rows_of(out), site))

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
-import traceback
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +18,11 @@ import torch
 from isobit.kernels.errors import RankFault
 from isobit.runtime import rendezvous
 from isobit.runtime.collectives.gather import GatherCollectives
+from isobit.runtime.collectives.library import LibraryCollectives
 from isobit.runtime.collectives.tree import sum_subtrees
 from isobit.shard.plan import ShardPlan
 
-MOST_SECONDS = 45
+from .forked import run_group
 
 
 def run_rank(folder: Path, plan: ShardPlan, rank: int) -> None:
@@ -34,35 +34,21 @@ def run_rank(folder: Path, plan: ShardPlan, rank: int) -> None:
     for number, partials in enumerate(calls[:, owned.start : owned.stop], 1):
         if folder.name == "leave" and number == 2 and rank == plan.degree - 1:
             return
+        nodes = torch.stack(sum_subtrees(partials, owned, plan.atoms))
+        sums.append(torch.empty_like(nodes[0]))
         try:
-            nodes = torch.stack(sum_subtrees(partials, owned, plan.atoms))
-            out = torch.empty_like(nodes[0])
-            collectives.all_reduce(nodes, out, f"site {number}")
-            sums.append(out)
+            collectives.all_reduce(nodes, sums[-1], f"site {number}")
         except RankFault as fault:
             (folder / f"fault-{rank}.txt").write_text(f"{fault.code} {fault.message}")
             return
     np.save(folder / f"sums-{rank}.npy", torch.stack(sums).numpy())
     mine = torch.tensor([[rank, -rank], [10 * rank, 1]], dtype=torch.bfloat16)
-    gathered = mine.new_empty(plan.degree, *mine.shape)
+    gathered = mine.new_empty((plan.degree, 2, 2))
     collectives.all_gather(mine, gathered, "gather")
     np.save(folder / f"gathered-{rank}.npy", gathered.float().numpy())
-
-
-def fork_rank(folder: Path, plan: ShardPlan, rank: int) -> int:
-    child = os.fork()
-    if child:
-        return child
-    # A hanging rank ends by this signal, whatever it waits for.
-    signal.alarm(MOST_SECONDS)
-    try:
-        run_rank(folder, plan, rank)
-        status = 0
-    except BaseException:  # noqa: BLE001
-        traceback.print_exc()
-        status = 1
-    sys.stderr.flush()
-    os._exit(status)
+    library = LibraryCollectives(plan, rank)
+    library.all_reduce(nodes, sums[-1], "library")
+    np.save(folder / f"library-{rank}.npy", sums[-1].numpy())
 
 
 def main() -> None:
@@ -70,8 +56,7 @@ def main() -> None:
     torch.set_num_threads(1)
     for folder in map(Path, sys.argv[1:]):
         plan = ShardPlan.from_dict(json.loads((folder / "plan.json").read_text()))
-        for child in [fork_rank(folder, plan, rank) for rank in range(plan.degree)]:
-            os.waitpid(child, 0)
+        run_group(plan.degree, partial(run_rank, folder, plan))
 
 
 main()

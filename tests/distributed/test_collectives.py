@@ -19,24 +19,9 @@ from isobit.shard.spec import spec_from_config
 
 from ..support import ROOT
 from ..unit.configs import config
+from .numbers import numpy_tree, wild
 
 ATOMS = 8
-
-
-def wild(shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """Float32 numbers over 24 powers of two, both signs: every order of additions rounds anew."""
-    random = np.random.default_rng(seed)
-    values = random.standard_normal(shape) * 2.0 ** random.integers(-12, 12, shape)
-    return values.astype(np.float32)
-
-
-def numpy_tree(leaves: np.ndarray) -> np.ndarray:
-    """((a0+a1)+(a2+a3))+((a4+a5)+(a6+a7)), written another way than the code."""
-    level = list(leaves)
-    while len(level) > 1:
-        level = [a + b for a, b in zip(level[::2], level[1::2], strict=True)]
-    assert level[0].dtype == np.float32
-    return level[0]
 
 
 GROUPS = {"1": 1, "2": 2, "3": 3, "4": 4, "leave": 2}
@@ -73,6 +58,15 @@ def test_all_gather_returns_every_tensor_in_the_order_of_ranks(degree, groups):
     for rank in range(degree):
         gathered = np.load(groups[str(degree)] / f"gathered-{rank}.npy")
         assert gathered.tolist() == [[[r, -r], [10 * r, 1]] for r in range(degree)]
+
+
+@pytest.mark.parametrize("degree", [1, 2, 3, 4])
+def test_the_library_sums_the_same_numbers_in_some_order(degree, groups):
+    wanted = CALLS[str(degree)][-1]
+    for rank in range(degree):
+        total = np.load(groups[str(degree)] / f"library-{rank}.npy")
+        close = np.abs(total - wanted.sum(axis=0)) <= 1e-5 * np.abs(wanted).sum(axis=0)
+        assert close.all(), rank
 
 
 def test_a_rank_that_left_is_an_error_with_operation_number_and_site(groups):

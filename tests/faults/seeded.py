@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from isobit.runtime.collectives.interface import CalledCollectives
+from isobit.runtime.collectives.interface import Collectives
 from isobit.runtime.fault import FaultContext
 
 AllReduce = Callable[[torch.Tensor, torch.Tensor, str], None]
@@ -17,13 +17,20 @@ NORM_LAYER = 2
 NAN_STEP = 3
 
 
+class Wrapped:
+    """Collectives whose sums a fault comes near to."""
+
+    def __init__(self, right: Collectives, wrapper: Callable[..., None]) -> None:
+        self.right, self.wrapper = right, wrapper
+        self.invariant, self.all_gather, self.close = right.invariant, right.all_gather, right.close
+
+    def all_reduce(self, nodes: torch.Tensor, out: torch.Tensor, site: str) -> None:
+        self.wrapper(nodes, out, site, self.right.all_reduce)
+
+
 def around_all_reduce(context: FaultContext, wrapper: Callable[..., None]) -> None:
     """Have every all-reduce go through wrapper(nodes, out, site, the right one)."""
-    collectives = context.decoder.collectives
-    right = collectives.all_reduce
-    collectives.all_reduce = lambda nodes, out, site: wrapper(nodes, out, site, right)
-    call = CalledCollectives.record_all_reduce
-    collectives.record_all_reduce = lambda *arguments: call(collectives, *arguments)
+    context.decoder.collectives = Wrapped(context.decoder.collectives, wrapper)
 
 
 def sum_in_another_order(context: FaultContext) -> None:

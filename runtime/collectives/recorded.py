@@ -1,0 +1,37 @@
+"""Collectives as parts of a recorded program: compiled code where it exists, else Python."""
+
+from __future__ import annotations
+
+from ...kernels.program import Buffer, Program
+from .interface import Collectives
+from .shared import SharedCollectives
+
+
+def record_all_reduce(
+    program: Program, collectives: Collectives, nodes: Buffer, out: Buffer, site: str
+) -> None:
+    """Sum nodes float32 [S, T, N], a rank's complete subtrees, into out [T, N]."""
+    if isinstance(collectives, SharedCollectives):
+        native = collectives.native_all_reduce(out.width, site)
+        program.external(native, nodes, out, collectives.raise_fault)
+        return
+
+    def call() -> None:
+        rows = program.rows_of(nodes)
+        planes = rows if nodes.planes > 1 else rows[None]
+        collectives.all_reduce(planes, program.rows_of(out), site)
+
+    program.call(call)
+
+
+def record_all_gather(
+    program: Program, collectives: Collectives, buffer: Buffer, out: Buffer, site: str
+) -> None:
+    """Gather the rows of all ranks' buffers [T, W] into out [degree, T, W]."""
+    if isinstance(collectives, SharedCollectives):
+        native = collectives.native_all_gather(buffer.row_bytes, site)
+        program.external(native, buffer, out, collectives.raise_fault)
+        return
+    program.call(
+        lambda: collectives.all_gather(program.rows_of(buffer), program.rows_of(out), site)
+    )

@@ -1,0 +1,169 @@
+"""The ranks of test_shared.py and test_choose.py: run as a module with the FOLDERs of groups.
+
+Each folder is one group of ranks; its job.json names a scenario and its numbers. What a scenario
+returns goes to result-RANK.json.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from isobit.kernels.errors import IsobitError
+from isobit.runtime import rendezvous
+from isobit.runtime.collectives.choose import choose
+from isobit.runtime.collectives.shared import SharedCollectives, SharedSettings
+from isobit.runtime.collectives.tree import sum_subtrees
+from isobit.shard.atoms import complete_subtrees
+from isobit.shard.plan import ShardPlan
+
+from .forked import run_group
+from .numbers import numpy_tree, tiny_plan, wild
+
+WIDTH = 37
+ROWS = (5, 1, 0, 64, 5, 5, 200)
+CALL = ctypes.CFUNCTYPE(
+    ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64
+)
+
+
+def sums(plan: ShardPlan, rank: int, job: dict[str, Any]) -> list[str]:
+    """Every way through the code gives numpy's tree; returns what differs."""
+    wrong = []
+    for settings in job["settings"]:
+        collectives = SharedCollectives(plan, rank, SharedSettings(**settings))
+        for number, rows in enumerate(ROWS):
+            leaves = wild((plan.atoms, rows, WIDTH), seed=number)
+            out = torch.full((rows, WIDTH), float("nan"))
+            nodes = own_nodes(plan, rank, leaves)
+            if number % 2:
+                function, context = collectives.native_all_reduce(WIDTH, "native")
+                assert not CALL(function)(context, nodes.data_ptr(), out.data_ptr(), rows)
+            else:
+                collectives.all_reduce(nodes, out, f"site {number}")
+            if out.numpy().tobytes() != numpy_tree(leaves).tobytes():
+                wrong.append(f"{settings} sum of {rows} rows")
+            everyone = torch.from_numpy(wild((plan.degree, rows, 3), seed=number)).bfloat16()
+            gathered = torch.zeros_like(everyone)
+            if number % 2:
+                function, context = collectives.native_all_gather(6, "native")
+                own, target = everyone[rank].data_ptr(), gathered.data_ptr()
+                assert not CALL(function)(context, own, target, rows)
+            else:
+                collectives.all_gather(everyone[rank].contiguous(), gathered, "gather")
+            if not torch.equal(gathered, everyone):
+                wrong.append(f"{settings} gather of {rows} rows")
+        collectives.close()
+    return wrong
+
+
+def own_nodes(plan: ShardPlan, rank: int, leaves: Any) -> torch.Tensor:
+    owned = plan.owned(rank)
+    partials = torch.from_numpy(leaves[owned.start : owned.stop])
+    return torch.stack(sum_subtrees(partials, owned, plan.atoms))
+
+
+def trouble(plan: ShardPlan, rank: int, job: dict[str, Any]) -> list[Any]:
+    """The third call goes wrong on the last rank; returns how it and the fourth end."""
+    timeout_s = job.get("timeouts", {}).get(str(rank), 30)
+    settings = SharedSettings(timeout_s=timeout_s, two_shot_bytes=job["two_shot"])
+    collectives = SharedCollectives(plan, rank, settings)
+    victim, results = rank == plan.degree - 1, []
+    count = len(complete_subtrees(plan.atoms, plan.owned(rank)))
+    for number in (1, 2, 3, 4):
+        rows, site = 2, f"layers.{number}.out"
+        if victim and number == 3:
+            match job["trouble"]:
+                case "killed":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                case "stopped":
+                    os.kill(os.getpid(), signal.SIGSTOP)
+                case "left":
+                    collectives.close()
+                case "size":
+                    rows = 3
+                case "site":
+                    site = "layers.4.out"
+        nodes, out = torch.ones(count, rows, 8), torch.empty(rows, 8)
+        started = time.monotonic()
+        try:
+            if victim and number == 3 and job["trouble"] == "operation":
+                gathered = torch.empty(plan.degree, rows, 8)
+                collectives.all_gather(out, gathered, "layers.3.out")
+            else:
+                collectives.all_reduce(nodes, out, site)
+            results.append(None)
+        except IsobitError as fault:
+            results.append([fault.code, fault.message, time.monotonic() - started])
+    return results
+
+
+def stale(right: Callable, self: SharedCollectives, nodes: Any, out: Any, site: str) -> None:
+    """What came two calls ago comes again, as from a slot that was read too early."""
+    right(self, nodes, out, site)
+    kept = self.__dict__.setdefault("kept", [])
+    kept.append(out.clone())
+    if len(kept) > 2 and kept[-3].shape == out.shape:
+        out.copy_(kept[-3])
+
+
+def tail(right: Callable, self: SharedCollectives, nodes: Any, out: Any, site: str) -> None:
+    """The last elements of a long sum never arrive."""
+    kept = out.flatten()[-16:].clone()
+    right(self, nodes, out, site)
+    if out.numel() > 1000:
+        out.view(-1)[-16:] = kept
+
+
+def choice(plan: ShardPlan, rank: int, job: dict[str, Any]) -> list[Any]:
+    """What is chosen in each mode, or how choosing fails."""
+    right = SharedCollectives.all_reduce
+    if rank == plan.degree - 1 and "fault" in job:
+        broken = {"stale": stale, "tail": tail}[job["fault"]]
+        SharedCollectives.all_reduce = lambda *args: broken(right, *args)  # type: ignore
+    results = []
+    for mode in job["modes"]:
+        mode = mode.split(",")[min(rank, mode.count(","))]
+        settings = SharedSettings(**job.get("settings", {}))
+        same_host = job.get("same_host", True) or rank == 0
+        started = time.monotonic()
+        try:
+            chosen = choose(mode, plan, rank, same_host, 30, settings)
+        except IsobitError as fault:
+            results.append([fault.code, fault.message])
+            continue
+        seconds = time.monotonic() - started
+        count = len(complete_subtrees(plan.atoms, plan.owned(rank)))
+        out = torch.empty(1, 3)
+        chosen.collectives.all_reduce(torch.ones(count, 1, 3), out, "after")
+        assert out.tolist() == [[sum(job["nodes"])] * 3]
+        results.append([chosen.name, chosen.reason, chosen.self_test, chosen.invariant, seconds])
+        chosen.collectives.close()
+    return results
+
+
+def run_rank(folder: Path, job: dict[str, Any], rank: int) -> None:
+    plan = tiny_plan(job["degree"], job.get("atoms", 8))
+    rendezvous.join(f"file://{folder / 'rendezvous'}", rank, plan.degree)
+    result = {"sums": sums, "trouble": trouble, "choice": choice}[job["scenario"]](plan, rank, job)
+    (folder / f"result-{rank}.json").write_text(json.dumps(result))
+
+
+def main() -> None:
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    torch.set_num_threads(1)
+    for folder in map(Path, sys.argv[1:]):
+        job = json.loads((folder / "job.json").read_text())
+        run_group(job["degree"], partial(run_rank, folder, job))
+
+
+main()
