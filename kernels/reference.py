@@ -26,6 +26,34 @@ def dense_segments(weight: PackedWeight) -> torch.Tensor:
     return out
 
 
+def dense(weight: PackedWeight) -> tuple[torch.Tensor, torch.Tensor]:
+    """The weight as float64 `[N, K]`, and the segment of each k, int64 `[K]`; -1 where in none."""
+    values, scales, zeros = unpack(weight)
+    run_of, segment_of = (torch.full((weight.k,), -1) for _ in range(2))
+    for segment in range(weight.segments):
+        first, last = weight.segment_offsets[segment : segment + 2].tolist()
+        for run in range(first, last):
+            index = _features(weight, run)
+            run_of[index], segment_of[index] = run, segment
+    full = values.double()
+    if scales is not None:
+        zero = MIDDLE[weight.kind] if zeros is None else zeros[:, run_of].double()
+        full = (full - zero) * scales[:, run_of].double()
+    return full * (segment_of >= 0), segment_of
+
+
+def activations(row: torch.Tensor, weight: PackedWeight) -> torch.Tensor:
+    """What a weight is multiplied by, float64 `[K]`, for a row `[1, K]`: int8 codes are scaled."""
+    if weight.activation != "int8":
+        return row[0].double()
+    out = torch.zeros(weight.k, dtype=torch.float64)
+    for run in range(weight.runs):
+        index = _features(weight, run)
+        codes, scales = quantize(row[:, index], weight.input_scale)
+        out[index] = codes[0].double() * scales.double()
+    return out
+
+
 def linear(x: torch.Tensor, weight: PackedWeight) -> torch.Tensor:
     """x `[M, K]` gives float64 `[S, M, N]`."""
     if weight.activation == "int8":

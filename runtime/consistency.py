@@ -121,6 +121,24 @@ def differing_ranks(answers: Mapping[int, Mapping[str, Any]]) -> dict[str, list[
     return {what: ranks for what, ranks in found.items() if ranks}
 
 
+def wrong_products(step: int, answers: Mapping[int, Mapping[str, Any]]) -> RankFault | None:
+    """The error for a step in which a rank's products were wrong; None when all were right."""
+    findings = [
+        f"rank {rank}: {finding}"
+        for rank in sorted(answers)
+        for finding in answers[rank].get("findings", ())
+    ]
+    if not findings:
+        return None
+    more = f"\nand {len(findings) - MOST_NAMED} more" if len(findings) > MOST_NAMED else ""
+    return RankFault(
+        "E-RANK-PRODUCT",
+        f"step {step}: products are wrong. No token of this step was let out\n  "
+        + "\n  ".join(findings[:MOST_NAMED])
+        + more,
+    )
+
+
 def divergence(
     step: int, differing: Mapping[str, list[int]], traces: Sequence[list[TraceRecord]], degree: int
 ) -> RankFault:

@@ -11,6 +11,7 @@ from ..shard.plan import ShardPlan
 from ..shard.spec import ModelSpec
 from .collectives.interface import Collectives
 from .forward import ForwardPass
+from .product_check import ProductCheck
 from .trace import Tracer
 
 
@@ -28,6 +29,7 @@ class Decoder:
         *,
         dtype: torch.dtype,
         kv_pages: int,
+        products: ProductCheck | None = None,
     ) -> None:
         self.spec, self.plan, self.rank, self.dtype = spec, plan, rank, dtype
         self.weights, self.collectives, self.tracer = weights, collectives, tracer
@@ -36,6 +38,7 @@ class Decoder:
             ops.KVCache.allocate(kv_pages, len(kept), spec.head_size, dtype)
             for _ in range(spec.layers)
         ]
+        self.products = products
         self._recorded: ForwardPass | None = None
 
     @property
@@ -54,6 +57,7 @@ class Decoder:
                 self.collectives,
                 self.tracer,
                 self.dtype,
+                self.products,
             )
         return self._recorded
 

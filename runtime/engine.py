@@ -12,9 +12,6 @@ from typing import Any
 
 from ..kernels.errors import InputError, IsobitError, RankFault
 from ..shard.checkpoint import open_checkpoint
-from ..shard.plan import ShardPlan, make_plan
-from ..shard.spec import ModelSpec
-from ..shard.validate import check_checkpoint, stored_intermediate_size
 from ..shard.verify_load import compare, file_fingerprints
 from . import wire
 from .batch import Request, StepRows, advance, assign_pages, check_requests, form_step
@@ -22,13 +19,12 @@ from .completion import Batch, completions
 from .config import (
     EngineSettings,
     SamplingSettings,
-    check_collectives,
-    read_run_spec,
     run_dtype,
 )
-from .consistency import check_loaded, check_name, differing_ranks, divergence
+from .consistency import check_loaded, differing_ranks, divergence, wrong_products
 from .launcher import Launcher
 from .link import DriverLink, name_ranks, unique_lines
+from .prepare import prepare
 from .rendezvous import Rendezvous
 from .replay import write_replay
 from .trace import TraceRecord
@@ -42,27 +38,6 @@ OUTSIDE_CONTRACT = (
     "differ between degrees, and that is no fault"
 )
 OnToken = Callable[[int, int], None]
-
-
-def prepare(model: Path, settings: EngineSettings) -> tuple[ModelSpec, ShardPlan]:
-    """Check everything that can be checked before a process is started.
-
-    Raises InputError for a model, a plan or settings that cannot work.
-    """
-    spec = read_run_spec(model, settings.load)
-    run_dtype(spec, settings.dtype)
-    check_name(settings.check)
-    check_collectives(settings)
-    if settings.threads < 0:
-        raise InputError("E-THREADS", f"threads {settings.threads}: expected 0 (share) or more")
-    if settings.load.format == "dummy":
-        if settings.verify_load:
-            raise InputError("E-LOAD-FORMAT", "dummy weights have no file to be compared with")
-        return spec, make_plan(spec, settings.plan)
-    checkpoint = open_checkpoint(model)
-    plan = make_plan(spec, settings.plan, stored_intermediate_size(checkpoint))
-    check_checkpoint(checkpoint, spec)
-    return spec, plan
 
 
 class Engine:
@@ -237,6 +212,8 @@ class Engine:
 
         A traced run goes on after a difference: its trace says where it began.
         """
+        if (wrong := wrong_products(self._step_number, answers)) is not None:
+            raise wrong
         differing = differing_ranks(answers)
         if not differing or self.settings.trace:
             return

@@ -10,6 +10,7 @@ import torch
 
 from ..kernels import record, record_rows
 from ..kernels.cache import KVCache
+from ..kernels.layout import PackedWeight
 from ..kernels.program import Buffer, Program
 from ..kernels.step import StepLimits
 from ..shard.load import LayerWeights, RankWeights
@@ -19,6 +20,7 @@ from ..shard.spec import ModelSpec
 from .collectives.interface import Collectives
 from .collectives.recorded import record_all_gather, record_all_reduce
 from .collectives.tree import subtree_merges
+from .product_check import ProductCheck, product_name
 from .trace import Tracer
 
 
@@ -49,10 +51,11 @@ class ForwardPass:
         collectives: Collectives,
         tracer: Tracer,
         dtype: torch.dtype,
+        products: ProductCheck | None = None,
     ) -> None:
         self.spec, self.plan, self.rank, self.dtype = spec, plan, rank, dtype
         self.weights, self.caches = weights, caches
-        self.collectives, self.tracer = collectives, tracer
+        self.collectives, self.tracer, self.products = collectives, tracer, products
         limits = StepLimits(
             vocabulary=spec.vocab_size, positions=spec.max_positions, pages=caches[0].pages
         )
@@ -125,7 +128,7 @@ class ForwardPass:
 
     def _attention(self, layer: int, weights: LayerWeights) -> Pending:
         site, cache = f"layers.{layer}.self_attn.", self.caches[layer]
-        self._columns(weights, ("q", "k", "v"), self._qkv)
+        self._columns(layer, weights, ("q", "k", "v"), self._qkv)
         q, k, v = self._qkv
         self._watch_columns(site + "q_proj.out", q, "atom", self._first_atom, self._heads)
         self._watch_columns(site + "k_proj.out", k, "kv head", self._first_kv, self._kv)
@@ -154,35 +157,37 @@ class ForwardPass:
         )
         out = self._attended
         self._watch_columns(site + "attn.out", out, "atom", self._first_atom, self._heads)
-        return self._row(weights, "o", out, site + "o_proj")
+        return self._row(layer, weights, "o", out)
 
     def _mlp(self, layer: int, weights: LayerWeights) -> Pending:
         site = f"layers.{layer}.mlp."
-        self._columns(weights, ("gate", "up"), (self._gate, self._up))
+        self._columns(layer, weights, ("gate", "up"), (self._gate, self._up))
         first, ends = self._first_atom, self._wide
         self._watch_columns(site + "gate_proj.out", self._gate, "atom", first, ends)
         self._watch_columns(site + "up_proj.out", self._up, "atom", first, ends)
         record.silu_mul(self.program, self._gate, self._up, self._inner)
         self._watch_columns(site + "down_proj.in", self._inner, "atom", first, ends)
-        return self._row(weights, "down", self._inner, site + "down_proj")
+        return self._row(layer, weights, "down", self._inner)
 
-    def _columns(self, weights: LayerWeights, names: Sequence[str], outs: Sequence[Buffer]) -> None:
-        record.linear(
-            self.program,
-            self._h,
-            [weights.products[name] for name in names],
-            outs,
-            biases=[weights.biases[name] for name in names],
-        )
+    def _columns(
+        self, layer: int, weights: LayerWeights, names: Sequence[str], outs: Sequence[Buffer]
+    ) -> None:
+        products = [weights.products[name] for name in names]
+        biases = [weights.biases[name] for name in names]
+        record.linear(self.program, self._h, products, outs, biases=biases)
+        for name, product, out, bias in zip(names, products, outs, biases, strict=True):
+            self._check_product(product_name(layer, name), product, self._h, out, bias)
 
-    def _row(self, weights: LayerWeights, name: str, x: Buffer, site: str) -> Pending:
+    def _row(self, layer: int, weights: LayerWeights, name: str, x: Buffer) -> Pending:
         """Bias is added once, after the root of the tree, where the root joins the residual."""
-        product = weights.products[name]
+        product, site = weights.products[name], product_name(layer, name)
+        record.linear(self.program, x, [product], [self._nodes], merges=self.merges)
         if self.tracer.enabled:
             atoms = self.program.buffer(product.n, torch.float32, planes=product.segments)
             record.linear(self.program, x, [product], [atoms])
             self.program.call(lambda: self._trace_partials(site + ".partial", atoms))
-        record.linear(self.program, x, [product], [self._nodes], merges=self.merges)
+            self._check_product(site, product, x, atoms, None)
+            self._check_tree(site, atoms)
         if self.plan.degree > 1:
             record_all_reduce(
                 self.program, self.collectives, self._nodes, self._root, site + ".out"
@@ -199,11 +204,30 @@ class ForwardPass:
         record.rms_norm(program, rows, self.weights.final_norm, spec.norm_eps, self.last)
         self._watch("norm.out", self.last)
         record.linear(program, self.last, [self.weights.head], [own])
+        self._check_product("lm_head", self.weights.head, self.last, own, None)
         self._watch_columns("lm_head.out", own, "atom", self._first_atom, self._vocab)
         gathered = self._all_gather(own, "lm_head.out")
         self.logits = program.buffer(spec.vocab_size, torch.float32)
         record_rows.join_columns(program, gathered, self._vocab_sizes, self.logits)
         self._watch("logits", self.logits)
+
+    def _check_product(
+        self, site: str, product: PackedWeight, x: Buffer, out: Buffer, bias: torch.Tensor | None
+    ) -> None:
+        if (checks := self.products) is not None:
+            planes = self._planes
+            self.program.call(
+                lambda: checks.product(site, product, planes(x)[0], planes(out), bias)
+            )
+
+    def _check_tree(self, site: str, atoms: Buffer) -> None:
+        if (checks := self.products) is not None:
+            planes, nodes = self._planes, self._nodes
+            self.program.call(lambda: checks.tree(site, planes(atoms), planes(nodes)))
+
+    def _planes(self, buffer: Buffer) -> torch.Tensor:
+        rows = self.program.rows_of(buffer)
+        return rows if buffer.planes > 1 else rows[None]
 
     def _all_gather(self, buffer: Buffer, site: str) -> Buffer:
         if self.plan.degree == 1:
@@ -225,6 +249,4 @@ class ForwardPass:
             self.program.call(lambda: self.tracer.columns(site, rows_of(buffer), kind, first, ends))
 
     def _trace_partials(self, site: str, atoms: Buffer) -> None:
-        partials = self.program.rows_of(atoms)
-        planes = partials if atoms.planes > 1 else partials[None]
-        self.tracer.partials(site, planes, self._first_atom)
+        self.tracer.partials(site, self._planes(atoms), self._first_atom)

@@ -14,8 +14,9 @@ from .completion import Batch
 from .config import EngineSettings, SamplingSettings
 from .consistency import DIFFERS, DIVERGED
 from .digest import chain_digests
-from .engine import Engine, prepare
+from .engine import Engine
 from .launcher import Launcher
+from .prepare import prepare
 from .trace import Difference, first_difference
 
 OnProgress = Callable[[str], None]

@@ -34,6 +34,7 @@ from .decoder import Decoder
 from .digest import chain_digests, tensor_digest
 from .fault import FaultContext, inject_fault
 from .launcher import cores
+from .product_check import ProductCheck
 from .sampler import sample
 from .trace import Tracer
 
@@ -70,6 +71,8 @@ class Worker:
             weights = load_rank(checkpoint, self.spec, self.plan, self.rank, dtype)
         self.check = job.check
         self.tracer = Tracer(job.trace or job.check == "full")
+        full, owned = job.check == "full", self.plan.owned(self.rank)
+        self.products = ProductCheck(weights, self.plan.atoms, owned) if full else None
         self.decoder = Decoder(
             self.spec,
             self.plan,
@@ -79,6 +82,7 @@ class Worker:
             self.tracer,
             dtype=dtype,
             kv_pages=job.kv_pages,
+            products=self.products,
         )
         self.report = {
             "rank": self.rank,
@@ -128,6 +132,8 @@ class Worker:
             answer["logits_digests"] = [tensor_digest(row) for row in logits]
         if self.rank == 0:
             answer |= self._sampled(message, logits)
+        if self.products is not None:
+            answer["findings"] = self.products.take()
         if self.tracer.enabled:
             answer["trace"] = [[r.site, r.part, r.digest] for r in self.tracer.take()]
         return answer

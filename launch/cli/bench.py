@@ -12,7 +12,8 @@ from rich.table import Table
 from ...kernels.errors import InputError
 from ...runtime.batch import pages_for
 from ...runtime.config import EngineSettings, LoadSettings
-from ...runtime.engine import Engine, prepare
+from ...runtime.engine import Engine
+from ...runtime.prepare import prepare
 from ...runtime.throughput import Throughput, Workload, measure, read_bandwidth
 from ...shard.plan import PlanSettings
 from ..models import model_folder

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from ...kernels.errors import InputError
 from ...runtime.config import EngineSettings
-from ...runtime.engine import prepare
+from ...runtime.prepare import prepare
 from ...runtime.replay import read_replay
 from ...runtime.verify import Verification
 from ...runtime.verify import verify as run_verify

@@ -28,6 +28,12 @@ class Wrapped:
         self.wrapper(nodes, out, site, self.right.all_reduce)
 
 
+def ignore_the_tail_of_k(context: FaultContext) -> None:
+    """On rank 0 one kernel stops a line short of the end of K."""
+    if context.rank == 0:
+        context.decoder.weights.layers[LAYER].products["gate"].run_offsets[-1] -= 8
+
+
 def around_all_reduce(context: FaultContext, wrapper: Callable[..., None]) -> None:
     """Have every all-reduce go through wrapper(nodes, out, site, the right one)."""
     context.decoder.collectives = Wrapped(context.decoder.collectives, wrapper)

@@ -113,6 +113,23 @@ def test_a_step_that_differs_can_be_run_again(seed_fault, command):
     assert again.json()["first_difference"]["site"] == f"layers.{LAYER}.mlp.down_proj.out"
 
 
+@pytest.mark.parametrize(
+    ("fault", "what"),
+    [
+        ("flip_a_weight_bit", f"rank 1: layers.{LAYER}.mlp.down_proj, atom 5: the outputs add up"),
+        ("ignore_the_tail_of_k", f"rank 0: layers.{LAYER}.mlp.gate_proj: the outputs add up to"),
+        ("sum_in_another_order", "rank 0: layers.0.self_attn.o_proj: atoms were not added along"),
+    ],
+)
+def test_a_wrong_product_is_named_at_one_degree(fault, what, seed_fault, command):
+    """Every rank has the same wrong sum; the weights as they were loaded know better."""
+    seed_fault(fault)
+    outcome = command("generate", INT4, "-tp", 2, *IDS, *SHORT, "--check", "full")
+    error = outcome.json()["error"]
+    assert (outcome.status, error["code"]) == (1, "E-RANK-PRODUCT")
+    assert what in error["message"]
+
+
 def test_check_off_compares_nothing(seed_fault, command):
     seed_fault("receive_a_wrong_bit")
     outcome = command("generate", INT4, "-tp", 2, *IDS, *SHORT, "--check", "off")

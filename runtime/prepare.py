@@ -1,0 +1,34 @@
+"""Everything that can be checked before a process is started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..kernels.errors import InputError
+from ..shard.checkpoint import open_checkpoint
+from ..shard.plan import ShardPlan, make_plan
+from ..shard.spec import ModelSpec
+from ..shard.validate import check_checkpoint, stored_intermediate_size
+from .config import EngineSettings, check_collectives, read_run_spec, run_dtype
+from .consistency import check_name
+
+
+def prepare(model: Path, settings: EngineSettings) -> tuple[ModelSpec, ShardPlan]:
+    """Check everything that can be checked before a process is started.
+
+    Raises InputError for a model, a plan or settings that cannot work.
+    """
+    spec = read_run_spec(model, settings.load)
+    run_dtype(spec, settings.dtype)
+    check_name(settings.check)
+    check_collectives(settings)
+    if settings.threads < 0:
+        raise InputError("E-THREADS", f"threads {settings.threads}: expected 0 (share) or more")
+    if settings.load.format == "dummy":
+        if settings.verify_load:
+            raise InputError("E-LOAD-FORMAT", "dummy weights have no file to be compared with")
+        return spec, make_plan(spec, settings.plan)
+    checkpoint = open_checkpoint(model)
+    plan = make_plan(spec, settings.plan, stored_intermediate_size(checkpoint))
+    check_checkpoint(checkpoint, spec)
+    return spec, plan
