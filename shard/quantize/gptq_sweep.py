@@ -58,15 +58,15 @@ class Sweep:
 
     def output_error(self) -> float:
         """tr(E H E^T): what the sweep summed up, less the part of the damping."""
-        squares = self.errors.square().sum(dim=1, dtype=torch.float64)
-        return max(float(self._damped - (squares * self.factor.damping).sum()), 0.0)
+        damped = (quality.squares(self.errors) * self.factor.damping).sum()
+        return max(float(self._damped - damped), 0.0)
 
     def sqnr_db(self, weight: torch.Tensor) -> float:
         """Signal to noise of the weights, zeroed ones included."""
-        signal = float(weight.float().square().sum(dtype=torch.float64))
-        kept = float(self.columns.square().sum(dtype=torch.float64))
-        noise = float(self.errors.square().sum(dtype=torch.float64))
-        return quality.sqnr_db(signal, noise + (signal - kept))
+        signal, kept, noise = (
+            float(quality.squares(each).sum()) for each in (weight, self.columns, self.errors)
+        )
+        return quality.sqnr_db(signal, noise + max(signal - kept, 0.0))
 
     def scales(self) -> torch.Tensor:
         """float32 [N, G]."""
@@ -130,7 +130,7 @@ class Sweep:
             torch.addcmul(column, code, scale, value=-1, out=error)
         self.clipped += int((rounded != codes).sum())
         rest = (wanted - columns).add_(errors).mul_(diagonal)
-        self._damped += rest.square_().sum(dtype=torch.float64)
+        self._damped += quality.squares(rest).sum()
         self.codes[start:end] = codes.sub_(torch.stack(lows))
 
     def _limits(self, start: int, end: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:

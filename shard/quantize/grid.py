@@ -133,8 +133,7 @@ def group_width(k: int, group_size: int) -> int:
 
 def check_finite(weight: torch.Tensor) -> None:
     """Raise InputError E-QUANT-NAN for a weight [N, K] that holds NaN or infinity."""
-    bad = int((~weight.isfinite()).sum())
-    if bad:
+    if not bool(weight.sum().isfinite()) and (bad := int((~weight.isfinite()).sum())):
         raise InputError(
             "E-QUANT-NAN",
             f"{bad} of {weight.numel()} elements of the weight are NaN or infinite. `isobit "

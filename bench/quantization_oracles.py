@@ -1,0 +1,88 @@
+"""GPTQModel's GPTQ and AutoAWQ's searches, called on one weight with statistics made elsewhere.
+
+None of the packages is a dependency; a function raises ModuleNotFoundError where its own is absent.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import time
+import types
+from pathlib import Path
+
+import torch
+from torch import nn
+
+
+def _linear(weight: torch.Tensor) -> nn.Linear:
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+    linear.weight.data = weight.clone()
+    return linear
+
+
+def gptqmodel_gptq(
+    weight: torch.Tensor, hessian: torch.Tensor, **settings: object
+) -> tuple[torch.Tensor, float]:
+    """The weight [N, K] as GPTQModel rounds it, and the seconds of its quantize()."""
+    from gptqmodel import QuantizeConfig
+    from gptqmodel.quantization.gptq import GPTQ
+
+    config = QuantizeConfig(act_group_aware=False, fallback=None, **settings)
+    task = GPTQ(_linear(weight), config)
+    task.quantizer.configure(perchannel=True)
+    task.H = hessian.clone()
+    task.nsamples = task._hessian_total_samples = 1
+    started = time.perf_counter()
+    quantized = task.quantize()[0]
+    return quantized, time.perf_counter() - started
+
+
+def _autoawq(group_size: int) -> object:
+    """AutoAWQ's quantizer, without its models, which newer transformers break."""
+    spec = importlib.util.find_spec("awq")
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError("No module named 'awq'", name="awq")
+    root = Path(spec.submodule_search_locations[0])
+    for name in ("awq", "awq.models"):
+        if name not in sys.modules:
+            stub = types.ModuleType(name)
+            stub.__path__ = [str(root.joinpath(*name.split(".")[1:]))]
+            sys.modules[name] = stub
+    from awq.quantize.quantizer import AwqQuantizer
+
+    quantizer = AwqQuantizer.__new__(AwqQuantizer)
+    quantizer.w_bit, quantizer.group_size, quantizer.zero_point = 4, group_size, True
+    quantizer.duo_scaling, quantizer.max_chunk_memory = True, 1 << 30
+    quantizer.n_parallel_calib_samples = None
+    return quantizer
+
+
+def autoawq_scales(
+    weight: torch.Tensor, inputs: torch.Tensor, group_size: int
+) -> tuple[torch.Tensor, float]:
+    """The scales [K] that AutoAWQ finds for inputs [T, K], and the seconds."""
+    quantizer, linear = _autoawq(group_size), _linear(weight)
+    holder = nn.Module()
+    holder.linear = linear
+    holder.before = nn.Identity()
+    started = time.perf_counter()
+    with torch.no_grad():
+        scales = quantizer._search_best_scale(holder, holder.before, [linear], inputs[None])[2]
+    return scales, time.perf_counter() - started
+
+
+def autoawq_bounds(
+    weight: torch.Tensor, inputs: torch.Tensor, group_size: int
+) -> tuple[torch.Tensor, float]:
+    """The largest magnitudes [N, G] that AutoAWQ's search for clipping keeps, and the seconds."""
+    quantizer = _autoawq(group_size)
+    started = time.perf_counter()
+    with torch.no_grad():
+        bounds = quantizer._compute_best_clip(weight, inputs, n_sample_token=len(inputs))
+    return bounds.squeeze(-1), time.perf_counter() - started
+
+
+def autoawq_rounded(weight: torch.Tensor, group_size: int) -> torch.Tensor:
+    """A weight [N, K] after one trip through AutoAWQ's asymmetric 4-bit codes."""
+    return _autoawq(group_size).pseudo_quantize_tensor(weight)[0]
