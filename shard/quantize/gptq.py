@@ -13,8 +13,8 @@ import torch
 
 from ...kernels.errors import InputError
 from .cholesky import factors
-from .grid import Grid, QuantizedWeight, check_bits, check_finite, group_width
 from .gptq_sweep import Sweep
+from .grid import Grid, QuantizedWeight, check_bits, check_finite, group_width
 from .quality import check_hessian, output_energy
 
 

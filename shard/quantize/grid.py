@@ -1,4 +1,4 @@
-"""The integer grid of a group of weights: its scale, its zero point, the codes, and the way back."""
+"""The integer grid of a group of weights: scale, zero point, codes, and the way back."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHRINK_STEPS, SHRINK_GRID = 80, 100
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizedWeight(WholeWeight):
-    """`codes` uint8 [N, K], `scales` [N, G], `zeros` uint8 [N, G] or None, `g_idx` int32 or None."""
+    """A WholeWeight that an algorithm made: `pack` of a format takes it as it is."""
 
     def dequantize(self, bits: int) -> torch.Tensor:
         """Return float32 [N, K]: scale * (code - zero); without zeros 2^(bits-1) is subtracted."""

@@ -61,6 +61,6 @@ def check_hessian(hessian: torch.Tensor, k: int) -> None:
     if not bool(hessian.sum().isfinite()) and (bad := int((~hessian.isfinite()).sum())):
         raise InputError(
             "E-QUANT-HESSIAN",
-            f"{bad} of {hessian.numel()} elements of the Hessian are NaN or infinite: an activation "
-            "overflowed while calibrating. Calibrate in the dtype that the model was trained in",
+            f"{bad} of {hessian.numel()} elements of the Hessian are NaN or infinite: an "
+            "activation overflowed while calibrating. Calibrate in the dtype that the model was trained in",
         )
