@@ -62,5 +62,6 @@ def check_hessian(hessian: torch.Tensor, k: int) -> None:
         raise InputError(
             "E-QUANT-HESSIAN",
             f"{bad} of {hessian.numel()} elements of the Hessian are NaN or infinite: an "
-            "activation overflowed while calibrating. Calibrate in the dtype that the model was trained in",
+            "activation overflowed while calibrating. Calibrate in the dtype that the model was "
+            "trained in",
         )
