@@ -22,7 +22,10 @@ K = 40
 SAMPLES = [inputs(tokens, K, seed) for seed, tokens in enumerate([7, 1, 30, 12, 5, 64])]
 
 
-def gathered(numbers=range(len(SAMPLES)), **changes) -> Statistics:
+ALL = range(len(SAMPLES))
+
+
+def gathered(numbers=ALL, **changes) -> Statistics:
     statistics = Statistics(K, StatisticsSettings(**changes))
     for number in numbers:
         statistics.add(number, SAMPLES[number])
