@@ -9,7 +9,9 @@ import importlib.util
 import sys
 import time
 import types
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -38,20 +40,26 @@ def gptqmodel_gptq(
     return quantized, time.perf_counter() - started
 
 
-def _autoawq(group_size: int) -> object:
-    """AutoAWQ's quantizer, without its models, which newer transformers break."""
+@cache
+def _import_autoawq() -> Any:
+    """AutoAWQ's quantizer class, without its models, which newer transformers break."""
     spec = importlib.util.find_spec("awq")
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError("No module named 'awq'", name="awq")
     root = Path(spec.submodule_search_locations[0])
     for name in ("awq", "awq.models"):
-        if name not in sys.modules:
-            stub = types.ModuleType(name)
-            stub.__path__ = [str(root.joinpath(*name.split(".")[1:]))]
-            sys.modules[name] = stub
+        stub = types.ModuleType(name)
+        stub.__path__ = [str(root.joinpath(*name.split(".")[1:]))]
+        sys.modules[name] = stub
     from awq.quantize.quantizer import AwqQuantizer
 
-    quantizer = AwqQuantizer.__new__(AwqQuantizer)
+    return AwqQuantizer
+
+
+def _autoawq(group_size: int) -> Any:
+    """A quantizer for asymmetric 4-bit codes, without a model."""
+    kind = _import_autoawq()
+    quantizer = kind.__new__(kind)
     quantizer.w_bit, quantizer.group_size, quantizer.zero_point = 4, group_size, True
     quantizer.duo_scaling, quantizer.max_chunk_memory = True, 1 << 30
     quantizer.n_parallel_calib_samples = None
@@ -81,8 +89,3 @@ def autoawq_bounds(
     with torch.no_grad():
         bounds = quantizer._compute_best_clip(weight, inputs, n_sample_token=len(inputs))
     return bounds.squeeze(-1), time.perf_counter() - started
-
-
-def autoawq_rounded(weight: torch.Tensor, group_size: int) -> torch.Tensor:
-    """A weight [N, K] after one trip through AutoAWQ's asymmetric 4-bit codes."""
-    return _autoawq(group_size).pseudo_quantize_tensor(weight)[0]
