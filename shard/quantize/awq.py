@@ -86,11 +86,14 @@ def search_scales(
         check_finite(weight)
     energy_of = _energy(hessian, inputs, k)
     energy = sum(energy_of(weight) for weight in weights)
-    best = scales = torch.ones(k)
-    unscaled = least = _error(weights, scales, settings, energy_of)
-    ratio, duo = None, False
+    # A feature that calibration never saw must not get the smallest scale of all.
+    seen = abs_mean > 0
+    abs_mean = abs_mean.where(seen, abs_mean[seen].mean() if bool(seen.any()) else 1.0)
+    best = torch.ones(k)
+    unscaled = least = _error(weights, best, settings, energy_of)
+    weight_mean, ratio, duo = _weight_mean(weights, settings), None, False
     for tried_ratio, tried_duo in _candidates(settings):
-        scales = _scales(abs_mean, _weight_mean(weights, settings), tried_ratio, tried_duo)
+        scales = _scales(abs_mean, weight_mean, tried_ratio, tried_duo)
         error = _error(weights, scales, settings, energy_of)
         if error < least:
             best, least, ratio, duo = scales, error, tried_ratio, tried_duo

@@ -90,8 +90,9 @@ def quantize_gptq(
 
     Returns codes uint8 [N, K] in the order of the input features, scales [N, G] in `scale_dtype`,
     zeros uint8 [N, G] or None, g_idx int32 [K] or None. A scale is chosen when its group is
-    reached, from weights that make up for all errors before. Raises InputError E-QUANT-GROUP,
-    E-QUANT-NAN, and E-QUANT-HESSIAN when even `max_damp_percent` does not help.
+    reached, from weights that make up for all errors before. Outputs do not depend on each other:
+    products that share an input may be stacked, and share the work on H. Raises InputError
+    E-QUANT-GROUP, E-QUANT-NAN, and E-QUANT-HESSIAN when even `max_damp_percent` does not help.
     """
     n, k = weight.shape
     width = group_width(k, settings.group_size)

@@ -77,7 +77,7 @@ def test_a_feature_that_is_always_zero_does_no_harm():
         settings = AwqSettings(group_size=GROUP, duo_scaling=duo)
         found = search_scales(WEIGHTS, mean, settings, hessian=H)
         assert found.scales.isfinite().all()
-        assert (found.scales > 0).all()
+        assert found.scales.min() > 1e-2
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
