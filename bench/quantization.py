@@ -3,18 +3,17 @@
     python -m bench.quantization [--rows 1024] [--columns 4096] [--threads 1] [--speed N K] [--json]
 
 Every algorithm gets the same random weight and the same Hessian of correlated inputs, of which some
-features are 20 times as large as others. Errors are tr((W-Q) H (W-Q)^T) / tr(W H W^T); a ratio
-below 1 means that ours is smaller. The other packages are no dependencies. Install them as
-tests/golden/README.md says, best in an environment of their own, and name its site-packages in
-PYTHONPATH; what is missing is said, and left out.
+features are 20 times as large as others. Errors are tr((W-Q) H (W-Q)^T) / tr(W H W^T), ours /
+theirs. Times are ours / theirs too; on a busy machine and with one thread, those of the CPU say
+more. The other packages are no dependencies. Install them as tests/golden/README.md says, best in
+an environment of their own, and name its site-packages in PYTHONPATH; what is missing is said, and
+left out.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -61,22 +60,16 @@ def settings_of(changes: dict[str, Any]) -> tuple[dict[str, Any], GptqSettings]:
     return theirs, GptqSettings(symmetric=theirs["sym"], **ours)
 
 
-def seconds(run: Callable[[], Any]) -> tuple[Any, float]:
-    started = time.perf_counter()
-    result = run()
-    return result, time.perf_counter() - started
-
-
 def gptq_errors(n: int, k: int) -> list[dict[str, Any]]:
     weight, _, hessian = problem(n, k)
     rows = []
     for name, changes in SETTINGS.items():
         theirs, ours = settings_of(changes)
         quantized, their_s = oracles.gptqmodel_gptq(weight, hessian, **theirs)
-        result, our_s = seconds(lambda ours=ours: quantize_gptq(weight, hessian, ours))
+        result, our_s = oracles.timed(lambda ours=ours: quantize_gptq(weight, hessian, ours))
         mine = layer_error(weight, result.weight.dequantize(ours.bits), hessian)
-        rows.append(row(f"GPTQ, {name}", mine, layer_error(weight, quantized, hessian)))
-        rows[-1] |= {"ours_s": round(our_s, 2), "theirs_s": round(their_s, 2)}
+        wrong = layer_error(weight, quantized, hessian)
+        rows.append(row(f"GPTQ, {name}", mine, wrong, our_s, their_s))
     return rows
 
 
@@ -92,33 +85,48 @@ def awq_errors(n: int, k: int) -> list[dict[str, Any]]:
     mean = inputs.abs().mean(dim=0)
     theirs, their_s = oracles.autoawq_scales(weight, inputs, GROUP)
     settings = AwqSettings(group_size=GROUP)
-    found, our_s = seconds(lambda: search_scales([weight], mean, settings, hessian=hessian))
-    scales = row("AWQ, scales", error(found.scales), error(theirs))
-    scales |= {"ours_s": round(our_s, 2), "theirs_s": round(their_s, 2)}
+    found, our_s = oracles.timed(lambda: search_scales([weight], mean, settings, hessian=hessian))
+    scales = row("AWQ, scales", error(found.scales), error(theirs), our_s, their_s)
     both = AwqSettings(group_size=GROUP, duo_scaling="both")
     best = search_scales([weight], mean, both, hessian=hessian)
     more = row("AWQ, scales with and without duo", error(best.scales), error(theirs))
     ones = torch.ones(k)
     their_bounds, their_s = oracles.autoawq_bounds(weight, inputs[::4], GROUP)
     clipping = ClipSettings(group_size=GROUP)
-    bounds, our_s = seconds(lambda: search_bounds(weight, hessian, clipping))
-    clipped = row("AWQ, clipping", error(ones, bounds), error(ones, their_bounds))
-    clipped |= {"ours_s": round(our_s, 2), "theirs_s": round(their_s, 2)}
+    bounds, our_s = oracles.timed(lambda: search_bounds(weight, hessian, clipping))
+    clipped = row("AWQ, clipping", error(ones, bounds), error(ones, their_bounds), our_s, their_s)
     return [row("AWQ, nothing (round to nearest)", error(ones), error(ones)), scales, more, clipped]
 
 
 def speed(n: int, k: int) -> list[dict[str, Any]]:
     weight, _, hessian = problem(n, k)
     theirs, ours = settings_of({})
-    result, our_s = seconds(lambda: quantize_gptq(weight, hessian, ours))
+    result, our_s = oracles.timed(lambda: quantize_gptq(weight, hessian, ours))
     mine = layer_error(weight, result.weight.dequantize(4), hessian)
     quantized, their_s = oracles.gptqmodel_gptq(weight, hessian, **theirs)
-    found = row(f"GPTQ, {n} x {k}", mine, layer_error(weight, quantized, hessian))
-    return [found | {"ours_s": round(our_s, 2), "theirs_s": round(their_s, 2)}]
+    wrong = layer_error(weight, quantized, hessian)
+    return [row(f"GPTQ, {n} x {k}", mine, wrong, our_s, their_s)]
 
 
-def row(name: str, ours: float, theirs: float) -> dict[str, Any]:
-    return {"name": name, "ours": ours, "theirs": theirs, "ratio": ours / theirs}
+def row(
+    name: str,
+    ours: float,
+    theirs: float,
+    our_s: dict[str, float] | None = None,
+    their_s: dict[str, float] | None = None,
+) -> dict[str, Any]:
+    found = {"name": name, "ours": ours, "theirs": theirs, "ratio": ours / theirs}
+    return found | ({"ours_s": our_s, "theirs_s": their_s} if our_s else {})
+
+
+def shown(found: dict[str, Any]) -> str:
+    line = f"{found['name']:36} {found['ours']:.3e} / {found['theirs']:.3e} = {found['ratio']:.4f}"
+    if "ours_s" not in found:
+        return line
+    ours, theirs = found["ours_s"], found["theirs_s"]
+    return line + "".join(
+        f"   {clock} {ours[clock]:.2f} / {theirs[clock]:.2f} s" for clock in ("wall", "cpu")
+    )
 
 
 def main() -> None:
@@ -143,12 +151,7 @@ def main() -> None:
     if arguments.json:
         print(json.dumps({"rows": rows, "missing": missing, "threads": arguments.threads}))
         return
-    for each in rows:
-        times = f"  {each['ours_s']:.2f} s / {each['theirs_s']:.2f} s" if "ours_s" in each else ""
-        print(
-            f"{each['name']:36} {each['ours']:.3e} / {each['theirs']:.3e} = {each['ratio']:.4f}"
-            + times
-        )
+    print("\n".join(map(shown, rows)))
     print("\n".join(missing))
 
 

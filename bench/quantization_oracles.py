@@ -9,6 +9,7 @@ import importlib.util
 import sys
 import time
 import types
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,23 @@ import torch
 from torch import nn
 
 
+def timed(run: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
+    """The result of a call, its wall seconds, and its CPU seconds over all threads."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = run()
+    return result, {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+
+
 def _linear(weight: torch.Tensor) -> nn.Linear:
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
-    linear.weight.data = weight.clone()
+    linear.weight = nn.Parameter(weight.clone(), requires_grad=False)
     return linear
 
 
 def gptqmodel_gptq(
     weight: torch.Tensor, hessian: torch.Tensor, **settings: object
-) -> tuple[torch.Tensor, float]:
-    """The weight [N, K] as GPTQModel rounds it, and the seconds of its quantize()."""
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """The weight [N, K] as GPTQModel rounds it, and the time of its quantize()."""
     from gptqmodel import QuantizeConfig
     from gptqmodel.quantization.gptq import GPTQ
 
@@ -35,9 +43,8 @@ def gptqmodel_gptq(
     task.quantizer.configure(perchannel=True)
     task.H = hessian.clone()
     task.nsamples = task._hessian_total_samples = 1
-    started = time.perf_counter()
-    quantized = task.quantize()[0]
-    return quantized, time.perf_counter() - started
+    result, times = timed(task.quantize)
+    return result[0], times
 
 
 @cache
@@ -68,24 +75,24 @@ def _autoawq(group_size: int) -> Any:
 
 def autoawq_scales(
     weight: torch.Tensor, inputs: torch.Tensor, group_size: int
-) -> tuple[torch.Tensor, float]:
-    """The scales [K] that AutoAWQ finds for inputs [T, K], and the seconds."""
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """The scales [K] that AutoAWQ finds for inputs [T, K], and the time."""
     quantizer, linear = _autoawq(group_size), _linear(weight)
     holder = nn.Module()
     holder.linear = linear
     holder.before = nn.Identity()
-    started = time.perf_counter()
-    with torch.no_grad():
-        scales = quantizer._search_best_scale(holder, holder.before, [linear], inputs[None])[2]
-    return scales, time.perf_counter() - started
+    result, times = timed(
+        lambda: quantizer._search_best_scale(holder, holder.before, [linear], inputs[None])
+    )
+    return result[2], times
 
 
 def autoawq_bounds(
     weight: torch.Tensor, inputs: torch.Tensor, group_size: int
-) -> tuple[torch.Tensor, float]:
-    """The largest magnitudes [N, G] that AutoAWQ's search for clipping keeps, and the seconds."""
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """The largest magnitudes [N, G] that AutoAWQ's search for clipping keeps, and the time."""
     quantizer = _autoawq(group_size)
-    started = time.perf_counter()
-    with torch.no_grad():
-        bounds = quantizer._compute_best_clip(weight, inputs, n_sample_token=len(inputs))
-    return bounds.squeeze(-1), time.perf_counter() - started
+    bounds, times = timed(
+        lambda: quantizer._compute_best_clip(weight, inputs, n_sample_token=len(inputs))
+    )
+    return bounds.squeeze(-1), times
