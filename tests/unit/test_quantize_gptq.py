@@ -171,6 +171,12 @@ def test_a_hessian_that_no_damping_helps_is_an_error(error_of):
     assert "damp_percent 0.01, 0.1, 1 (" in error.message
 
 
+def test_numbers_that_overflow_are_an_error_and_not_nan(error_of):
+    huge = torch.full((2, K), 3e38)
+    error = error_of(quantize_gptq, huge, H, GptqSettings(group_size=32))
+    assert error.code == "E-QUANT-HESSIAN"
+
+
 def test_the_search_for_a_smaller_range_lowers_the_error_of_weights():
     w = weight(N, K).pow(3) * 400
     plain = quantize_gptq(w, torch.eye(K), GptqSettings(group_size=96)).stats
