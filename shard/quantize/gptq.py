@@ -26,7 +26,8 @@ class GptqSettings:
     each numerical failure, up to `max_damp_percent`. `desc_act`: features in the order of falling
     diagonal; groups are then formed in that order, and `g_idx` says so, unless `static_groups`
     keeps groups consecutive with scales from the original weights. `mse` is Grid's. `block_size`
-    columns share one update of what follows. `scale_dtype` None: the weight's. Raises InputError
+    columns share one update of what follows, and their groups' scales are chosen together.
+    `scale_dtype` None: the weight's. Raises InputError
     E-QUANT-SCHEME, E-QUANT-SETTING.
     """
 
@@ -89,10 +90,10 @@ def quantize_gptq(
     """Quantize a weight [N, K] given H = 2/n sum x x^T [K, K] of its inputs; float32 inside.
 
     Returns codes uint8 [N, K] in the order of the input features, scales [N, G] in `scale_dtype`,
-    zeros uint8 [N, G] or None, g_idx int32 [K] or None. A scale is chosen when its group is
-    reached, from weights that make up for all errors before. Outputs do not depend on each other:
-    products that share an input may be stacked, and share the work on H. Raises InputError
-    E-QUANT-GROUP, E-QUANT-NAN, and E-QUANT-HESSIAN when even `max_damp_percent` does not help.
+    zeros uint8 [N, G] or None, g_idx int32 [K] or None. The scale of a group is chosen from weights
+    that make up for all errors before its block. Outputs do not depend on each other: products that
+    share an input may be stacked, and share the work on H. Raises InputError E-QUANT-GROUP,
+    E-QUANT-NAN, and E-QUANT-HESSIAN when even `max_damp_percent` does not help.
     """
     n, k = weight.shape
     width = group_width(k, settings.group_size)

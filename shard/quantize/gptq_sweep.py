@@ -23,7 +23,7 @@ class Sweep:
 
     Column k belongs to group `groups[k]`. `fixed` holds scales and zero points [G, N] chosen
     beforehand; without it a group is `width` columns one after another, and its scale is chosen
-    when it is reached.
+    when its panel is reached.
     """
 
     def __init__(
@@ -48,12 +48,10 @@ class Sweep:
         upper, errors = self.factor.upper, self.errors
         for begin, end in self._panels(block_size):
             carried = upper[:begin, begin:end].T @ errors[:begin]
-            width = min(self.width, end - begin)
-            for first in range(begin, end, width):
-                if not self.chosen and first % self.width == 0:
-                    self._choose(first, begin, carried)
-                for start in range(first, first + width, CHUNK):
-                    self._round(start, min(start + CHUNK, first + width), begin, carried)
+            if not self.chosen and begin % self.width == 0:
+                self._choose(begin, end, carried)
+            for start in range(begin, end, CHUNK):
+                self._round(start, min(start + CHUNK, end), begin, carried)
         return bool(self._damped.isfinite())
 
     def output_error(self) -> float:
@@ -85,24 +83,23 @@ class Sweep:
             for begin in range(first, last, size):
                 yield begin, min(begin + size, last)
 
-    def _choose(self, first: int, begin: int, carried: torch.Tensor) -> None:
-        """Choose the scale of the group at `first` from its weights as the paper updates them.
+    def _choose(self, begin: int, end: int, carried: torch.Tensor) -> None:
+        """Choose the scales of the groups that begin in a panel, from weights as it finds them.
 
-        That is E R_<G R_GG^-1 added to them: optimal as long as nothing later is rounded.
+        The paper's weights at that point are W + E R_<P R_PP^-1: optimal as long as nothing later
+        is rounded. Groups see the errors of earlier panels and not those of their own, as in the
+        authors' code; scales chosen group by group give slightly larger errors.
         """
-        upper, last = self.factor.upper, first + self.width
-        group = self.columns[first:last]
-        if first:
-            if len(carried) >= last - begin:
-                missing = upper[begin:first, first:last].T @ self.errors[begin:first]
-                total = missing.add_(carried[first - begin : last - begin])
-            else:
-                total = upper[:first, first:last].T @ self.errors[:first]
-            corner = upper[first:last, first:last]
-            group = group + torch.linalg.solve_triangular(corner.T, total, upper=False)
-        scale, zero = self.grid.fit(group, dim=0)
-        self._scales.append(scale)
-        self._zeros.append(zero)
+        upper, last = self.factor.upper, max(end, begin + self.width)
+        values = self.columns[begin:last]
+        if begin:
+            if last > end:
+                carried = upper[:begin, begin:last].T @ self.errors[:begin]
+            corner = upper[begin:last, begin:last]
+            values = values + torch.linalg.solve_triangular(corner.T, carried, upper=False)
+        scales, zeros = self.grid.fit(values.view(-1, self.width, values.shape[1]), dim=1)
+        self._scales += scales
+        self._zeros += zeros
 
     def _round(self, start: int, end: int, begin: int, carried: torch.Tensor) -> None:
         """Round columns start to end of the panel that begins at `begin`."""
