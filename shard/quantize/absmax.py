@@ -2,42 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
+from .grid import Grid, QuantizedWeight, check_bits, group_width
 
-@dataclass(frozen=True, kw_only=True)
-class QuantizedWeight:
-    """`codes` uint8 [N, K] (unsigned, zero point 2^(bits-1)), `scales` [N, G]."""
-
-    codes: torch.Tensor
-    scales: torch.Tensor
-
-    def dequantize(self, bits: int) -> torch.Tensor:
-        """Return float32 [N, K]."""
-        n, k = self.codes.shape
-        signed = self.codes.float() - (1 << (bits - 1))
-        groups = signed.view(n, self.scales.shape[1], -1)
-        return (groups * self.scales.float()[:, :, None]).view(n, k)
+__all__ = ["QuantizedWeight", "quantize_absmax"]
 
 
-def quantize_absmax(weight: torch.Tensor, bits: int, group_size: int) -> QuantizedWeight:
-    """Quantize a weight [N, K] symmetrically in groups of `group_size` input features.
+def quantize_absmax(
+    weight: torch.Tensor,
+    bits: int,
+    group_size: int,
+    *,
+    symmetric: bool = True,
+    mse: float = 0.0,
+    scale_dtype: torch.dtype | None = None,
+) -> QuantizedWeight:
+    """Quantize a weight [N, K] in groups of `group_size` input features; -1: one per output.
 
-    The scale of a group is absmax / ((2^bits - 1) / 2): the whole range of codes is used, and the
-    largest magnitude is off by half a step at most. The scale is rounded to the weight's dtype
-    first, so that codes are nearest for the scale that is stored. A group of zeros gets scale 1.
-    `group_size` divides K.
+    Symmetric: the scale of a group is absmax / ((2^bits - 1) / 2), the zero point 2^(bits-1).
+    Asymmetric: (max - min) / (2^bits - 1) with 0 inside the range, and `zeros` uint8 [N, G]. `mse`
+    is Grid's. Scales are in the weight's dtype unless `scale_dtype` is given. A group of zeros
+    gets scale 1. Raises InputError E-QUANT-SCHEME, E-QUANT-GROUP.
     """
+    check_bits(bits)
     n, k = weight.shape
-    assert k % group_size == 0
-    groups = weight.float().view(n, k // group_size, group_size)
-    scales = groups.abs().amax(dim=2) / ((2**bits - 1) / 2)
-    limits = torch.finfo(weight.dtype)
-    scales = scales.to(weight.dtype).clamp(min=limits.smallest_normal * limits.eps)
-    scales = torch.where(groups.abs().amax(dim=2) == 0, torch.ones_like(scales), scales)
-    half = 1 << (bits - 1)
-    signed = (groups / scales.float()[:, :, None]).round().clamp(-half, half - 1)
-    codes = (signed + half).to(torch.uint8).view(n, k)
-    return QuantizedWeight(codes=codes, scales=scales)
+    width = group_width(k, group_size)
+    dtype = scale_dtype or weight.dtype
+    grid = Grid(bits=bits, symmetric=symmetric, mse=mse, scale_dtype=dtype)
+    groups = weight.float().reshape(n, k // width, width)
+    scales, zeros = grid.fit(groups, dim=2)
+    codes = grid.codes(groups, scales[:, :, None], zeros[:, :, None])
+    return QuantizedWeight(
+        codes=codes.to(torch.uint8).view(n, k),
+        scales=scales.to(dtype),
+        zeros=None if symmetric else zeros.to(torch.uint8),
+    )

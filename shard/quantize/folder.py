@@ -12,7 +12,6 @@ import torch
 from ...kernels.errors import InputError
 from ..checkpoint import Checkpoint, open_checkpoint
 from ..formats import pack_quantized
-from ..formats.codes import WholeWeight
 from ..modules import layer_modules
 from ..quantization import CHANNEL, WeightScheme
 from ..safetensors_file import SliceReader
@@ -89,14 +88,11 @@ def quantize_folder(
 def _write_quantized(
     writer: FolderWriter, module: str, weight: torch.Tensor, settings: QuantizeSettings
 ) -> float:
-    k = weight.shape[1]
-    width = k if settings.group_size == CHANNEL else settings.group_size
-    result = quantize_absmax(weight, settings.bits, width)
+    result = quantize_absmax(weight, settings.bits, settings.group_size)
     scheme = WeightScheme(
         format="pack-quantized", bits=settings.bits, group_size=settings.group_size
     )
-    whole = WholeWeight(codes=result.codes, scales=result.scales, zeros=None)
-    for name, tensor in pack_quantized.pack(module, whole, scheme).items():
+    for name, tensor in pack_quantized.pack(module, result, scheme).items():
         writer.add(name, tensor)
     error = (result.dequantize(settings.bits).double() - weight.double()).square().sum()
     signal = weight.double().square().sum()
