@@ -281,7 +281,7 @@ def _combined(errors: dict[int, dict[str, Any]], what: str) -> IsobitError:
     """One error for what several ranks reported, each line once."""
     code = next(iter(errors.values()))["code"]
     text = unique_lines(error["message"] for error in errors.values() if error["code"] == code)
-    if code in ("E-RANK-FAILED", "E-COLL-FAILED"):
+    if any(error["fault"] for error in errors.values()):
         ranks = ", ".join(f"rank {rank}" for rank in sorted(errors))
         return RankFault(code, f"{what}: {ranks}: {text}")
     return InputError(code, text)

@@ -13,7 +13,7 @@ import sys
 import traceback
 from typing import Any
 
-from ..kernels.errors import IsobitError
+from ..kernels.errors import IsobitError, RankFault
 from ..shard.captured_warnings import captured_warnings
 from .link import RankLink
 from .ticket import RankTicket
@@ -27,10 +27,12 @@ def run_rank(ticket: RankTicket) -> None:
     try:
         _serve(link, ticket)
     except IsobitError as error:
-        link.send({"kind": "error", "code": error.code, "message": error.message})
+        fault = isinstance(error, RankFault)
+        link.send({"kind": "error", "code": error.code, "message": error.message, "fault": fault})
     except Exception:  # noqa: BLE001
         # A bug: the driver prints the whole traceback, this process has no terminal of its own.
-        link.send({"kind": "error", "code": "E-RANK-FAILED", "message": traceback.format_exc()})
+        text = traceback.format_exc()
+        link.send({"kind": "error", "code": "E-RANK-FAILED", "message": text, "fault": True})
     finally:
         link.close()
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch.distributed as dist
 
-COLLECTIVE_TIMEOUT = timedelta(seconds=60)
 BACKLOG = 128
 STORE_TIMEOUT = timedelta(seconds=120)
 
@@ -40,8 +39,11 @@ class Rendezvous:
             self.address = f"tcp://{host}:{port}"
 
 
-def join(address: str, rank: int, degree: int) -> None:
-    """Join the default gloo group of an engine; a group of one needs none."""
+def join(address: str, rank: int, degree: int, timeout_s: float = 60.0) -> None:
+    """Join the default gloo group of an engine; a group of one needs none.
+
+    An operation of the group waits `timeout_s` for the other ranks.
+    """
     if degree == 1:
         return
     if address.startswith("tcp://"):
@@ -54,5 +56,5 @@ def join(address: str, rank: int, degree: int) -> None:
             address.removeprefix("file://"), degree
         )
     dist.init_process_group(
-        "gloo", store=store, rank=rank, world_size=degree, timeout=COLLECTIVE_TIMEOUT
+        "gloo", store=store, rank=rank, world_size=degree, timeout=timedelta(seconds=timeout_s)
     )

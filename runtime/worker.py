@@ -53,13 +53,14 @@ class Worker:
         # Threads asked for by number may be part of a machine that others use as well.
         local_rank = job.rank % job.ranks_per_host
         cpus = [] if job.threads else pin(job.ranks_per_host, local_rank, threads)
-        rendezvous.join(job.rendezvous, self.rank, self.plan.degree)
+        timeout_s = job.collective_timeout_s
+        rendezvous.join(job.rendezvous, self.rank, self.plan.degree, timeout_s)
         self.choice = choose(
             job.all_reduce,
             self.plan,
             self.rank,
             same_host=job.ranks_per_host >= self.plan.degree,
-            timeout_s=job.collective_timeout_s,
+            timeout_s=timeout_s,
         )
         load = LoadSettings(**job.load)
         self.spec = read_run_spec(job.model, load)

@@ -5,6 +5,8 @@ Each works on one of the ranks, or at one of the degrees, only.
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 
 import torch
@@ -26,6 +28,28 @@ class Wrapped:
 
     def all_reduce(self, nodes: torch.Tensor, out: torch.Tensor, site: str) -> None:
         self.wrapper(nodes, out, site, self.right.all_reduce)
+
+
+def stop_in_the_second_step(context: FaultContext) -> None:
+    """Rank 1 is stopped as if by Ctrl-Z: alive, and silent."""
+    _in_the_second_step(context, signal.SIGSTOP)
+
+
+def die_in_the_second_step(context: FaultContext) -> None:
+    _in_the_second_step(context, signal.SIGKILL)
+
+
+def _in_the_second_step(context: FaultContext, number: signal.Signals) -> None:
+    steps: list[int] = []
+
+    def send(nodes: torch.Tensor, out: torch.Tensor, site: str, right: AllReduce) -> None:
+        if site == "layers.0.self_attn.o_proj.out":
+            steps.append(1)
+            if len(steps) == 2 and context.rank == 1:
+                os.kill(os.getpid(), number)
+        right(nodes, out, site)
+
+    around_all_reduce(context, send)
 
 
 def ignore_the_tail_of_k(context: FaultContext) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
+from isobit.kernels.errors import RankFault
 from isobit.runtime.config import EngineSettings, SamplingSettings
 from isobit.runtime.engine import Engine
 from isobit.runtime.launcher import LocalLauncher
@@ -20,6 +23,7 @@ from .seeded import LAYER, NAN_STEP, NORM_LAYER
 __all__ = ["command"]
 
 IDS = ("--prompt-ids", "5,6,7,8,9,10,11")
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
 SHORT = ("--max-tokens", "2", "--launcher", "local", "--json")
 
 
@@ -181,6 +185,33 @@ def test_one_row_of_nan_ends_its_request_alone(seed_fault):
     assert found[0].finish_reason == "error"
     assert found[0].error is not None and f"step {NAN_STEP}: NaN or infinity" in found[0].error
     assert found[0].tokens == usual[0].tokens[: NAN_STEP - 1]
+
+
+@pytest.mark.parametrize("mode", ["custom", "gather"])
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [("stop_in_the_second_step", "E-COLL-TIMEOUT"), ("die_in_the_second_step", "E-RANK-DIED")],
+)
+def test_a_silent_rank_is_named_in_time(fault, code, mode, seed_fault):
+    """Survivors wait for the collective's timeout and not longer; nothing stays behind."""
+    if mode == "gather" and code == "E-COLL-TIMEOUT":
+        code = "E-COLL-FAILED"  # gloo knows that it waits, but not for whom
+    shared = set(SHARED_MEMORY.iterdir())
+    seed_fault(fault)
+    settings = EngineSettings(
+        plan=PlanSettings(degree=3), all_reduce=mode, collective_timeout_s=4.0
+    )
+    sampling = SamplingSettings(max_tokens=4, ignore_eos=True)
+    with Engine(INT4, settings, LocalLauncher()) as engine:
+        started = time.monotonic()
+        with pytest.raises(RankFault) as error:
+            engine.generate([[1, 2, 3]], [sampling])
+        assert time.monotonic() - started < 12
+    assert error.value.code == code
+    assert "layers.0.self_attn.o_proj.out" in error.value.message or "rank 1" in str(error.value)
+    if mode == "custom":
+        assert "rank 1" in error.value.message
+    assert set(SHARED_MEMORY.iterdir()) <= shared
 
 
 def test_nan_in_the_logits_is_an_error_and_never_a_token(seed_fault, command):
