@@ -34,6 +34,7 @@ __all__ = [
     "busy_seconds",
     "digest",
     "external_seconds",
+    "greatest",
     "linear",
     "rms_norm",
     "rope_and_cache",
@@ -263,10 +264,20 @@ def attention(
     return out
 
 
+def greatest(x: torch.Tensor) -> list[int]:
+    """Where each row of fp32 `[M, N]` is greatest, the first place among equals; -1 for a row with
+    a NaN or an infinity."""
+    checks = Checks("greatest")
+    checks.tensor("x", x, (None, None), torch.float32)
+    checks.that(x.shape[-1] > 0, "rows are empty")
+    checks.done()
+    return native().greatest(x.data_ptr(), x.shape[0], x.shape[1])
+
+
 def digest(tensor: torch.Tensor, seed: int = 0) -> int:
     """64 bits over the bytes of a tensor in row-major order: any one changed word changes them.
 
     Against accidents, not against malice.
     """
-    plain = tensor.detach().contiguous()
+    plain = tensor if tensor.is_contiguous() else tensor.contiguous()
     return native().digest(plain.data_ptr(), plain.nbytes, seed)

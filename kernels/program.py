@@ -29,12 +29,22 @@ class Buffer:
     sampled: bool
     capacity: int = 0
     memory: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    # Making a view takes longer than most ops: steps of one size share theirs.
+    _views: dict[int, torch.Tensor] = field(default_factory=dict)
 
     def rows(self, count: int) -> torch.Tensor:
         """The first rows as `[count, width]`; with several planes as `[planes, count, width]`."""
-        used = self.memory[: self.planes * count * self.width]
-        whole = used.view(self.planes, count, self.width)
-        return whole[0] if self.planes == 1 else whole
+        view = self._views.get(count)
+        if view is None:
+            used = self.memory[: self.planes * count * self.width]
+            view = used.view(self.planes, count, self.width)
+            view = self._views[count] = view[0] if self.planes == 1 else view
+        return view
+
+    def place(self, memory: torch.Tensor, capacity: int) -> None:
+        """Take other memory, for up to `capacity` rows."""
+        self.memory, self.capacity = memory, capacity
+        self._views.clear()
 
     @property
     def row_bytes(self) -> int:
@@ -55,6 +65,7 @@ class Program:
         self._items: list[tuple[int, int] | Callable[[], None]] = []
         self._failures: dict[int, Callable[[], None]] = {}
         self._sampled, self._sampled_from = False, 0
+        self._capacity: tuple[int, ...] = (0, 0)
         self._kept: list[object] = []
         self.step = Step.empty()
 
@@ -62,6 +73,7 @@ class Program:
         """A new buffer, without memory until a step needs it."""
         made = Buffer(self.native.buffer(), planes, width, dtype, self._sampled)
         self._buffers.append(made)
+        self._capacity = (0, 0)
         return made
 
     @property
@@ -83,13 +95,8 @@ class Program:
         recorded functions raise."""
         check_step(step, self.limits)
         self.step = step
-        for buffer in self._buffers:
-            rows = step.sampled_rows if buffer.sampled else step.rows
-            if rows > buffer.capacity:
-                buffer.capacity = rows
-                size = buffer.planes * rows * buffer.width
-                buffer.memory = torch.empty(size, dtype=buffer.dtype)
-                self.native.place(buffer.id, buffer.memory.data_ptr())
+        if step.rows > self._capacity[0] or step.sampled_rows > self._capacity[1]:
+            self._grow(step)
         self.native.set_step(
             step.rows,
             step.tokens.data_ptr(),
@@ -111,6 +118,15 @@ class Program:
             failed = self.native.run(*item)
             if failed >= 0:
                 self._failures[failed]()
+
+    def _grow(self, step: Step) -> None:
+        self._capacity = tuple(map(max, self._capacity, (step.rows, step.sampled_rows)))
+        for buffer in self._buffers:
+            rows = self._capacity[buffer.sampled]
+            if rows > buffer.capacity:
+                size = buffer.planes * rows * buffer.width
+                buffer.place(torch.empty(size, dtype=buffer.dtype), rows)
+                self.native.place(buffer.id, buffer.memory.data_ptr())
 
     def call(self, function: Callable[[], None]) -> None:
         """Record a Python function."""

@@ -58,23 +58,45 @@ class StepLimits:
     pages: int
 
 
+KINDS = {
+    "tokens": torch.int64,
+    "positions": torch.int32,
+    "slots": torch.int64,
+    "sequence": torch.int32,
+    "sampled": torch.int64,
+}
+
+
 def check_step(step: Step, limits: StepLimits) -> None:
     """Raise InputError E-KERNEL-SHAPE, or E-KERNEL-INDEX naming the first index that is outside."""
-    checks, rows = Checks("step"), step.rows
-    checks.tensor("tokens", step.tokens, (rows,), torch.int64)
-    checks.tensor("positions", step.positions, (rows,), torch.int32)
-    checks.tensor("slots", step.slots, (rows,), torch.int64)
-    checks.tensor("sequence", step.sequence, (rows,), torch.int32)
-    checks.tensor("block_tables", step.block_tables, (None, None), torch.int32)
-    checks.tensor("sampled", step.sampled, (None,), torch.int64)
-    checks.done()
-    sequences = len(step.block_tables)
-    check_indices("step: tokens", step.tokens, limits.vocabulary)
-    check_indices("step: positions", step.positions, limits.positions)
-    check_indices("step: slots", step.slots, limits.pages * PAGE)
-    check_indices("step: sequence", step.sequence, sequences)
-    check_indices("step: sampled", step.sampled, rows)
-    check_pages("step", step.block_tables, step.sequence, step.positions, 0, limits.pages)
+    rows, tables = step.rows, step.block_tables
+    lists = [step.tokens, step.positions, step.slots, step.sequence, step.sampled]
+    # Done for every step: the names of what is wrong are made up only when something is.
+    fits = all(
+        one.dtype is kind and one.dim() == 1 and one.is_contiguous()
+        for one, kind in zip(lists, KINDS.values(), strict=True)
+    ) and all(len(one) == rows for one in lists[:-1])
+    if not fits or tables.dtype is not torch.int32 or tables.dim() != 2:
+        checks = Checks("step")
+        for (name, kind), one in zip(KINDS.items(), lists, strict=True):
+            checks.tensor(name, one, (None if name == "sampled" else rows,), kind)
+        checks.tensor("block_tables", tables, (None, None), torch.int32)
+        checks.done()
+    ends = (limits.vocabulary, limits.positions, limits.pages * PAGE, len(tables))
+    where, index = native().step_outside(
+        *(one.data_ptr() for one in lists), rows, step.sampled_rows, *ends
+    )
+    if where >= 0:
+        name, end = list(KINDS)[where], (*ends, rows)[where]
+        raise _outside(f"step: {name}", lists[where], index, end)
+    check_pages("step", tables, step.sequence, step.positions, 0, limits.pages)
+
+
+def _outside(name: str, values: torch.Tensor, index: int, limit: int) -> InputError:
+    return InputError(
+        "E-KERNEL-INDEX",
+        f"{name}[{index}] is {int(values[index])}; it must be from 0 to {limit - 1}",
+    )
 
 
 def check_indices(name: str, values: torch.Tensor, limit: int) -> None:
@@ -82,10 +104,7 @@ def check_indices(name: str, values: torch.Tensor, limit: int) -> None:
     first = native().first_outside32 if values.dtype == torch.int32 else native().first_outside64
     outside = first(values.data_ptr(), len(values), limit)
     if outside >= 0:
-        raise InputError(
-            "E-KERNEL-INDEX",
-            f"{name}[{outside}] is {int(values[outside])}; it must be from 0 to {limit - 1}",
-        )
+        raise _outside(name, values, outside, limit)
 
 
 def check_pages(

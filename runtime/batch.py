@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any
 
 from ..kernels.errors import InputError
 from ..shard.spec import ModelSpec
@@ -26,6 +28,11 @@ class Request:
     computed: int = 0
     finish_reason: str | None = None
     error: str | None = None
+
+    @cached_property
+    def sampling_fields(self) -> dict[str, Any]:
+        """The sampling settings as a message carries them."""
+        return asdict(self.sampling)
 
     @property
     def finished(self) -> bool:

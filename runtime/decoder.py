@@ -61,7 +61,6 @@ class Decoder:
             )
         return self._recorded
 
-    @torch.inference_mode()
     def forward(self, step: Step) -> tuple[torch.Tensor, torch.Tensor]:
         """Run one step.
 

@@ -195,7 +195,7 @@ class Engine:
                 "owner": rows.owner,
                 "sampled": rows.sampled,
                 "tables": [request.pages for request in requests],
-                "sampling": [asdict(requests[rows.owner[row]].sampling) for row in rows.sampled],
+                "sampling": [requests[rows.owner[row]].sampling_fields for row in rows.sampled],
             }
         )
         for rank in range(self.plan.degree):

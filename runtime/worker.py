@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -131,8 +130,10 @@ class Worker:
             alike = (hidden, *self.decoder.normed())
             answer["hidden_digest"] = chain_digests([tensor_digest(t) for t in alike])
             answer["logits_digests"] = [tensor_digest(row) for row in logits]
-        if self.rank == 0:
+        if self.rank == 0 and len(logits):
             answer |= self._sampled(message, logits)
+        elif self.rank == 0:
+            answer |= {"tokens": [], "finite": []}
         if self.products is not None:
             answer["findings"] = self.products.take()
         if self.tracer.enabled:
@@ -140,14 +141,14 @@ class Worker:
         return answer
 
     def _sampled(self, message: dict[str, Any], logits: torch.Tensor) -> dict[str, Any]:
-        rows = logits.numpy()
-        finite = [bool(np.isfinite(row).all()) for row in rows]
-        tokens = [
-            sample(row, SamplingSettings(**settings), message["positions"][index] + 1) if ok else -1
-            for row, settings, index, ok in zip(
-                rows, message["sampling"], message["sampled"], finite, strict=True
-            )
-        ]
+        tokens = ops.greatest(logits)
+        finite = [token >= 0 for token in tokens]
+        for place, (fields, index) in enumerate(
+            zip(message["sampling"], message["sampled"], strict=True)
+        ):
+            if finite[place] and fields["temperature"] > 0:
+                position = message["positions"][index] + 1
+                tokens[place] = sample(logits[place].numpy(), SamplingSettings(**fields), position)
         return {"tokens": tokens, "finite": finite}
 
     def close(self) -> None:

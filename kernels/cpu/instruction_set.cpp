@@ -1,5 +1,6 @@
 // Everything that is built once per instruction set.
 #include "attention.h"
+#include "greatest.h"
 #include "linear_fp32.h"
 #include "linear_int8.h"
 #include "peak.h"
@@ -11,7 +12,7 @@ namespace isobit {
 namespace ISOBIT_SET {
 
 const Kernels kernels = {linear,   plan_blocks<Exact<Pairs>>, quantize, widen_rows,
-                         rms_norm, silu_mul,                 rope,     attention, read, run_peak<MultiplyAdd>};
+                         rms_norm, silu_mul,                 rope,     attention, greatest, read, run_peak<MultiplyAdd>};
 
 }  // namespace ISOBIT_SET
 }  // namespace isobit

@@ -153,6 +153,13 @@ struct Peak {
   float* sums;  // [tasks]
 };
 
+struct Greatest {
+  const float* x;  // [rows, width]
+  int64_t rows;
+  int64_t width;
+  int64_t* index;  // [rows]: the first of the greatest; -1 for a row with a NaN or an infinity
+};
+
 struct Kernels {
   void (*linear)(Product&);       // chooses task and units
   void (*linear_int8)(Product&);  // takes Codes::pairs
@@ -162,6 +169,7 @@ struct Kernels {
   void (*silu_mul)(const SiluMul&);
   void (*rope)(const Rope&);
   void (*attention)(const Attention&);
+  void (*greatest)(const Greatest&);
   void (*read)(const Read&);
   int64_t (*peak)(const Peak&, int64_t tasks);  // returns the operations of a round
 };

@@ -1,5 +1,6 @@
 // The Python face. Pointers arrive as integers; ops.py has checked what they point at.
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -74,6 +75,37 @@ void attention(Address q, Address keys, Address values, int number, Address bloc
                        static_cast<int64_t>(chunks.size()) - 1, at(out)});
 }
 
+template <class T>
+int64_t first_outside(Address values, int64_t count, int64_t limit) {
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t value = at<const T>(values)[i];
+    if (value < 0 || value >= limit) return i;
+  }
+  return -1;
+}
+
+std::vector<int64_t> greatest(Address x, int64_t rows, int64_t width) {
+  std::vector<int64_t> index(rows);
+  kernels().greatest({at<const float>(x), rows, width, index.data()});
+  return index;
+}
+
+// The first of five lists of a step that holds an index outside of its limits, and where; or -1.
+std::pair<int, int64_t> step_outside(Address tokens, Address positions, Address slots,
+                                     Address sequence, Address sampled, int64_t rows,
+                                     int64_t sampled_rows, int64_t vocabulary, int64_t last,
+                                     int64_t last_slot, int64_t sequences) {
+  const int64_t where[] = {first_outside<int64_t>(tokens, rows, vocabulary),
+                           first_outside<int32_t>(positions, rows, last),
+                           first_outside<int64_t>(slots, rows, last_slot),
+                           first_outside<int32_t>(sequence, rows, sequences),
+                           first_outside<int64_t>(sampled, sampled_rows, rows)};
+  for (int list = 0; list < 5; ++list) {
+    if (where[list] >= 0) return {list, where[list]};
+  }
+  return {-1, -1};
+}
+
 // The sum of all 32-bit words, modulo 2^32.
 uint32_t read_memory(Address from, int64_t bytes) {
   std::vector<uint32_t> sums(bytes / kReadUnit);
@@ -86,15 +118,6 @@ uint32_t read_memory(Address from, int64_t bytes) {
 int64_t peak(int64_t rounds, int64_t tasks) {
   std::vector<float> sums(tasks);
   return run_peak(rounds, tasks, sums.data());
-}
-
-template <class T>
-int64_t first_outside(Address values, int64_t count, int64_t limit) {
-  for (int64_t i = 0; i < count; ++i) {
-    const int64_t value = at<const T>(values)[i];
-    if (value < 0 || value >= limit) return i;
-  }
-  return -1;
 }
 
 // The first row whose position needs a page that its table lacks, or -1.
@@ -127,6 +150,8 @@ NB_MODULE(_cpu, m) {
   m.def("silu_mul", silu_mul, timed);
   m.def("rope_and_cache", rope_and_cache, timed);
   m.def("attention", attention, timed);
+  m.def("greatest", greatest, free);
+  m.def("step_outside", step_outside);
   m.def("peak", peak, free);
   m.def("read_memory", read_memory, free);
   m.attr("read_unit") = kReadUnit;
