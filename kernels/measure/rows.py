@@ -38,7 +38,7 @@ def norm_case(width: int, rows: int) -> Case:
     run = _run(program, one_position(rows), x, add)
     a, b = torch.randn(rows, width), torch.randn(rows, width)
     return Case(
-        op="rms_norm + residual",
+        op="residual, norm",
         shape=str(width),
         rows=rows,
         nbytes=rows * width * (4 * 4 + 2) + 4 * width,
@@ -109,8 +109,8 @@ def attention_case(heads: Heads, rows: int, context: int) -> Case:
     read = sequences * -(-keys // PAGE) * PAGE * heads.kv * heads.size * 2 * 2
     pairs = rows * keys if context else rows * (rows + 1) // 2
     return Case(
-        op="attention, decode" if context else "attention, prefill",
-        shape=f"{heads.queries}/{heads.kv} x {heads.size}, {keys} keys",
+        op="decode attention" if context else "prefill attention",
+        shape=f"{heads.queries}/{heads.kv}, {keys} keys",
         rows=rows,
         nbytes=read,
         operations=4 * pairs * heads.queries * heads.size,
