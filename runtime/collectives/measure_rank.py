@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from ...kernels.errors import EnvironmentFault
 from .. import rendezvous
@@ -28,6 +29,10 @@ def main() -> None:
         answer = {"rows": measure_as_rank(even_plan(degree), rank, sizes)}
     except EnvironmentFault as fault:
         answer = {"error": {"code": fault.code, "message": fault.message}}
+    finally:
+        # gloo's threads must not be left to the end of the interpreter.
+        if dist.is_initialized():
+            dist.destroy_process_group()
     if rank == 0:
         sys.stdout.write(json.dumps(answer))
 
