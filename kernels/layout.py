@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 from .errors import InputError
-from .lines import WORD_DTYPE, line_columns, line_words
+from .lines import WORD_DTYPE, by_column, by_run, line_columns, line_words
 from .placement import Placement, place
 from .stored_codes import StoredCodes
 from .tiles import code_tiles, dense_tiles
@@ -141,13 +141,13 @@ def _quantized(
     if bits == 4 and zeros is not None and zeros.numel() and int(zeros.max()) > 16:
         raise InputError("E-KERNEL-CODE", f"a zero point is {int(zeros.max())}; 4 bits end at 16")
     placement = place(runs, k, LINE_K[kind], order)
-    table = None if zeros is None else _by_run(zeros, MIDDLE[kind])
+    table = None if zeros is None else by_run(zeros, MIDDLE[kind])
     return PackedWeight(
         kind=kind,
         n=n,
         k=k,
         data=tiles(kind, placement, table),
-        scales=_by_run(scales, 1),
+        scales=by_run(scales, 1),
         zeros=table,
         run_offsets=placement.run_offsets,
         segment_offsets=torch.tensor(segments, dtype=torch.int32),
@@ -234,7 +234,7 @@ def unpack(
             real = (weight.gather >= 0).nonzero().flatten()
             out[rows, weight.gather[real].long()] = part[:, real]
     scales, zeros = (
-        None if table is None else _by_column(table)[: weight.n]
+        None if table is None else by_column(table)[: weight.n]
         for table in (weight.scales, weight.zeros)
     )
     return out, scales, zeros
@@ -268,19 +268,6 @@ def _check_order(order: torch.Tensor, k: int) -> None:
     inside = bool(((order >= 0) & (order < k)).all())
     if not inside or len(order.unique()) != len(order):
         raise bad("order", "repeating or out of range", f"distinct indices below {k}")
-
-
-def _by_run(table: torch.Tensor, fill: int) -> torch.Tensor:
-    n, runs = table.shape
-    tiles = -(-n // TILE)
-    whole = table.new_full((tiles * TILE, runs), fill)
-    whole[:n] = table
-    return whole.view(tiles, TILE, runs).transpose(1, 2).contiguous()
-
-
-def _by_column(table: torch.Tensor) -> torch.Tensor:
-    tiles, runs, _ = table.shape
-    return table.transpose(1, 2).reshape(tiles * TILE, runs)
 
 
 def _chunks(n: int, packed_k: int) -> Iterator[tuple[slice, slice]]:

@@ -1,8 +1,10 @@
-"""The words of lines from elements in rows, and back, in plain torch."""
+"""Elements in rows to the words of lines, tables to tiles, and both back, in plain torch."""
 
 from __future__ import annotations
 
 import torch
+
+from .weight import TILE
 
 # A line is copied as 16 words, one a column.
 WORD_DTYPE = {
@@ -40,3 +42,18 @@ def _squeeze(words: torch.Tensor) -> torch.Tensor:
 
 def _spread(words: torch.Tensor) -> torch.Tensor:
     return (words | (words << 12) | (words << 24) | (words << 36)) & NIBBLES
+
+
+def by_run(table: torch.Tensor, fill: int) -> torch.Tensor:
+    """A table `[n, runs]` tile by tile: `[tiles, runs, 16]`, `fill` beyond n."""
+    n, runs = table.shape
+    tiles = -(-n // TILE)
+    whole = table.new_full((tiles * TILE, runs), fill)
+    whole[:n] = table
+    return whole.view(tiles, TILE, runs).transpose(1, 2).contiguous()
+
+
+def by_column(table: torch.Tensor) -> torch.Tensor:
+    """A table `[tiles, runs, 16]` back to `[tiles * 16, runs]`."""
+    tiles, runs, _ = table.shape
+    return table.transpose(1, 2).reshape(tiles * TILE, runs)
