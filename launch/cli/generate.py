@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 import sys
 from typing import Annotated, Any
@@ -19,16 +20,21 @@ from .options import (
     Atoms,
     Degree,
     Dtype,
+    GroupSize,
     Json,
     LauncherName,
     LauncherOption,
     Layout,
     LayoutName,
+    LoadFormat,
+    LoadFormatOption,
     Model,
+    Quantization,
     RayAddress,
     Threads,
     VerifyLoad,
     launchers,
+    load_settings,
     parse_ids,
 )
 from .output import errors, human_bytes, print_json, spinner
@@ -52,6 +58,9 @@ def generate(
     top_p: Annotated[float, typer.Option(help="Keep the likeliest tokens up to this mass.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Seed of the draws, with --temperature.")] = 0,
     ignore_eos: Annotated[bool, typer.Option(help="Go on after a stop token.")] = False,
+    load_format: LoadFormatOption = LoadFormat.AUTO,
+    quantization: Quantization = None,
+    group_size: GroupSize = None,
     layout: Layout = LayoutName.PAD,
     atoms: Atoms = 8,
     dtype: Dtype = "auto",
@@ -66,6 +75,11 @@ def generate(
         raise InputError("E-USAGE", "give either --prompt TEXT or --prompt-ids 1,2,3")
     if chat and prompt is None:
         raise InputError("E-USAGE", "--chat needs --prompt")
+    load = load_settings(load_format, quantization, group_size, verify_load)
+    if prompt is not None and load_format is LoadFormat.DUMMY:
+        raise InputError(
+            "E-USAGE", "--prompt: the answer of dummy weights is no text; give --prompt-ids 1,2,3"
+        )
     sampling = SamplingSettings(
         max_tokens=max_tokens,
         temperature=temperature,
@@ -79,9 +93,12 @@ def generate(
         raise InputError(
             "E-USAGE", "--top-k, --top-p and --seed need a --temperature above 0: 0 is greedy"
         )
-    folder = model_folder(model)
+    folder = model_folder(model, weights=load_format is LoadFormat.AUTO)
     plan = PlanSettings(degree=degree, atoms=atoms, layout=layout.value)
-    spec, _ = prepare(folder, EngineSettings(plan=plan, dtype=dtype, threads=threads))
+    settings = EngineSettings(
+        plan=plan, load=load, dtype=dtype, threads=threads, verify_load=verify_load
+    )
+    spec, _ = prepare(folder, settings)
     text = Text(folder) if prompt is not None else None
     if prompt_ids is not None:
         ids = parse_ids(prompt_ids)
@@ -89,13 +106,7 @@ def generate(
         assert text is not None and prompt is not None
         ids = text.encode_chat(prompt) if chat else text.encode(prompt)
     check_requests(spec, [ids], [sampling])
-    settings = EngineSettings(
-        plan=plan,
-        dtype=dtype,
-        threads=threads,
-        kv_pages=pages_for(len(ids) + max_tokens),
-        verify_load=verify_load,
-    )
+    settings = dataclasses.replace(settings, kv_pages=pages_for(len(ids) + max_tokens))
     stream = TextStream(text) if text is not None else None
 
     def show(_: int, token: int) -> None:
@@ -103,7 +114,7 @@ def generate(
             sys.stdout.write(f"{token} " if stream is None else stream.add(token))
             sys.stdout.flush()
 
-    with launchers(launcher, ray_address, degree) as new_launcher:
+    with launchers(launcher, ray_address, degree, threads) as new_launcher:
         with spinner(f"starting {degree} ranks and loading {folder.name}", as_json):
             engine = Engine(folder, settings, new_launcher())
         with engine:
