@@ -5,7 +5,11 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 SOURCES := pyproject.toml constraints.txt $(wildcard kernels/cpu/* runtime/collectives/cpu/*)
 MODEL := examples/stdlib-qwen2-int4
 
-.PHONY: demo test stress check format clean
+SANITIZED := build/sanitize
+# `python -S` reads no .pth file, and so does not find the installed module before the sanitized one.
+SITE := $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
+
+.PHONY: demo test stress sanitize check format clean
 
 demo: .stamps/install  ## plan, generate on two ranks, prove that 1 to 4 ranks agree
 	@$(BIN)/isobit plan $(MODEL) -tp 2
@@ -19,6 +23,13 @@ test: .stamps/test  ## the whole test suite, without a GPU
 
 stress: .stamps/test  ## a million sums over shared memory at degrees 2 to 4
 	$(BIN)/python -m tests.stress.collectives 1000000
+
+sanitize: .stamps/sanitize  ## the kernel tests with address and undefined-behaviour sanitizers
+	cp -R kernels shard runtime launch $(SANITIZED)/site/isobit/
+	ISOBIT_SANITIZE=1 PYTHONPATH=$(SANITIZED)/site:$$($(SITE)) \
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0:halt_on_error=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	$(BIN)/python -S -m pytest --capture=sys tests/kernels
 
 check: .stamps/check  ## format, lint, types, the import law
 	$(BIN)/ruff format --check .
@@ -42,6 +53,11 @@ clean:  ## remove everything that make put here
 
 .stamps/test: .stamps/install
 	$(PIP) --editable ".[test]"
+	@touch $@
+
+.stamps/sanitize: $(SOURCES) | .stamps/test
+	$(PIP) --no-deps --upgrade --target $(SANITIZED)/site --config-settings build-dir=$(SANITIZED)/objects \
+	  --config-settings cmake.define.ISOBIT_SANITIZE=ON --config-settings install.strip=false .
 	@touch $@
 
 .stamps/check: .stamps/install

@@ -114,6 +114,27 @@ def step_outside(
 ) -> tuple[int, int]: ...
 def busy_ns() -> int: ...
 def external_ns() -> int: ...
+def pack_tiles(
+    words: int,
+    stride_n: int,
+    stride_k: int,
+    bits: int,
+    along_k: bool,
+    split: bool,
+    shifts: int,
+    rows: int,
+    columns: int,
+    tiles: int,
+    lines: int,
+    run_of: int,
+    zeros: int,
+    zeros_stride: int,
+    fill: int,
+    out: int,
+    out_stride: int,
+    /,
+) -> None: ...
+def all_finite(values: int, number: int, count: int, /) -> bool: ...
 def digest(data: int, bytes: int, seed: int, /) -> int: ...
 
 class Program:

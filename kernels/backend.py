@@ -77,6 +77,11 @@ def set_threads(count: int) -> None:
     native().set_threads(count)
 
 
+def threads() -> int:
+    """How many threads an op may use."""
+    return native().threads()
+
+
 def busy_seconds() -> float:
     """Time that this process has spent inside kernels so far."""
     return native().busy_ns() / 1e9

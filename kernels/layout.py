@@ -7,68 +7,29 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 
 from .errors import InputError
+from .lines import WORD_DTYPE, by_column, by_run, line_columns, line_words
+from .placement import Placement, place
+from .stored_codes import StoredCodes
+from .tiles import code_tiles, dense_tiles
 from .weight import DATA_DTYPE, LINE_K, MIDDLE, TILE, WORD_SHAPE, PackedWeight, bad
 
-__all__ = ["TILE", "PackedWeight", "embedding_rows", "pack_dense", "pack_quantized", "unpack"]
+__all__ = [
+    "TILE",
+    "PackedWeight",
+    "StoredCodes",
+    "embedding_rows",
+    "pack_dense",
+    "pack_quantized",
+    "pack_rows",
+    "pack_stored",
+    "unpack",
+]
 
-# A line is copied as 16 words, one a column.
-WORD_DTYPE = {
-    "int4": torch.int32,
-    "int8": torch.int32,
-    "bfloat16": torch.int32,
-    "float16": torch.float16,
-    "float32": torch.float32,
-}
 CHUNK_ELEMENTS = 1 << 18  # temporaries stay in the L2 cache: four times faster than 1 << 23
-NIBBLES = 0x000F000F000F000F
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where each packed k comes from: `source` int64 `[Kp]` activation indices (-1 = padding)."""
-
-    run_offsets: torch.Tensor
-    run_of: torch.Tensor
-    source: torch.Tensor
-    width: int
-
-    @cached_property
-    def identity(self) -> bool:
-        return torch.equal(self.source, torch.arange(self.width))
-
-    @cached_property
-    def padding(self) -> torch.Tensor:
-        return (self.source < 0).nonzero().flatten()
-
-
-def place(
-    runs: Sequence[tuple[int, int]], width: int, line: int, order: torch.Tensor | None = None
-) -> Placement:
-    """Lays runs (begin, end) out one after the other, each from the start of a line."""
-    positions = width if order is None else len(order)
-    previous = 0
-    for begin, end in runs:
-        if not previous <= begin <= end <= positions:
-            raise bad(
-                f"run ({begin}, {end})", "overlapping or outside", f"ascending in {positions}"
-            )
-        previous = end
-    begins = torch.tensor([begin for begin, _ in runs], dtype=torch.int64)
-    lengths = torch.tensor([end - begin for begin, end in runs], dtype=torch.int64)
-    padded = (lengths + line - 1) // line * line
-    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), padded.cumsum(0)])
-    run_of = torch.repeat_interleave(torch.arange(len(runs)), padded)
-    within = torch.arange(len(run_of)) - offsets[run_of]
-    logical = begins[run_of] + within
-    inside = within < lengths[run_of]
-    source = logical if order is None else order[torch.where(inside, logical, 0)]
-    return Placement(offsets.to(torch.int32), run_of, torch.where(inside, source, -1), width)
 
 
 def pack_quantized(
@@ -92,12 +53,84 @@ def pack_quantized(
     names are ignored. activation, input_scale: see PackedWeight. Raises InputError E-KERNEL-SHAPE
     or E-KERNEL-CODE.
     """
+    if codes.dim() != 2 or codes.dtype != torch.uint8:
+        raise bad("codes", f"{codes.dtype} {tuple(codes.shape)}", "uint8 [N, K]")
+    k = codes.shape[1]
+    most = 2**bits - 1
+    if codes.numel() and int(codes.max()) > most:
+        raise InputError(
+            "E-KERNEL-CODE", f"a code is {int(codes.max())}; {bits} bits end at {most}"
+        )
+
+    def tiles(kind: str, placement: Placement, _: torch.Tensor | None) -> torch.Tensor:
+        fill = MIDDLE[kind]
+        pad_codes = None if zeros is None else zeros[:, placement.run_of[placement.padding]]
+
+        def chunk(rows: slice) -> torch.Tensor:
+            part = codes[rows]
+            if placement.identity:
+                return part
+            part = part[:, placement.source.clamp(min=0)] if k else part
+            part[:, placement.padding] = (
+                fill if pad_codes is None else pad_codes[rows].clamp(max=most)
+            )
+            return part
+
+        return _fill(kind, codes.shape[0], len(placement.source), chunk, fill)
+
+    return _quantized(
+        (codes.shape[0], k), scales, zeros, bits, runs, segments, order, activation, input_scale,
+        tiles,
+    )  # fmt: skip
+
+
+def pack_stored(
+    stored: StoredCodes,
+    scales: torch.Tensor,
+    zeros: torch.Tensor | None,
+    *,
+    k: int,
+    runs: Sequence[tuple[int, int]],
+    segments: Sequence[int],
+    order: torch.Tensor | None = None,
+    activation: str = "float",
+    input_scale: float | None = None,
+) -> PackedWeight:
+    """Packs codes straight from the words of a checkpoint, read a part at a time.
+
+    The weight is `[N, k]` with the N of `scales`; what `stored` lacks of it is padding, equal to
+    the zero point of its run. Everything else is as in pack_quantized.
+    """
+
+    def tiles(kind: str, placement: Placement, zeros: torch.Tensor | None) -> torch.Tensor:
+        return code_tiles(stored, kind, scales.shape[0], placement, zeros)
+
+    return _quantized(
+        (scales.shape[0], k), scales, zeros, stored.bits, runs, segments, order, activation,
+        input_scale, tiles,
+    )  # fmt: skip
+
+
+Tiles = Callable[[str, Placement, torch.Tensor | None], torch.Tensor]
+"""Makes the data of a weight from its kind, its placement and its zeros `[tiles, R, 16]`."""
+
+
+def _quantized(
+    shape: tuple[int, int],
+    scales: torch.Tensor,
+    zeros: torch.Tensor | None,
+    bits: int,
+    runs: Sequence[tuple[int, int]],
+    segments: Sequence[int],
+    order: torch.Tensor | None,
+    activation: str,
+    input_scale: float | None,
+    tiles: Tiles,
+) -> PackedWeight:
     kind = {4: "int4", 8: "int8"}.get(bits)
     if kind is None:
         raise bad("bits", bits, "4 or 8")
-    if codes.dim() != 2 or codes.dtype != torch.uint8:
-        raise bad("codes", f"{codes.dtype} {tuple(codes.shape)}", "uint8 [N, K]")
-    n, k = codes.shape
+    n, k = shape
     for name, table in (("scales", scales), ("zeros", zeros)):
         if table is not None and table.shape != (n, len(runs)):
             raise bad(name, tuple(table.shape), (n, len(runs)))
@@ -105,29 +138,17 @@ def pack_quantized(
         raise bad("the dtype of scales", scales.dtype, "float32, float16 or bfloat16")
     if order is not None:
         _check_order(order, k)
-    _check_codes(codes, zeros, bits)
-
+    if bits == 4 and zeros is not None and zeros.numel() and int(zeros.max()) > 16:
+        raise InputError("E-KERNEL-CODE", f"a zero point is {int(zeros.max())}; 4 bits end at 16")
     placement = place(runs, k, LINE_K[kind], order)
-    fill = MIDDLE[kind]
-    pad_codes = None if zeros is None else zeros[:, placement.run_of[placement.padding]]
-
-    def chunk(rows: slice) -> torch.Tensor:
-        part = codes[rows]
-        if placement.identity:
-            return part
-        part = part[:, placement.source.clamp(min=0)] if k else part
-        part[:, placement.padding] = (
-            fill if pad_codes is None else pad_codes[rows].clamp(max=2**bits - 1)
-        )
-        return part
-
+    table = None if zeros is None else by_run(zeros, MIDDLE[kind])
     return PackedWeight(
         kind=kind,
         n=n,
         k=k,
-        data=_fill(kind, n, len(placement.source), chunk, fill),
-        scales=_by_run(scales, 1),
-        zeros=None if zeros is None else _by_run(zeros, fill),
+        data=tiles(kind, placement, table),
+        scales=by_run(scales, 1),
+        zeros=table,
         run_offsets=placement.run_offsets,
         segment_offsets=torch.tensor(segments, dtype=torch.int32),
         gather=None if placement.identity else placement.source.to(torch.int32),
@@ -141,30 +162,51 @@ def pack_dense(values: torch.Tensor, *, segments: Sequence[int]) -> PackedWeight
 
     Raises InputError E-KERNEL-SHAPE.
     """
-    kinds = {torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float32: "float32"}
-    kind = kinds.get(values.dtype)
-    if kind is None or values.dim() != 2:
-        found = f"{values.dtype} {tuple(values.shape)}"
-        raise bad("a dense weight", found, "[N, K] in bfloat16, float16 or float32")
+    if values.dim() != 2:
+        raise bad("a dense weight", tuple(values.shape), "[N, K]")
     n, k = values.shape
+    return pack_rows(lambda rows: values[rows], values.dtype, (n, k), segments=segments)
+
+
+def pack_rows(
+    read: Callable[[slice], torch.Tensor],
+    dtype: torch.dtype,
+    shape: tuple[int, int],
+    *,
+    segments: Sequence[int],
+) -> PackedWeight:
+    """Packs a dense weight `[N, K]` of which `read` gives rows, each once and in order.
+
+    Raises InputError E-KERNEL-SHAPE.
+    """
+    kinds = {torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float32: "float32"}
+    kind = kinds.get(dtype)
+    if kind is None:
+        raise bad("the dtype of a dense weight", dtype, "bfloat16, float16 or float32")
+    n, k = shape
     pairs = list(itertools.pairwise(segments))
     if not segments or segments[0] != 0 or segments[-1] != k or any(a > b for a, b in pairs):
         raise bad("segments", list(segments), f"ascending from 0 to {k}")
     placement = place([pair for pair in pairs if pair[0] < pair[1]], k, LINE_K[kind])
 
     def chunk(rows: slice) -> torch.Tensor:
+        part = read(rows)
         if placement.identity:
-            return values[rows]
-        part = values[rows][:, placement.source.clamp(min=0)]
+            return part
+        part = part[:, placement.source.clamp(min=0)]
         part[:, placement.padding] = 0
         return part
 
+    if k * dtype.itemsize % 4:
+        data = _fill(kind, n, len(placement.source), chunk, 0)
+    else:
+        data = dense_tiles(dtype, n, placement, read)
     filled = torch.tensor([0] + [int(a < b) for a, b in pairs])
     return PackedWeight(
         kind=kind,
         n=n,
         k=k,
-        data=_fill(kind, n, len(placement.source), chunk, 0),
+        data=data,
         scales=None,
         zeros=None,
         run_offsets=placement.run_offsets,
@@ -183,14 +225,16 @@ def unpack(
     dtype = torch.uint8 if weight.kind in MIDDLE else weight.data.dtype
     out = torch.full((weight.n, weight.k), MIDDLE.get(weight.kind, 0), dtype=dtype)
     for rows, tiles in _chunks(weight.n, weight.packed_k):
-        part = _columns(weight.kind, weight.data[tiles], weight.packed_k)[: rows.stop - rows.start]
+        part = line_columns(weight.kind, weight.data[tiles], weight.packed_k)[
+            : rows.stop - rows.start
+        ]
         if weight.gather is None:
             out[rows] = part
         else:
             real = (weight.gather >= 0).nonzero().flatten()
             out[rows, weight.gather[real].long()] = part[:, real]
     scales, zeros = (
-        None if table is None else _by_column(table)[: weight.n]
+        None if table is None else by_column(table)[: weight.n]
         for table in (weight.scales, weight.zeros)
     )
     return out, scales, zeros
@@ -226,29 +270,6 @@ def _check_order(order: torch.Tensor, k: int) -> None:
         raise bad("order", "repeating or out of range", f"distinct indices below {k}")
 
 
-def _check_codes(codes: torch.Tensor, zeros: torch.Tensor | None, bits: int) -> None:
-    most = 2**bits - 1
-    if codes.numel() and int(codes.max()) > most:
-        raise InputError(
-            "E-KERNEL-CODE", f"a code is {int(codes.max())}; {bits} bits end at {most}"
-        )
-    if bits == 4 and zeros is not None and zeros.numel() and int(zeros.max()) > 16:
-        raise InputError("E-KERNEL-CODE", f"a zero point is {int(zeros.max())}; 4 bits end at 16")
-
-
-def _by_run(table: torch.Tensor, fill: int) -> torch.Tensor:
-    n, runs = table.shape
-    tiles = -(-n // TILE)
-    whole = table.new_full((tiles * TILE, runs), fill)
-    whole[:n] = table
-    return whole.view(tiles, TILE, runs).transpose(1, 2).contiguous()
-
-
-def _by_column(table: torch.Tensor) -> torch.Tensor:
-    tiles, runs, _ = table.shape
-    return table.transpose(1, 2).reshape(tiles * TILE, runs)
-
-
 def _chunks(n: int, packed_k: int) -> Iterator[tuple[slice, slice]]:
     if packed_k == 0:
         return
@@ -272,33 +293,6 @@ def _fill(
         part = part.contiguous()
         if part.storage_offset() % 8:  # a view as wider words must begin on one
             part = part.clone()
-        words = _words(kind, part)
+        words = line_words(kind, part)
         data[tiles] = words.reshape(-1, TILE, words.shape[1]).transpose(1, 2)
     return data.view(DATA_DTYPE[kind]).reshape(*shape, *WORD_SHAPE[kind])
-
-
-def _words(kind: str, part: torch.Tensor) -> torch.Tensor:
-    """`[rows, Kp]` to words `[rows, lines]`."""
-    if kind != "int4":
-        return part.view(WORD_DTYPE[kind])
-    nibbles = part.view(torch.int64)
-    even, odd = nibbles & NIBBLES, (nibbles >> 8) & NIBBLES
-    return (_squeeze(even) | (_squeeze(odd) << 16)).to(torch.int32)
-
-
-def _columns(kind: str, data: torch.Tensor, packed_k: int) -> torch.Tensor:
-    """Lines of some tiles back to `[tiles * 16, Kp]`."""
-    columns = data.transpose(1, 2)
-    if kind != "int4":
-        return columns.reshape(-1, packed_k)
-    words = columns.to(torch.int64).contiguous().view(-1, packed_k // 8)
-    return (_spread(words & 0xFFFF) | (_spread((words >> 16) & 0xFFFF) << 8)).view(torch.uint8)
-
-
-def _squeeze(words: torch.Tensor) -> torch.Tensor:
-    """Nibbles at bits 0, 16, 32, 48 to bits 0, 4, 8, 12."""
-    return (words | (words >> 12) | (words >> 24) | (words >> 36)) & 0xFFFF
-
-
-def _spread(words: torch.Tensor) -> torch.Tensor:
-    return (words | (words << 12) | (words << 24) | (words << 36)) & NIBBLES

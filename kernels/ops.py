@@ -18,6 +18,7 @@ from .backend import (
     native,
     set_isa,
     set_threads,
+    threads,
 )
 from .cache import PAGE, KVCache
 from .checks import NUMBERS, Checks
@@ -41,6 +42,7 @@ __all__ = [
     "set_isa",
     "set_threads",
     "silu_mul",
+    "threads",
 ]
 
 

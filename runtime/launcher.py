@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -54,8 +55,10 @@ class LocalLauncher:
             )
             self._processes.append(process)
             assert process.stdin is not None
-            process.stdin.write(json.dumps(dataclasses.asdict(ticket)).encode() + b"\n")
-            process.stdin.close()
+            # One that has ended already does not read; dead() tells.
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write(json.dumps(dataclasses.asdict(ticket)).encode() + b"\n")
+                process.stdin.close()
 
     def dead(self) -> dict[int, str]:
         return {

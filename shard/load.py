@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
+from ..kernels import ops
 from ..kernels.errors import InputError
-from ..kernels.layout import PackedWeight, pack_dense, pack_quantized
+from ..kernels.finite import all_finite
+from ..kernels.layout import PackedWeight, pack_dense, pack_rows, pack_stored
 from .checkpoint import Checkpoint
 from .formats import QuantizedSlice, bitsandbytes
 from .formats.codes import grown
+from .load_faults import LoadFaults
 from .modules import (
     LinearModule,
     atom_ends,
@@ -22,10 +28,12 @@ from .modules import (
 from .plan import ShardPlan, Slice
 from .quantization import CHANNEL, WeightScheme
 from .runs import Runs, make_runs
-from .safetensors_file import Features, SliceReader
+from .safetensors_file import Features, SliceReader, part
 from .sources import DummyWeights, StoredWeights, WeightSource
 from .spec import ModelSpec
 from .validate import norm_sizes
+
+PART_ELEMENTS = 1 << 18
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,21 +69,65 @@ def load_rank(
 ) -> RankWeights:
     """Read the slices that `rank` owns; dense weights are converted to `dtype`.
 
+    As many threads read and lay out as ops use (ops.set_threads). Beside the weights memory holds a
+    part of a tensor a thread, except where act-order or nf4 need a tensor as a whole.
+
     Raises InputError E-CKPT-NAN naming every tensor of this rank that holds a NaN or an infinity;
     E-QUANT-LABEL, E-QUANT-ZEROS, E-QUANT-GIDX naming every weight whose tensors contradict the
     config; and what SliceReader.read raises.
     """
     with SliceReader() as reader:
         source = StoredWeights(checkpoint, reader, spec)
-        return _Loader(source, spec, plan, rank, dtype).load()
+        return _load(source, spec, plan, rank, dtype)
 
 
 def dummy_rank(spec: ModelSpec, plan: ShardPlan, rank: int, dtype: torch.dtype) -> RankWeights:
     """Random weights of a config's shape, the same model at every degree."""
-    return _Loader(DummyWeights(), spec, plan, rank, dtype).load()
+    return _load(DummyWeights(), spec, plan, rank, dtype)
+
+
+T = TypeVar("T")
+
+
+def _load(
+    source: WeightSource, spec: ModelSpec, plan: ShardPlan, rank: int, dtype: torch.dtype
+) -> RankWeights:
+    """Load in tasks that share nothing; what is wrong is told in the model's order."""
+    faults = LoadFaults()
+
+    def start(make: Callable[[_Loader], T]) -> Future[tuple[T, LoadFaults]]:
+        loader = _Loader(source, spec, plan, rank, dtype)
+        return pool.submit(lambda: (make(loader), loader.faults))
+
+    def finish(task: Future[tuple[T, LoadFaults]]) -> T:
+        made, found = task.result()
+        faults.add(found)
+        return made
+
+    with ThreadPoolExecutor(ops.threads(), thread_name_prefix="load") as pool:
+        # The largest first: threads that are through with theirs share the layers.
+        head = start(lambda loader: loader.product(head_module(spec)))
+        embedding = None if spec.tied_embeddings else start(lambda loader: loader.embedding())
+        tasks = [start(lambda loader, n=n: loader.layer(n)) for n in range(spec.layers)]
+        norm = start(lambda loader: loader.vector("model.norm.weight", spec.hidden_size))
+        try:
+            weights = RankWeights(
+                layers=[finish(task) for task in tasks],
+                head=finish(head),
+                embedding=None if embedding is None else finish(embedding),
+                final_norm=finish(norm),
+                bytes_read=source.bytes_read,
+            )
+        except InputError:
+            pool.shutdown(cancel_futures=True)
+            raise
+    faults.raise_all(source.name, dtype, spec.dtype)
+    return weights
 
 
 class _Loader:
+    """Loads one piece at a time and notes what is wrong with it in `faults`."""
+
     def __init__(
         self,
         source: WeightSource,
@@ -86,44 +138,7 @@ class _Loader:
     ) -> None:
         self.source, self.spec, self.plan = source, spec, plan
         self.rank, self.dtype = rank, dtype
-        self.not_finite: list[str] = []
-        self.too_large: list[str] = []
-        self.problems: list[InputError] = []
-
-    def load(self) -> RankWeights:
-        spec = self.spec
-        layers = [self.layer(layer) for layer in range(spec.layers)]
-        weights = RankWeights(
-            layers=layers,
-            head=self.product(head_module(spec)),
-            embedding=None if spec.tied_embeddings else self.embedding(),
-            final_norm=self.vector("model.norm.weight", spec.hidden_size),
-            bytes_read=self.source.bytes_read,
-        )
-        self.raise_problems()
-        return weights
-
-    def raise_problems(self) -> None:
-        """Raise one error for all weights that cannot be used."""
-        if self.problems:
-            code = self.problems[0].code
-            raise InputError(code, "\n".join(p.message for p in self.problems if p.code == code))
-        if self.not_finite:
-            raise InputError(
-                "E-CKPT-NAN",
-                f"{self.source.name}: NaN or infinity in {len(self.not_finite)} tensors:\n  "
-                + "\n  ".join(self.not_finite[:20])
-                + "\nThe file is damaged, or quantization met a group of zeros. Download it again "
-                "or quantize it again",
-            )
-
-        if self.too_large:
-            raise InputError(
-                "E-NUM-OVERFLOW",
-                f"{self.source.name}: values of {len(self.too_large)} tensors do not fit "
-                f"{self.dtype}:\n  " + "\n  ".join(self.too_large[:20]) + "\nThe model was trained "
-                f"in {self.spec.dtype}; run with --dtype bfloat16 or float32",
-            )
+        self.faults = LoadFaults()
 
     def layer(self, layer: int) -> LayerWeights:
         modules = layer_modules(self.spec, layer)
@@ -141,7 +156,7 @@ class _Loader:
             except InputError as problem:
                 if not problem.code.startswith("E-QUANT-"):
                     raise
-                self.problems.append(problem)
+                self.faults.problems.append(problem)
         return LayerWeights(
             products=products,
             biases={name: self.bias(m, orders.get(name)) for name, m in modules.items()},
@@ -155,17 +170,19 @@ class _Loader:
         try:
             return self.source.mlp_order(layer)
         except InputError as problem:
-            self.problems.append(problem)
+            self.faults.problems.append(problem)
             return None
 
     def vector(self, name: str, size: int) -> torch.Tensor:
-        return self._finite(name, self.source.vector(name, size)).float()
+        values = self.source.vector(name, size)
+        self._finite(name, values)
+        return values.float()
 
     def bias(self, module: LinearModule, order: torch.Tensor | None) -> torch.Tensor | None:
         """The bias of a rank's outputs: its slice when column parallel, all when row parallel."""
         if not module.bias:
             if self.source.has_other_bias(module):
-                self.problems.append(
+                self.faults.problems.append(
                     InputError(
                         "E-CKPT-BIAS",
                         f"{module.name}.bias is not zero, but by config.json this model has no "
@@ -184,9 +201,13 @@ class _Loader:
     def embedding(self) -> torch.Tensor:
         module = embedding_module(self.spec)
         own = feature_slice(self.plan, module, self.rank)
+        table = torch.empty((own.true, module.k), dtype=self.dtype)
         rows = slice(own.offset, own.offset + own.true)
-        values = self.source.dense(module, None, rows, slice(0, module.k))
-        return self._converted(f"{module.name}.weight", values)
+        step = max(1, PART_ELEMENTS // module.k)
+        for begin in range(0, own.true, step):
+            end = min(begin + step, own.true)
+            table[begin:end] = self._dense(module, None, part(rows, begin, end), slice(0, module.k))
+        return table
 
     def product(self, module: LinearModule, order: torch.Tensor | None = None) -> PackedWeight:
         """A rank's part of a weight; `order` permutes the dimension that is cut."""
@@ -196,30 +217,43 @@ class _Loader:
             rows, columns, ends = cut, slice(0, module.k), [0, module.k]
         else:
             rows, columns, ends = slice(0, module.n), cut, atom_ends(self.plan, module, self.rank)
-        scheme = self._scheme(module)
-        if scheme is None or scheme.format == bitsandbytes.NF4:
-            values = self.source.dense(module, scheme, rows, columns)
-            values = self._converted(f"{module.name}.weight", values)
-            return pack_dense(grown(values, _padded_shape(module, own), 0), segments=ends)
-        piece = self.source.quantized(module, scheme, rows, columns)
-        self._finite(f"{module.name} scales", piece.scales)
-        return _pack(piece, module, scheme, own, ends)
+        scheme = self.spec.scheme(module.name)
+        if scheme is not None and scheme.format != bitsandbytes.NF4:
+            piece = self.source.quantized(module, scheme, rows, columns)
+            self._finite(f"{module.name} scales", piece.scales)
+            return _pack(piece, module, scheme, own, ends)
+        shape = _padded_shape(module, own)
+        if scheme is not None or isinstance(rows, torch.Tensor):
+            values = self._dense(module, scheme, rows, columns)
+            return pack_dense(grown(values, shape, 0), segments=ends)
+        true = rows.stop - rows.start
 
-    def _scheme(self, module: LinearModule) -> WeightScheme | None:
-        return self.spec.scheme(module.name)
+        def read(wanted: slice) -> torch.Tensor:
+            here = part(rows, min(wanted.start, true), min(wanted.stop, true))
+            values = self._dense(module, None, here, columns)
+            return grown(values, (wanted.stop - wanted.start, shape[1]), 0)
 
-    def _converted(self, name: str, values: torch.Tensor) -> torch.Tensor:
-        """Values in the dtype of the run; the number that does not fit is named."""
-        converted = self._finite(name, values).to(self.dtype)
-        if name not in self.not_finite and not converted.isfinite().all():
-            most = torch.finfo(self.dtype).max
-            self.too_large.append(f"{name}: absmax {float(values.abs().max()):.3g} > {most:.5g}")
+        return pack_rows(read, self.dtype, shape, segments=ends)
+
+    def _dense(
+        self, module: LinearModule, scheme: WeightScheme | None, rows: Features, columns: Features
+    ) -> torch.Tensor:
+        """Values in the dtype of the run; numbers that do not fit are noted."""
+        name = f"{module.name}.weight"
+        values = self.source.dense(module, scheme, rows, columns)
+        if not self._finite(name, values) or values.dtype == self.dtype:
+            return values.to(self.dtype)
+        converted = values.to(self.dtype)
+        if not all_finite(converted):
+            most = max(float(values.abs().max()), self.faults.too_large.get(name, 0.0))
+            self.faults.too_large[name] = most
         return converted
 
-    def _finite(self, name: str, values: torch.Tensor) -> torch.Tensor:
-        if not values.isfinite().all():
-            self.not_finite.append(name)
-        return values
+    def _finite(self, name: str, values: torch.Tensor) -> bool:
+        finite = all_finite(values)
+        if not finite and name not in self.faults.not_finite:
+            self.faults.not_finite.append(name)
+        return finite
 
 
 def _owned_features(own: Slice, order: torch.Tensor | None) -> Features:
@@ -231,23 +265,20 @@ def _owned_features(own: Slice, order: torch.Tensor | None) -> Features:
 def _pack(
     piece: QuantizedSlice, module: LinearModule, scheme: WeightScheme, own: Slice, ends: list[int]
 ) -> PackedWeight:
-    shape = _padded_shape(module, own)
-    zero = 1 << (scheme.bits - 1)
-    codes, groups, width = grown(piece.codes, shape, zero), piece.groups, scheme.group_size
+    n, k = _padded_shape(module, own)
+    groups, width = piece.groups, scheme.group_size
     if width == CHANNEL:
-        width = shape[1]
+        width = k
         if 0 < len(groups) < width:
-            # One scale spans the row: padding belongs to it, and is that row's zero point.
-            if piece.zeros is not None:
-                codes[: piece.zeros.shape[0], len(groups) :] = piece.zeros
+            # One scale spans the row, and padding belongs to it.
             groups = torch.zeros(width, dtype=torch.int64)
     runs = make_runs(ends, groups, width)
-    zeros = None if piece.zeros is None else _by_run(piece.zeros, runs, shape[0], zero)
-    return pack_quantized(
-        codes,
-        _by_run(piece.scales, runs, shape[0], 1),
+    zeros = None if piece.zeros is None else _by_run(piece.zeros, runs, n, 1 << (scheme.bits - 1))
+    return pack_stored(
+        piece.stored,
+        _by_run(piece.scales, runs, n, 1),
         zeros,
-        bits=scheme.bits,
+        k=k,
         runs=runs.spans,
         segments=runs.segments,
         order=runs.order,
@@ -258,6 +289,8 @@ def _pack(
 
 def _by_run(table: torch.Tensor, runs: Runs, rows: int, fill: int) -> torch.Tensor:
     """Columns of a table [n, g] for each run, `fill` for padded runs and rows."""
+    if table.shape[0] == rows and runs.groups == list(range(table.shape[1])):
+        return table
     out = torch.full((rows, len(runs.groups)), fill, dtype=table.dtype)
     true = [i for i, group in enumerate(runs.groups) if group >= 0]
     out[: table.shape[0], true] = table[:, [runs.groups[i] for i in true]]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,25 @@ def bounds(features: Features) -> tuple[int, int]:
     if not len(features):
         return 0, 0
     return int(features.min()), int(features.max()) + 1
+
+
+def count(features: Features) -> int:
+    """How many features there are."""
+    return max(0, features.stop - features.start) if isinstance(features, slice) else len(features)
+
+
+def places(features: Features, first: int) -> torch.Tensor:
+    """Where each feature lies, int64, counted from the feature `first`."""
+    if isinstance(features, slice):
+        return torch.arange(count(features)) + (features.start - first)
+    return features - first
+
+
+def part(features: Features, begin: int, end: int) -> Features:
+    """The features from the begin-th to the end-th."""
+    if isinstance(features, slice):
+        return slice(features.start + begin, features.start + end)
+    return features[begin:end]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,12 +195,13 @@ def _entry(path: Path, name: str, fields: object, base: int) -> TensorEntry | st
 class SliceReader:
     """Reads slices of tensors with pread; counts the bytes that it read from files.
 
-    Use as a context manager: it keeps the files open.
+    Use as a context manager: it keeps the files open. Threads may share one.
     """
 
     def __init__(self) -> None:
         self.bytes_read = 0
         self._descriptors: dict[Path, int] = {}
+        self._lock = threading.Lock()
 
     def __enter__(self) -> SliceReader:
         return self
@@ -248,21 +269,25 @@ class SliceReader:
     def _fill(self, entry: TensorEntry, offset: int, view: memoryview) -> None:
         while view.nbytes:
             try:
-                descriptor = self._descriptors.get(entry.file)
-                if descriptor is None:
-                    descriptor = self._descriptors[entry.file] = os.open(entry.file, os.O_RDONLY)
-                count = os.preadv(descriptor, [view], offset)
+                read = os.preadv(self._descriptor(entry.file), [view], offset)
             except OSError as error:
                 raise InputError(
                     "E-CKPT-MISSING", f"{entry.file}: cannot be read ({error.strerror})"
                 ) from error
-            if count == 0:
+            if read == 0:
                 raise InputError(
                     "E-CKPT-TRUNCATED",
                     f"{entry.file}: ended while reading {entry.name} at byte {offset}",
                 )
-            self.bytes_read += count
-            offset, view = offset + count, view[count:]
+            with self._lock:
+                self.bytes_read += read
+            offset, view = offset + read, view[read:]
+
+    def _descriptor(self, file: Path) -> int:
+        with self._lock:
+            if file not in self._descriptors:
+                self._descriptors[file] = os.open(file, os.O_RDONLY)
+            return self._descriptors[file]
 
 
 def _runs(rows: torch.Tensor) -> list[slice]:

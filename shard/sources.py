@@ -8,14 +8,15 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from ..kernels.stored_codes import StoredCodes
 from .act_order import mlp_order
 from .checkpoint import Checkpoint
 from .formats import QuantizedSlice, bitsandbytes, dense, quantized_format
-from .formats.codes import column_groups
+from .formats.codes import bytes_to_words, column_groups
 from .mixing import mix
 from .modules import LinearModule
 from .quantization import WeightScheme
-from .safetensors_file import Features, SliceReader, bounds
+from .safetensors_file import Features, SliceReader, bounds, count, part, places
 from .spec import ModelSpec
 
 
@@ -114,24 +115,37 @@ class DummyWeights:
         self, module: LinearModule, scheme: WeightScheme | None, rows: Features, columns: Features
     ) -> torch.Tensor:
         del scheme
-        numbers = _random_bytes(module, 2, rows, columns)
-        n, width = numbers.shape
+        assert isinstance(columns, slice)
+        pairs = slice(2 * columns.start, 2 * columns.stop)
+        numbers = _random_bytes(module.name, 2 * module.k, rows, pairs)
         spread = module.k**-0.5 * 3**0.5 / 2**15
-        return numbers.flatten().view(torch.int16).view(n, width // 2).float() * spread
+        halves = numbers.flatten().view(torch.int16).view(len(numbers), count(columns))
+        return halves.float() * spread
 
     def quantized(
         self, module: LinearModule, scheme: WeightScheme, rows: Features, columns: Features
     ) -> QuantizedSlice:
         taken, groups = column_groups(columns, scheme, module.k, None)
-        count = bounds(rows)[1] - bounds(rows)[0]
-        codes = _random_bytes(module, 1, rows, columns)
-        if scheme.bits == 4:
-            codes = codes & 0xF
+        per_word = 32 // scheme.bits
+        words_a_row = -(-module.k // per_word)
+        begin, end = bounds(columns)
+        first = begin // per_word
+        words = slice(4 * first, -(-end // per_word) * 4)
+        stored = StoredCodes(
+            bits=scheme.bits,
+            k_first=False,
+            along_k=True,
+            rows=torch.arange(count(rows)),
+            columns=places(columns, first * per_word),
+            read=lambda begin, end: bytes_to_words(
+                _random_bytes(module.name, words_a_row * 4, part(rows, begin, end), words)
+            ),
+        )
         width = (2**scheme.bits - 1) / 12**0.5
-        scales = torch.full((count, taken.stop - taken.start), module.k**-0.5 / width)
+        scales = torch.full((count(rows), taken.stop - taken.start), module.k**-0.5 / width)
         static = 0.05 if scheme.activation == "int8-static" else None
         return QuantizedSlice(
-            codes=codes, scales=scales.half(), zeros=None, groups=groups, input_scale=static
+            stored=stored, scales=scales.half(), zeros=None, groups=groups, input_scale=static
         )
 
     def mlp_order(self, layer: int) -> torch.Tensor | None:
@@ -139,19 +153,16 @@ class DummyWeights:
         return None
 
 
-def _random_bytes(
-    module: LinearModule, per_element: int, rows: Features, columns: Features
-) -> torch.Tensor:
-    """uint8 [n, k * per_element], from the module's name and the place of each element."""
+def _random_bytes(name: str, pitch: int, rows: Features, columns: Features) -> torch.Tensor:
+    """Bytes uint8 of a matrix of rows of `pitch` bytes, from its name and the place of each."""
     assert isinstance(rows, slice)
     assert isinstance(columns, slice)
-    seed = int.from_bytes(hashlib.blake2b(module.name.encode(), digest_size=8).digest(), "little")
-    per_word = 8 // per_element
-    first, last = columns.start // per_word, -(-columns.stop // per_word)
-    words = -(-module.k // per_word)
+    seed = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+    first, last = columns.start // 8, -(-columns.stop // 8)
+    words = -(-pitch // 8)
     place = np.arange(rows.start, rows.stop, dtype=np.uint64)[:, None] * np.uint64(words)
     place = place + np.arange(first, last, dtype=np.uint64)[None, :]
     numbers = mix(place + np.uint64(seed)).view(np.uint8).reshape(len(place), 8 * (last - first))
-    left = (columns.start - first * per_word) * per_element
-    width = (columns.stop - columns.start) * per_element
+    left = columns.start - first * 8
+    width = columns.stop - columns.start
     return torch.from_numpy(np.ascontiguousarray(numbers[:, left : left + width]))

@@ -8,7 +8,8 @@ rank, and r = 1, or 0 on one rank.
     fixed        2 * layers * e*H                                a row behind each layer's norms
     per row      4*H + 2*e*H + 4*(q + 2*kv) + 2*e*q + (8 + e)*I + 4*H*(S + r) + e*H*g
     per sampled  4*H + e*H + 4*(W*(1 + g) + N)
-    gather       T * 4*H * (M*g + max(M, log2(atoms / smallest subtree) + 1))    tp > 1
+    gather       T * 4*H * (M*g + max(M, log2(atoms / smallest subtree) + 1)) above one rank,
+                 and T * 4*H * M more where S < M
 """
 
 from __future__ import annotations
@@ -46,12 +47,14 @@ def step_bytes(spec: ModelSpec, plan: ShardPlan, rows: int, width: int) -> list[
     smallest = min(length for atoms in owned for _, length in complete_subtrees(plan.atoms, atoms))
     levels = (plan.atoms // smallest).bit_length() - 1
     sums = levels + (levels > 1)  # at most at once: a left sum on each level, two below, their sum
-    messages = several * (max(subtrees) * gathered + max(max(subtrees), sums))
+    most = max(subtrees)
     steps = []
     for rank, atoms in enumerate(owned):
         q = plan.heads.slice(atoms).size * plan.head_size
         kv = len(plan.kv_heads(rank)) * plan.head_size
         wide = plan.intermediate.slice(atoms).size
+        filled_up = most if subtrees[rank] < most else 0
+        messages = several * (most * gathered + filled_up + max(most, sums))
         float_rows = FLOAT32 * hidden * (1 + subtrees[rank] + several + messages)
         steps.append(
             StepBytes(

@@ -26,7 +26,7 @@ uint64_t digest(const void* data, int64_t bytes, uint64_t seed) {
     for (int i = 0; i < kLanes; ++i) lane[i] = mix(lane[i], word[i]);
   }
   memset(word, 0, sizeof(word));
-  memcpy(word, from + at, bytes - at);
+  if (at < bytes) memcpy(word, from + at, bytes - at);  // data may be null where there are none
   for (int i = 0; i < kLanes; ++i) lane[i] = mix(lane[i], word[i]);
   uint64_t state = mix(seed, static_cast<uint64_t>(bytes));
   for (int i = 0; i < kLanes; ++i) state = mix(state, lane[i]);

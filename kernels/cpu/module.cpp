@@ -161,6 +161,7 @@ NB_MODULE(_cpu, m) {
     return digest(at(data), bytes, seed);
   }, free);
   bind_program(m);
+  bind_pack(m);
   m.def("first_outside32", first_outside<int32_t>);
   m.def("first_outside64", first_outside<int64_t>);
   m.def("first_without_page", first_without_page);

@@ -11,6 +11,7 @@ from .pad import pad
 from .plan import plan
 from .quantize import quantize
 from .verify import verify
+from .version import root
 
 app = typer.Typer(
     name="isobit",
@@ -19,6 +20,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.callback()(root)
 for command in (plan, inspect, quantize, pad, generate, verify):
     app.command()(command)
 app.add_typer(bench)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from enum import StrEnum
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from ...kernels.errors import InputError
 from ...runtime.batch import pages_for
-from ...runtime.config import EngineSettings, LoadSettings
+from ...runtime.config import EngineSettings
 from ...runtime.engine import Engine
 from ...runtime.prepare import prepare
 from ...runtime.throughput import Throughput, Workload, measure, read_bandwidth
@@ -26,27 +24,27 @@ from .options import (
     Degree,
     DisableCustomAllReduce,
     Dtype,
+    GroupSize,
     Json,
     LauncherName,
     LauncherOption,
     Layout,
     LayoutName,
+    LoadFormat,
+    LoadFormatOption,
     Model,
+    Quantization,
     RayAddress,
     Threads,
     all_reduce_mode,
     launchers,
+    load_settings,
 )
 from .output import console, human_bytes, print_json, spinner
 
 bench = typer.Typer(
     name="bench", help="Measure how fast kernels and models run here.", no_args_is_help=True
 )
-
-
-class LoadFormat(StrEnum):
-    AUTO = "auto"
-    DUMMY = "dummy"
 
 
 @bench.callback()
@@ -65,15 +63,9 @@ def throughput(
     batch_size: Annotated[int, typer.Option(help="Prompts that run together.", min=1)] = 1,
     prompt_tokens: Annotated[int, typer.Option(help="Length of each prompt.", min=1)] = 512,
     new_tokens: Annotated[int, typer.Option(help="Tokens to generate per prompt.", min=2)] = 64,
-    load_format: Annotated[
-        LoadFormat, typer.Option(help="dummy: random weights of the config's shape.")
-    ] = LoadFormat.AUTO,
-    quantization: Annotated[
-        str | None, typer.Option(help="int4 or int8: what dummy weights are.")
-    ] = None,
-    group_size: Annotated[
-        int | None, typer.Option(help="Their group size: 128 unless told otherwise.")
-    ] = None,
+    load_format: LoadFormatOption = LoadFormat.AUTO,
+    quantization: Quantization = None,
+    group_size: GroupSize = None,
     layout: Layout = LayoutName.PAD,
     atoms: Atoms = 8,
     dtype: Dtype = "auto",
@@ -86,14 +78,11 @@ def throughput(
     as_json: Json = False,
 ) -> None:
     """Time prefill and decode of one batch of random prompts; no tokenizer is needed."""
-    if quantization is None and group_size is not None:
-        raise InputError("E-USAGE", "--group-size goes with --quantization int4 or int8")
+    load = load_settings(load_format, quantization, group_size)
     folder = model_folder(model, weights=load_format is LoadFormat.AUTO)
     settings = EngineSettings(
         plan=PlanSettings(degree=degree, atoms=atoms, layout=layout.value),
-        load=LoadSettings(
-            format=load_format.value, quantization=quantization, group_size=group_size or 128
-        ),
+        load=load,
         dtype=dtype,
         threads=threads,
         check=check,
@@ -103,7 +92,7 @@ def throughput(
     prepare(folder, settings)
     workload = Workload(batch_size=batch_size, prompt_tokens=prompt_tokens, new_tokens=new_tokens)
     bandwidth = read_bandwidth()
-    with launchers(launcher, ray_address, degree) as new_launcher:
+    with launchers(launcher, ray_address, degree, threads) as new_launcher:
         with spinner(f"starting {degree} ranks", as_json):
             engine = Engine(folder, settings, new_launcher())
         with engine, spinner("measuring", as_json):

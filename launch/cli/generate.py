@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 import sys
 from typing import Annotated, Any
@@ -22,17 +23,22 @@ from .options import (
     Degree,
     DisableCustomAllReduce,
     Dtype,
+    GroupSize,
     Json,
     LauncherName,
     LauncherOption,
     Layout,
     LayoutName,
+    LoadFormat,
+    LoadFormatOption,
     Model,
+    Quantization,
     RayAddress,
     Threads,
     VerifyLoad,
     all_reduce_mode,
     launchers,
+    load_settings,
     parse_ids,
 )
 from .output import errors, human_bytes, print_json, spinner
@@ -56,6 +62,9 @@ def generate(
     top_p: Annotated[float, typer.Option(help="Keep the likeliest tokens up to this mass.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Seed of the draws, with --temperature.")] = 0,
     ignore_eos: Annotated[bool, typer.Option(help="Go on after a stop token.")] = False,
+    load_format: LoadFormatOption = LoadFormat.AUTO,
+    quantization: Quantization = None,
+    group_size: GroupSize = None,
     layout: Layout = LayoutName.PAD,
     atoms: Atoms = 8,
     dtype: Dtype = "auto",
@@ -73,6 +82,11 @@ def generate(
         raise InputError("E-USAGE", "give either --prompt TEXT or --prompt-ids 1,2,3")
     if chat and prompt is None:
         raise InputError("E-USAGE", "--chat needs --prompt")
+    load = load_settings(load_format, quantization, group_size, verify_load)
+    if prompt is not None and load_format is LoadFormat.DUMMY:
+        raise InputError(
+            "E-USAGE", "--prompt: the answer of dummy weights is no text; give --prompt-ids 1,2,3"
+        )
     sampling = SamplingSettings(
         max_tokens=max_tokens,
         temperature=temperature,
@@ -86,9 +100,18 @@ def generate(
         raise InputError(
             "E-USAGE", "--top-k, --top-p and --seed need a --temperature above 0: 0 is greedy"
         )
-    folder = model_folder(model)
+    folder = model_folder(model, weights=load_format is LoadFormat.AUTO)
     plan = PlanSettings(degree=degree, atoms=atoms, layout=layout.value)
-    spec, _ = prepare(folder, EngineSettings(plan=plan, dtype=dtype, threads=threads, check=check))
+    settings = EngineSettings(
+        plan=plan,
+        load=load,
+        dtype=dtype,
+        threads=threads,
+        verify_load=verify_load,
+        check=check,
+        all_reduce=all_reduce_mode(all_reduce, disable_custom_all_reduce),
+    )
+    spec, _ = prepare(folder, settings)
     text = Text(folder) if prompt is not None else None
     if prompt_ids is not None:
         ids = parse_ids(prompt_ids)
@@ -96,15 +119,7 @@ def generate(
         assert text is not None and prompt is not None
         ids = text.encode_chat(prompt) if chat else text.encode(prompt)
     check_requests(spec, [ids], [sampling])
-    settings = EngineSettings(
-        plan=plan,
-        dtype=dtype,
-        threads=threads,
-        kv_pages=pages_for(len(ids) + max_tokens),
-        verify_load=verify_load,
-        check=check,
-        all_reduce=all_reduce_mode(all_reduce, disable_custom_all_reduce),
-    )
+    settings = dataclasses.replace(settings, kv_pages=pages_for(len(ids) + max_tokens))
     stream = TextStream(text) if text is not None else None
 
     def show(_: int, token: int) -> None:
@@ -112,7 +127,7 @@ def generate(
             sys.stdout.write(f"{token} " if stream is None else stream.add(token))
             sys.stdout.flush()
 
-    with launchers(launcher, ray_address, degree) as new_launcher:
+    with launchers(launcher, ray_address, degree, threads) as new_launcher:
         with spinner(f"starting {degree} ranks and loading {folder.name}", as_json):
             engine = Engine(folder, settings, new_launcher())
         with engine:

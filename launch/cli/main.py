@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 from types import FrameType
@@ -10,14 +11,24 @@ from types import FrameType
 from ...kernels.errors import IsobitError
 
 INTERRUPTED = 130
+NOT_READ = 141
 
 
 def main() -> None:
-    """Run the command line: 0 fine, 1 bad verdict, 2 wrong input or environment, 130 Ctrl-C."""
+    """Run the command line and exit.
+
+    0 fine, 1 bad verdict, 2 wrong input or environment, 130 Ctrl-C, 141 nobody reads the output.
+    """
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _terminated)
     try:
-        sys.exit(_run("--json" in sys.argv[1:]))
+        status = _run("--json" in sys.argv[1:])
+        sys.stdout.flush()
+        sys.exit(status)
+    except BrokenPipeError:
+        # What is still in the buffer would be written, and fail, once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(NOT_READ)
     except KeyboardInterrupt:
         sys.stderr.write("\nE-INTERRUPTED stopped; every process was ended\n")
         sys.exit(INTERRUPTED)
@@ -43,6 +54,11 @@ def _run(as_json: bool) -> int:
         if message or as_json:
             print_error("E-USAGE", message or "no command given: see isobit --help", as_json)
         return 2
+    except SystemExit as ended:
+        # click and rich end the process themselves, with 1, when a pipe is closed.
+        if isinstance(ended.__context__, BrokenPipeError):
+            raise ended.__context__ from None
+        raise
     except typer.Abort as error:
         raise KeyboardInterrupt from error
     if status == INTERRUPTED:

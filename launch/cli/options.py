@@ -11,8 +11,10 @@ import typer
 
 from ...kernels.errors import InputError
 from ...runtime.collectives.interface import MODES, Mode
-from ...runtime.launcher import Launcher, LocalLauncher
+from ...runtime.config import LoadSettings
+from ...runtime.launcher import Launcher, LocalLauncher, cores
 from ..ray_cluster import RayLauncher, ray_session
+from .output import errors
 
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="A model folder, or a Hugging Face id.")
@@ -80,11 +82,70 @@ LauncherOption = Annotated[
 ]
 
 
+class LoadFormat(StrEnum):
+    AUTO = "auto"
+    DUMMY = "dummy"
+
+
+LoadFormatOption = Annotated[
+    LoadFormat,
+    typer.Option(
+        "--load-format", help="dummy: random weights of the config's shape; no tokenizer is needed."
+    ),
+]
+Quantization = Annotated[
+    str | None, typer.Option(help="Assume int4 or int8 when config.json names none.")
+]
+GroupSize = Annotated[
+    int | None,
+    typer.Option(help="Group size to assume, with --quantization: 128 unless told otherwise."),
+]
+DEFAULT_GROUP = 128
+
+
+def assumed_group_size(quantization: str | None, group_size: int | None) -> int:
+    """The group size to assume; raises InputError E-USAGE for one that would be ignored."""
+    if quantization is None and group_size is not None:
+        raise InputError("E-USAGE", "--group-size goes with --quantization int4 or int8")
+    return DEFAULT_GROUP if group_size is None else group_size
+
+
+def load_settings(
+    load_format: LoadFormat,
+    quantization: str | None,
+    group_size: int | None,
+    verify_load: bool = False,
+) -> LoadSettings:
+    """The settings of loading; raises InputError E-USAGE for options that contradict each other."""
+    size = assumed_group_size(quantization, group_size)
+    if load_format is LoadFormat.AUTO and quantization is not None:
+        raise InputError(
+            "E-USAGE",
+            f"--quantization {quantization} goes with --load-format dummy; "
+            "isobit quantize makes a quantized checkpoint",
+        )
+    if load_format is LoadFormat.DUMMY and verify_load:
+        raise InputError(
+            "E-USAGE", "--verify-load: --load-format dummy has no file to be compared with"
+        )
+    return LoadSettings(format=load_format.value, quantization=quantization, group_size=size)
+
+
 @contextmanager
 def launchers(
-    name: LauncherName, ray_address: str | None, most_ranks: int
+    name: LauncherName, ray_address: str | None, most_ranks: int, threads: int
 ) -> Iterator[Callable[[], Launcher]]:
-    """Yield a maker of launchers; a private Ray lives as long as the block."""
+    """Yield a maker of launchers; a private Ray lives as long as the block.
+
+    Warns when `threads` of each of `most_ranks` ranks are more than this machine has cores.
+    """
+    if ray_address is None and most_ranks * threads > cores():
+        ranks = "1 rank" if most_ranks == 1 else f"{most_ranks} ranks"
+        errors.print(
+            f"[yellow]warning[/] {ranks} with --threads {threads}: {most_ranks * threads} threads "
+            f"on {cores()} cores wait for each other; --threads 0 shares the cores evenly",
+            soft_wrap=True,
+        )
     if name is LauncherName.LOCAL:
         if ray_address is not None:
             raise InputError("E-USAGE", "--ray-address has no meaning with --launcher local")

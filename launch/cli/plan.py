@@ -18,13 +18,23 @@ from ...shard.quantization import assumed_quantization
 from ...shard.spec import ModelSpec, read_spec
 from ...shard.validate import check_checkpoint, stored_intermediate_size
 from ..models import model_folder
-from .options import Atoms, Degree, Dtype, Json, Layout, LayoutName, Model
+from .options import (
+    Atoms,
+    Degree,
+    Dtype,
+    GroupSize,
+    Json,
+    Layout,
+    LayoutName,
+    Model,
+    Quantization,
+    assumed_group_size,
+)
 from .output import print_json
 from .plan_details import print_details, print_verdict
 from .plan_tables import print_plan
 
 DEFAULT_UTILIZATION = 0.9
-DEFAULT_GROUP = 128
 
 
 def plan(
@@ -44,13 +54,8 @@ def plan(
         typer.Option(help="Tokens of a sequence to plan for; the model's most if absent."),
     ] = None,
     dtype: Dtype = "auto",
-    quantization: Annotated[
-        str | None, typer.Option(help="Assume int4 or int8 when config.json names none.")
-    ] = None,
-    group_size: Annotated[
-        int | None,
-        typer.Option(help="Group size to assume, with --quantization: 128 unless told otherwise."),
-    ] = None,
+    quantization: Quantization = None,
+    group_size: GroupSize = None,
     explain_all: Annotated[
         bool, typer.Option("--explain", help="Show layouts, traffic and formulas too.")
     ] = False,
@@ -59,8 +64,7 @@ def plan(
     """Show how a model is cut, and what fits. Exit status 1 when the given memory is too small."""
     if gpu_memory is None and gpu_memory_utilization is not None:
         raise InputError("E-USAGE", "--gpu-memory-utilization needs --gpu-memory")
-    if quantization is None and group_size is not None:
-        raise InputError("E-USAGE", "--group-size goes with --quantization int4 or int8")
+    assumed_group = assumed_group_size(quantization, group_size)
     budget = None
     if gpu_memory is not None:
         share = DEFAULT_UTILIZATION if gpu_memory_utilization is None else gpu_memory_utilization
@@ -68,7 +72,7 @@ def plan(
     folder = model_folder(model, weights=False)
     spec = read_spec(folder)
     if quantization is not None:
-        spec = _assume(spec, quantization, DEFAULT_GROUP if group_size is None else group_size)
+        spec = _assume(spec, quantization, assumed_group)
     settings = PlanSettings(degree=degree, atoms=atoms, layout=layout.value)
     question = Question(
         dtype=str(run_dtype(spec, dtype)).removeprefix("torch."),

@@ -19,7 +19,8 @@ KV cache   2 x layers x KV heads of the rank x head size x {width} bytes per tok
 workspace  the buffers of a step of {rows} rows, and the rotary tables
   a row    4 H + 2 e H + 4 (q + 2 kv) + 2 e q + (8 + e) I + 4 H nodes; above one
            rank also e H tp + 4 H (1 + most nodes x tp + max(most nodes, 1 + log2(
-           all atoms over those of the smallest node)))
+           all atoms over those of the smallest node))), and 4 H most nodes more on
+           ranks with fewer
   sampled  4 H + e H + 4 (most V x (1 + tp) + all V)
   kept     2 layers e H
   rotary   4 x positions x head size

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import random
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +17,7 @@ from ...runtime.replay import read_replay
 from ...runtime.verify import Verification
 from ...runtime.verify import verify as run_verify
 from ...shard.plan import PlanSettings
+from ...shard.spec import ModelSpec
 from ..models import model_folder
 from ..text import Text
 from .options import (
@@ -22,22 +25,28 @@ from .options import (
     Atoms,
     DisableCustomAllReduce,
     Dtype,
+    GroupSize,
     Json,
     LauncherName,
     LauncherOption,
     Layout,
     LayoutName,
+    LoadFormat,
+    LoadFormatOption,
     Model,
+    Quantization,
     RayAddress,
     Threads,
     VerifyLoad,
     all_reduce_mode,
     launchers,
+    load_settings,
     parse_ids,
 )
 from .output import console, print_json, progress_bar
 
 DEFAULT_IDS = [1]
+RANDOM_IDS = 8
 
 
 def verify(
@@ -54,6 +63,9 @@ def verify(
         Path | None,
         typer.Option(help="Prompts, degree and layout of a replay file, against degree 1."),
     ] = None,
+    load_format: LoadFormatOption = LoadFormat.AUTO,
+    quantization: Quantization = None,
+    group_size: GroupSize = None,
     layout: Layout = LayoutName.PAD,
     atoms: Atoms = 8,
     dtype: Dtype = "auto",
@@ -66,7 +78,12 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Run one batch at several degrees and compare every bit. Exit status 1 when they differ."""
-    folder = model_folder(model)
+    load = load_settings(load_format, quantization, group_size, verify_load)
+    if prompt and load_format is LoadFormat.DUMMY:
+        raise InputError(
+            "E-USAGE", "--prompt needs a tokenizer, and dummy weights have none: give --prompt-ids"
+        )
+    folder = model_folder(model, weights=load_format is LoadFormat.AUTO)
     compared = _parse_degrees(degrees)
     replayed: list[list[int]] = []
     if replay is not None:
@@ -76,21 +93,23 @@ def verify(
         compared, atoms, layout = [1, plan.degree], plan.atoms, LayoutName(plan.layout)
     settings = EngineSettings(
         plan=PlanSettings(atoms=atoms, layout=layout.value),
+        load=load,
         dtype=dtype,
         threads=threads,
         verify_load=verify_load,
         all_reduce=all_reduce_mode(all_reduce, disable_custom_all_reduce),
     )
-    for degree in compared:
-        plan = PlanSettings(degree=degree, atoms=atoms, layout=layout.value)
-        prepare(folder, EngineSettings(plan=plan, dtype=dtype))
+    plans = [dataclasses.replace(settings.plan, degree=degree) for degree in compared]
+    specs = [prepare(folder, dataclasses.replace(settings, plan=plan))[0] for plan in plans]
     prompts = replayed + [parse_ids(ids) for ids in prompt_ids or ()]
     if prompt:
         text = Text(folder)
         prompts += [text.encode(each) for each in prompt]
+    if not prompts:
+        prompts = [DEFAULT_IDS if load_format is LoadFormat.AUTO else _random_ids(specs[0])]
     with (
         progress_bar("starting") as bar,
-        launchers(launcher, ray_address, max(compared)) as new_launcher,
+        launchers(launcher, ray_address, max(compared), threads) as new_launcher,
     ):
         task = bar.task_ids[0]
         bar.update(task, total=len(compared), completed=0)
@@ -98,15 +117,19 @@ def verify(
         def show(what: str) -> None:
             bar.update(task, description=what, advance=bar.tasks[0].description != "starting")
 
-        outcome = run_verify(
-            folder, compared, settings, prompts or [DEFAULT_IDS], max_tokens, new_launcher, show
-        )
+        outcome = run_verify(folder, compared, settings, prompts, max_tokens, new_launcher, show)
     if as_json:
         print_json(outcome.report())
     else:
         _print_outcome(outcome, layout.value)
     if outcome.difference is not None:
         raise typer.Exit(1)
+
+
+def _random_ids(spec: ModelSpec) -> list[int]:
+    """The same few ids in every run."""
+    drawn = random.Random(0)  # noqa: S311
+    return [drawn.randrange(spec.vocab_size) for _ in range(RANDOM_IDS)]
 
 
 def _parse_degrees(text: str) -> list[int]:

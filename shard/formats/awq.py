@@ -12,10 +12,11 @@ from typing import Any
 import torch
 
 from ...kernels.errors import InputError
+from ...kernels.stored_codes import StoredCodes
 from ..checkpoint import Checkpoint
 from ..quantization import QuantizationSpec, Rule, WeightScheme
-from ..safetensors_file import Features, SliceReader, TensorEntry, bounds
-from .codes import QuantizedSlice, WholeWeight, column_groups, pack_words, unpack_words
+from ..safetensors_file import Features, SliceReader, TensorEntry, bounds, count, part, places
+from .codes import QuantizedSlice, WholeWeight, column_groups, pack_words
 from .expected import FLOATS, Expected
 from .settings import bits, flag, group_size, strings, text, warn_unknown
 
@@ -83,9 +84,9 @@ def read_slice(
     taken, groups = column_groups(columns, scheme, k, None)
     zeros = entries.get(f"{module}.qzeros")
     return QuantizedSlice(
-        codes=_read(reader, entries[f"{module}.qweight"], columns, rows),
+        stored=_stored(reader, entries[f"{module}.qweight"], rows, columns),
         scales=reader.read(entries[f"{module}.scales"], taken, rows).T,
-        zeros=None if zeros is None else _read(reader, zeros, taken, rows),
+        zeros=None if zeros is None else _stored(reader, zeros, rows, taken).codes(),
         groups=groups,
     )
 
@@ -112,15 +113,20 @@ def _pack_words(codes: torch.Tensor) -> torch.Tensor:
     return pack_words(ordered.reshape(rows, -1), 4)
 
 
-def _read(
-    reader: SliceReader, entry: TensorEntry, features: Features, rows: Features
-) -> torch.Tensor:
+def _stored(
+    reader: SliceReader, entry: TensorEntry, rows: Features, features: Features
+) -> StoredCodes:
     """Codes [n, features] of a matrix [features, N/8] in AWQ's order."""
     begin, end = bounds(rows)
     first = begin // PER_WORD
-    words = reader.read(entry, features, slice(first, -(-end // PER_WORD)))
-    codes = unpack_words(words, 4).view(words.shape[0], words.shape[1], PER_WORD)
-    codes = codes[:, :, NIBBLE_OF_COLUMN].reshape(words.shape[0], words.shape[1] * PER_WORD)
-    if isinstance(rows, slice):
-        return codes[:, rows.start - first * PER_WORD : rows.stop - first * PER_WORD].T
-    return codes[:, rows - first * PER_WORD].T
+    words = slice(first, -(-end // PER_WORD))
+    return StoredCodes(
+        bits=4,
+        k_first=True,
+        along_k=False,
+        rows=places(rows, first * PER_WORD),
+        columns=torch.arange(count(features)),
+        read=lambda begin, end: reader.read(entry, part(features, begin, end), words),
+        nibbles=NIBBLE_OF_COLUMN,
+        divisible=isinstance(features, slice),
+    )

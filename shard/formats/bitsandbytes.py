@@ -18,8 +18,8 @@ import torch
 from ...kernels.errors import InputError
 from ..checkpoint import Checkpoint
 from ..quantization import CHANNEL, QuantizationSpec, Rule, WeightScheme
-from ..safetensors_file import Features, SliceReader, bounds
-from .codes import QuantizedSlice
+from ..safetensors_file import Features, SliceReader, bounds, count
+from .codes import QuantizedSlice, byte_codes
 from .expected import ANY, FLOATS, Expected
 from .settings import flag, strings, text, warn_unknown
 
@@ -95,13 +95,12 @@ def read_slice(
     """Read a rectangle of an int8 weight (nf4 has no codes that a kernel takes: see read_nf4)."""
     assert scheme.format == INT8
     entries = checkpoint.entries
-    values = reader.read(entries[f"{module}.weight"], rows, columns)
     scb = reader.read(entries[f"{module}.SCB"])[rows]
     return QuantizedSlice(
-        codes=values.view(torch.uint8) ^ 128,
+        stored=byte_codes(reader, entries[f"{module}.weight"], rows, columns),
         scales=(scb / 127)[:, None],
         zeros=None,
-        groups=torch.zeros(values.shape[1], dtype=torch.int64),
+        groups=torch.zeros(count(columns), dtype=torch.int64),
     )
 
 

@@ -7,25 +7,32 @@ from dataclasses import dataclass
 import torch
 
 from ...kernels.errors import InputError
+from ...kernels.stored_codes import StoredCodes, unpack_words
 from ..quantization import WeightScheme
-from ..safetensors_file import Features, SliceReader, TensorEntry, bounds
+from ..safetensors_file import Features, SliceReader, TensorEntry, bounds, count, part, places
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizedSlice:
     """A rectangle of a quantized weight, before it is laid out for a kernel.
 
-    `codes` uint8 [n, k], unsigned: value = scale * (code - zero). `groups` int64 [k] is the group
-    of each column, counted in the columns of `scales` [n, g] (in the checkpoint's dtype) and of
-    `zeros` uint8 [n, g], None when symmetric (8 at 4 bits, 128 at 8). `input_scale` is the static
-    scale of int8 activations.
+    `stored` are unsigned codes [n, k]: value = scale * (code - zero). They are read when they are
+    asked for, and only as long as the reader is open. `groups` int64 [k] is the group of each
+    column, counted in the columns of `scales` [n, g] (in the checkpoint's dtype) and of `zeros`
+    uint8 [n, g], None when symmetric (8 at 4 bits, 128 at 8). `input_scale` is the static scale of
+    int8 activations.
     """
 
-    codes: torch.Tensor
+    stored: StoredCodes
     scales: torch.Tensor
     zeros: torch.Tensor | None
     groups: torch.Tensor
     input_scale: float | None = None
+
+    @property
+    def codes(self) -> torch.Tensor:
+        """All codes, uint8 [n, k]; reads them."""
+        return self.stored.codes()
 
 
 def grown(values: torch.Tensor, shape: tuple[int, int], fill: int) -> torch.Tensor:
@@ -68,23 +75,73 @@ class WholeWeight:
     input_scale: float | None = None
 
 
-def unpack_words(words: torch.Tensor, bits: int) -> torch.Tensor:
-    """Inverse of pack_words: int32 [N, W] -> uint8 [N, W*32/bits], the tail included."""
-    if not words.numel():
-        return torch.empty((words.shape[0], words.shape[1] * 32 // bits), dtype=torch.uint8)
-    # contiguous() keeps the strides of a transposed single column, and view then refuses them.
-    words = words.clone(memory_format=torch.contiguous_format)
-    data = words.view(torch.uint8)
-    if bits == 8:
-        return data
-    codes = torch.stack((data & 0xF, data >> 4), dim=2)
-    return codes.view(words.shape[0], words.shape[1] * 8)
-
-
 def add_to_words(words: torch.Tensor, number: int) -> torch.Tensor:
     """Add a number to int32 words modulo 2^32."""
     wide = (words.long() + number) & 0xFFFFFFFF
     return torch.where(wide >= 1 << 31, wide - (1 << 32), wide).to(torch.int32)
+
+
+def bytes_to_words(data: torch.Tensor) -> torch.Tensor:
+    """Bytes uint8 [n, b] as int32 words [n, ceil(b/4)]; the tail of the last word is 0."""
+    n, width = data.shape
+    if not data.numel():
+        return torch.empty((n, -(-width // 4)), dtype=torch.int32)
+    return pack_words(data, 8) if width % 4 else data.contiguous().view(torch.int32)
+
+
+def packed_columns(
+    reader: SliceReader, entry: TensorEntry, bits: int, rows: Features, columns: Features
+) -> StoredCodes:
+    """Codes [n, k] of a matrix [N, K*b/32] packed along its second dimension."""
+    per_word = 32 // bits
+    begin, end = bounds(columns)
+    first = begin // per_word
+    words = slice(first, -(-end // per_word))
+    return StoredCodes(
+        bits=bits,
+        k_first=False,
+        along_k=True,
+        rows=torch.arange(count(rows)),
+        columns=places(columns, first * per_word),
+        read=lambda begin, end: reader.read(entry, part(rows, begin, end), words),
+        divisible=isinstance(rows, slice),
+    )
+
+
+def packed_rows(
+    reader: SliceReader, entry: TensorEntry, bits: int, rows: Features, columns: Features
+) -> StoredCodes:
+    """Codes [n, k] of a matrix [K*b/32, N] packed along its first dimension."""
+    per_word = 32 // bits
+    first = bounds(columns)[0] // per_word
+    return StoredCodes(
+        bits=bits,
+        k_first=True,
+        along_k=True,
+        rows=torch.arange(count(rows)),
+        columns=places(columns, first * per_word),
+        read=lambda begin, end: reader.read(entry, slice(first + begin, first + end), rows),
+    )
+
+
+def byte_codes(
+    reader: SliceReader, entry: TensorEntry, rows: Features, columns: Features
+) -> StoredCodes:
+    """Codes [n, k] of a matrix int8 [N, K]: code = value + 128."""
+
+    def read(begin: int, end: int) -> torch.Tensor:
+        codes = reader.read(entry, part(rows, begin, end), columns).view(torch.uint8) ^ 128
+        return bytes_to_words(codes)
+
+    return StoredCodes(
+        bits=8,
+        k_first=False,
+        along_k=True,
+        rows=torch.arange(count(rows)),
+        columns=torch.arange(count(columns)),
+        read=read,
+        divisible=isinstance(rows, slice),
+    )
 
 
 def read_packed_columns(

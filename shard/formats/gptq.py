@@ -25,8 +25,8 @@ from .codes import (
     column_groups,
     group_index,
     pack_words,
+    packed_rows,
     read_packed_columns,
-    read_packed_rows,
 )
 from .expected import FLOATS, Expected
 from .settings import bits, flag, group_size, mapping, pattern, text, warn_unknown
@@ -153,10 +153,9 @@ def read_slice(
     k = entries[f"{module}.qweight"].shape[0] * 32 // scheme.bits
     g_idx = group_index(reader, entries.get(f"{module}.{GROUP_INDEX}"), scheme)
     taken, groups = column_groups(columns, scheme, k, g_idx)
-    codes = read_packed_rows(reader, entries[f"{module}.qweight"], scheme.bits, columns, rows).T
     scales = reader.read(entries[f"{module}.scales"], taken, rows).T
     return QuantizedSlice(
-        codes=codes,
+        stored=packed_rows(reader, entries[f"{module}.qweight"], scheme.bits, rows, columns),
         scales=scales,
         zeros=_zeros(reader, entries[f"{module}.qzeros"], scheme, taken, rows),
         groups=groups,

@@ -11,8 +11,8 @@ import torch
 from ...kernels.errors import InputError
 from ..checkpoint import Checkpoint
 from ..quantization import WeightScheme
-from ..safetensors_file import Features, SliceReader, bounds
-from .codes import QuantizedSlice, WholeWeight
+from ..safetensors_file import Features, SliceReader, count
+from .codes import QuantizedSlice, WholeWeight, byte_codes
 from .expected import FLOATS, Expected
 
 GROUP_INDEX: str | None = None
@@ -41,8 +41,6 @@ def read_slice(
 ) -> QuantizedSlice:
     """Read a rectangle. Raises InputError E-QUANT-SCHEME for a static zero point other than 0."""
     entries = checkpoint.entries
-    values = reader.read(entries[f"{module}.weight"], rows, columns)
-    begin, end = bounds(columns)
     input_scale = None
     if scheme.activation == "int8-static":
         input_scale = float(reader.read(entries[f"{module}.input_scale"]))
@@ -53,12 +51,11 @@ def read_slice(
                 f"{module}.input_zero_point is not 0: static asymmetric activations are not read. "
                 "Use dynamic per-token activations",
             )
-    count = end - begin if isinstance(columns, slice) else len(columns)
     return QuantizedSlice(
-        codes=values.view(torch.uint8) ^ ZERO,
+        stored=byte_codes(reader, entries[f"{module}.weight"], rows, columns),
         scales=reader.read(entries[f"{module}.weight_scale"], rows, slice(0, 1)),
         zeros=None,
-        groups=torch.zeros(count, dtype=torch.int64),
+        groups=torch.zeros(count(columns), dtype=torch.int64),
         input_scale=input_scale,
     )
 

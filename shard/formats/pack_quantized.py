@@ -19,7 +19,7 @@ from .codes import (
     column_groups,
     group_index,
     pack_words,
-    read_packed_columns,
+    packed_columns,
     read_packed_rows,
 )
 from .expected import FLOATS, Expected
@@ -63,7 +63,7 @@ def read_slice(
         entry = entries[f"{module}.weight_zero_point"]
         zeros = read_packed_rows(reader, entry, bits, rows, taken)
     return QuantizedSlice(
-        codes=read_packed_columns(reader, entries[f"{module}.weight_packed"], bits, rows, columns),
+        stored=packed_columns(reader, entries[f"{module}.weight_packed"], bits, rows, columns),
         scales=reader.read(scales, rows, taken),
         zeros=zeros,
         groups=groups,
