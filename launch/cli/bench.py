@@ -12,7 +12,7 @@ from ...runtime.batch import pages_for
 from ...runtime.config import EngineSettings
 from ...runtime.engine import Engine
 from ...runtime.prepare import prepare
-from ...runtime.throughput import Throughput, Workload, measure, read_bandwidth
+from ...runtime.throughput import Throughput, Workload, measure
 from ...shard.plan import PlanSettings
 from ..models import model_folder
 from .bench_collectives import collectives
@@ -63,6 +63,7 @@ def throughput(
     batch_size: Annotated[int, typer.Option(help="Prompts that run together.", min=1)] = 1,
     prompt_tokens: Annotated[int, typer.Option(help="Length of each prompt.", min=1)] = 512,
     new_tokens: Annotated[int, typer.Option(help="Tokens to generate per prompt.", min=2)] = 64,
+    rounds: Annotated[int, typer.Option(help="How often all of it is run.", min=1)] = 3,
     load_format: LoadFormatOption = LoadFormat.AUTO,
     quantization: Quantization = None,
     group_size: GroupSize = None,
@@ -90,13 +91,17 @@ def throughput(
         kv_pages=batch_size * pages_for(prompt_tokens + new_tokens),
     )
     prepare(folder, settings)
-    workload = Workload(batch_size=batch_size, prompt_tokens=prompt_tokens, new_tokens=new_tokens)
-    bandwidth = read_bandwidth()
+    workload = Workload(
+        batch_size=batch_size,
+        prompt_tokens=prompt_tokens,
+        new_tokens=new_tokens,
+        rounds=rounds,
+    )
     with launchers(launcher, ray_address, degree, threads) as new_launcher:
         with spinner(f"starting {degree} ranks", as_json):
             engine = Engine(folder, settings, new_launcher())
         with engine, spinner("measuring", as_json):
-            found = measure(engine, workload, bandwidth)
+            found = measure(engine, workload)
     if as_json:
         print_json(dataclasses.asdict(found))
     else:
@@ -116,6 +121,7 @@ def _print(found: Throughput, workload: Workload, degree: int) -> None:
     console.print(table)
     console.print(
         f"{human_bytes(found.weights_bytes)} of weights a step; memory reads "
-        f"{found.read_bandwidth_gb_s:.1f} GB/s: {found.bandwidth_share:.0%} of the least possible "
-        f"time, {found.overhead_share:.0%} of a step outside kernels"
+        f"{found.read_bandwidth_gb_s:.1f} GB/s: the least possible time is "
+        f"{found.bandwidth_share:.0%} of a step. Outside kernels {found.overhead_share:.0%}, in "
+        f"collectives {found.collectives_share:.0%}"
     )
