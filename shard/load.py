@@ -12,9 +12,10 @@ import torch
 from ..kernels import ops
 from ..kernels.errors import InputError
 from ..kernels.finite import all_finite
-from ..kernels.layout import PackedWeight, pack_dense, pack_rows, pack_stored
+from ..kernels.layout import PackedWeight, pack_dense, pack_rows
 from .checkpoint import Checkpoint
-from .formats import QuantizedSlice, bitsandbytes
+from .features import Features, part
+from .formats import bitsandbytes
 from .formats.codes import grown
 from .load_faults import LoadFaults
 from .modules import (
@@ -25,10 +26,10 @@ from .modules import (
     head_module,
     layer_modules,
 )
+from .pack_slice import pack_slice
 from .plan import ShardPlan, Slice
-from .quantization import CHANNEL, WeightScheme
-from .runs import Runs, make_runs
-from .safetensors_file import Features, SliceReader, part
+from .quantization import WeightScheme
+from .safetensors_file import SliceReader
 from .sources import DummyWeights, StoredWeights, WeightSource
 from .spec import ModelSpec
 from .validate import norm_sizes
@@ -205,8 +206,9 @@ class _Loader:
         rows = slice(own.offset, own.offset + own.true)
         step = max(1, PART_ELEMENTS // module.k)
         for begin in range(0, own.true, step):
-            end = min(begin + step, own.true)
-            table[begin:end] = self._dense(module, None, part(rows, begin, end), slice(0, module.k))
+            here = slice(begin, min(begin + step, own.true))
+            wanted = part(rows, here.start, here.stop)
+            table[here] = self._dense(module, None, wanted, slice(0, module.k))
         return table
 
     def product(self, module: LinearModule, order: torch.Tensor | None = None) -> PackedWeight:
@@ -221,7 +223,7 @@ class _Loader:
         if scheme is not None and scheme.format != bitsandbytes.NF4:
             piece = self.source.quantized(module, scheme, rows, columns)
             self._finite(f"{module.name} scales", piece.scales)
-            return _pack(piece, module, scheme, own, ends)
+            return pack_slice(piece, scheme, _padded_shape(module, own), ends)
         shape = _padded_shape(module, own)
         if scheme is not None or isinstance(rows, torch.Tensor):
             values = self._dense(module, scheme, rows, columns)
@@ -260,41 +262,6 @@ def _owned_features(own: Slice, order: torch.Tensor | None) -> Features:
     """The features of the checkpoint that a slice of the plan covers."""
     true = slice(own.offset, own.offset + own.true)
     return true if order is None else order[true]
-
-
-def _pack(
-    piece: QuantizedSlice, module: LinearModule, scheme: WeightScheme, own: Slice, ends: list[int]
-) -> PackedWeight:
-    n, k = _padded_shape(module, own)
-    groups, width = piece.groups, scheme.group_size
-    if width == CHANNEL:
-        width = k
-        if 0 < len(groups) < width:
-            # One scale spans the row, and padding belongs to it.
-            groups = torch.zeros(width, dtype=torch.int64)
-    runs = make_runs(ends, groups, width)
-    zeros = None if piece.zeros is None else _by_run(piece.zeros, runs, n, 1 << (scheme.bits - 1))
-    return pack_stored(
-        piece.stored,
-        _by_run(piece.scales, runs, n, 1),
-        zeros,
-        k=k,
-        runs=runs.spans,
-        segments=runs.segments,
-        order=runs.order,
-        activation="float" if scheme.activation == "float" else "int8",
-        input_scale=piece.input_scale,
-    )
-
-
-def _by_run(table: torch.Tensor, runs: Runs, rows: int, fill: int) -> torch.Tensor:
-    """Columns of a table [n, g] for each run, `fill` for padded runs and rows."""
-    if table.shape[0] == rows and runs.groups == list(range(table.shape[1])):
-        return table
-    out = torch.full((rows, len(runs.groups)), fill, dtype=table.dtype)
-    true = [i for i, group in enumerate(runs.groups) if group >= 0]
-    out[: table.shape[0], true] = table[:, [runs.groups[i] for i in true]]
-    return out
 
 
 def _padded_shape(module: LinearModule, own: Slice) -> tuple[int, int]:

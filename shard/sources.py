@@ -11,12 +11,13 @@ import torch
 from ..kernels.stored_codes import StoredCodes
 from .act_order import mlp_order
 from .checkpoint import Checkpoint
+from .features import Features, bounds, count, part, places
 from .formats import QuantizedSlice, bitsandbytes, dense, quantized_format
 from .formats.codes import bytes_to_words, column_groups
 from .mixing import mix
 from .modules import LinearModule
 from .quantization import WeightScheme
-from .safetensors_file import Features, SliceReader, bounds, count, part, places
+from .safetensors_file import SliceReader
 from .spec import ModelSpec
 
 

@@ -6,8 +6,9 @@ from typing import Protocol
 
 from ...kernels.errors import InputError
 from ..checkpoint import Checkpoint
+from ..features import Features
 from ..quantization import WeightScheme
-from ..safetensors_file import Features, SliceReader
+from ..safetensors_file import SliceReader
 from . import awq, bitsandbytes, dense, gptq, int_quantized, pack_quantized
 from .codes import QuantizedSlice
 from .expected import Expected

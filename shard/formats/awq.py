@@ -14,8 +14,9 @@ import torch
 from ...kernels.errors import InputError
 from ...kernels.stored_codes import StoredCodes
 from ..checkpoint import Checkpoint
+from ..features import Features, bounds, count, part, places
 from ..quantization import QuantizationSpec, Rule, WeightScheme
-from ..safetensors_file import Features, SliceReader, TensorEntry, bounds, count, part, places
+from ..safetensors_file import SliceReader, TensorEntry
 from .codes import QuantizedSlice, WholeWeight, column_groups, pack_words
 from .expected import FLOATS, Expected
 from .settings import bits, flag, group_size, strings, text, warn_unknown

@@ -17,8 +17,9 @@ import torch
 
 from ...kernels.errors import InputError
 from ..checkpoint import Checkpoint
+from ..features import Features, bounds, count
 from ..quantization import CHANNEL, QuantizationSpec, Rule, WeightScheme
-from ..safetensors_file import Features, SliceReader, bounds, count
+from ..safetensors_file import SliceReader
 from .codes import QuantizedSlice, byte_codes
 from .expected import ANY, FLOATS, Expected
 from .settings import flag, strings, text, warn_unknown

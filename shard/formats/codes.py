@@ -8,8 +8,9 @@ import torch
 
 from ...kernels.errors import InputError
 from ...kernels.stored_codes import StoredCodes, unpack_words
+from ..features import Features, bounds, count, part, places
 from ..quantization import WeightScheme
-from ..safetensors_file import Features, SliceReader, TensorEntry, bounds, count, part, places
+from ..safetensors_file import SliceReader, TensorEntry
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from ..checkpoint import Checkpoint
-from ..safetensors_file import Features, SliceReader
+from ..features import Features
+from ..safetensors_file import SliceReader
 from .expected import FLOATS, Expected
 
 

@@ -16,8 +16,9 @@ import torch
 
 from ...kernels.errors import InputError
 from ..checkpoint import Checkpoint
+from ..features import Features
 from ..quantization import QuantizationSpec, Rule, WeightScheme
-from ..safetensors_file import Features, SliceReader, TensorEntry
+from ..safetensors_file import SliceReader, TensorEntry
 from .codes import (
     QuantizedSlice,
     WholeWeight,

@@ -10,8 +10,9 @@ import torch
 
 from ...kernels.errors import InputError
 from ..checkpoint import Checkpoint
+from ..features import Features, count
 from ..quantization import WeightScheme
-from ..safetensors_file import Features, SliceReader, count
+from ..safetensors_file import SliceReader
 from .codes import QuantizedSlice, WholeWeight, byte_codes
 from .expected import FLOATS, Expected
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 import torch
 
 from ..checkpoint import Checkpoint
+from ..features import Features
 from ..quantization import WeightScheme
-from ..safetensors_file import Features, SliceReader
+from ..safetensors_file import SliceReader
 from .codes import (
     QuantizedSlice,
     WholeWeight,
