@@ -17,6 +17,9 @@ namespace isobit {
 namespace {
 
 constexpr int kSpin = 4000;
+// About a millisecond, in which anybody else may have the core. A helper that sleeps between two
+// steps of a model wakes late: a virtual machine gives an idle core away.
+constexpr int kYields = 4000;
 constexpr uint32_t kClosed = 1u << 31;
 
 void relax() {
@@ -107,6 +110,9 @@ class Pool {
     for (;;) {
       for (int spin = 0; spin < kSpin && epoch_.load(std::memory_order_acquire) == seen; ++spin) {
         relax();
+      }
+      for (int i = 0; i < kYields && epoch_.load(std::memory_order_acquire) == seen; ++i) {
+        sched_yield();
       }
       if (epoch_.load() == seen) {
         sleepers_.fetch_add(1);
