@@ -111,11 +111,10 @@ void write(const Linear& a, int64_t plane, int64_t row, int64_t tile, const Lane
     const int64_t column = (tile + t) * kTile;
     const int64_t columns = a.n - column < kTile ? a.n - column : kTile;
     float* out = a.out + (plane * a.rows + row) * a.out_width + column;
-    if (a.bias) {
-      const Lanes bias = load_some(a.bias + column, columns);
-      for (int m = 0; m < R; ++m) store_some(out + m * a.out_width, total[m][t] + bias, columns);
-    } else {
-      for (int m = 0; m < R; ++m) store_some(out + m * a.out_width, total[m][t], columns);
+    const Lanes bias = a.bias ? load_at(a.bias + column, columns) : zero();
+    for (int m = 0; m < R; ++m) {
+      // Not "+ 0": that would turn -0 into 0.
+      store_at(out + m * a.out_width, a.bias ? total[m][t] + bias : total[m][t], columns);
     }
   }
 }

@@ -23,15 +23,6 @@ ISOBIT_INLINE void each_lanes(int64_t width, Op op) {
 }
 
 template <class T>
-ISOBIT_INLINE Lanes load_at(const T* from, int64_t count) {
-  return count == kTile ? load(from) : load_some(from, count);
-}
-template <class T>
-ISOBIT_INLINE void store_at(T* to, Lanes a, int64_t count) {
-  count == kTile ? store(to, a) : store_some(to, a, count);
-}
-
-template <class T>
 void widen_row(const Gather& a, int64_t row) {
   const T* x = static_cast<const T*>(a.x) + row * a.k;
   float* out = static_cast<float*>(a.out) + row * a.packed_k;

@@ -192,6 +192,15 @@ ISOBIT_INLINE void store_some(T* to, Lanes a, int64_t count) {
   memcpy(to, padded, count * sizeof(T));
 }
 
+template <class T>
+ISOBIT_INLINE Lanes load_at(const T* from, int64_t count) {
+  return count == kTile ? load(from) : load_some(from, count);
+}
+template <class T>
+ISOBIT_INLINE void store_at(T* to, Lanes a, int64_t count) {
+  count == kTile ? store(to, a) : store_some(to, a, count);
+}
+
 template <class Op>
 ISOBIT_INLINE float across(Lanes a, Op op) {
   float lane[kTile];
