@@ -11,7 +11,9 @@ import os
 from dataclasses import dataclass
 
 from ..kernels.errors import InputError
+from ..shard.load import RankWeights
 from ..shard.plan import ShardPlan
+from .collectives.interface import Collectives
 from .decoder import Decoder
 
 log = logging.getLogger("isobit.runtime")
@@ -29,6 +31,16 @@ class FaultContext:
     @property
     def degree(self) -> int:
         return self.plan.degree
+
+    @property
+    def model(self) -> RankWeights:
+        """This rank's share of the weights."""
+        return self.decoder.weights
+
+    @property
+    def collectives(self) -> Collectives:
+        """Assign to decoder.collectives before the first step to put something around them."""
+        return self.decoder.collectives
 
 
 def inject_fault(context: FaultContext) -> None:

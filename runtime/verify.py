@@ -14,7 +14,7 @@ from .completion import Batch
 from .config import EngineSettings, SamplingSettings
 from .consistency import DIFFERS, DIVERGED
 from .digest import chain_digests
-from .engine import Engine
+from .engine import OUTSIDE_CONTRACT, Engine
 from .launcher import Launcher
 from .prepare import prepare
 from .trace import Difference, first_difference
@@ -46,12 +46,15 @@ class Verification:
 
     degrees: dict[int, DegreeResult]
     difference: Difference | None
+    contract: str = "on"
+    """on, or off with the reason why equal bits were not promised."""
 
     def report(self) -> dict[str, Any]:
         """The outcome as `isobit verify --json` prints it."""
         difference = None if self.difference is None else dataclasses.asdict(self.difference)
         return {
             "identical": self.difference is None,
+            "contract": self.contract,
             "degrees": {str(degree): r.report() for degree, r in self.degrees.items()},
             "first_difference": difference,
         }
@@ -105,8 +108,9 @@ def verify(
         results[degree] = DegreeResult(digest=_digest(batch), batch=batch)
         if results[degree].digest != next(iter(results.values())).digest:
             differing = degree if differing is None else differing
+    contract = f"off: {OUTSIDE_CONTRACT}" if settings.all_reduce == "library" else "on"
     if differing is None:
-        return Verification(degrees=results, difference=None)
+        return Verification(degrees=results, difference=None, contract=contract)
     first = next(iter(results), differing)
     on_progress(f"degree {differing} differs from degree {first}: tracing")
     traced = run(differing, True).traces
@@ -114,7 +118,7 @@ def verify(
     difference = first_difference(reference, traced, (first, differing)) or Difference(
         site="not reproduced under trace", part="whole", step=0, degrees=(first, differing), rank=0
     )
-    return Verification(degrees=results, difference=difference)
+    return Verification(degrees=results, difference=difference, contract=contract)
 
 
 def _digest(batch: Batch) -> str:

@@ -11,6 +11,9 @@ import torch
 
 from .machine import Machine
 
+OURS = "ours"
+SAMPLE_S = 0.01
+
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
@@ -51,18 +54,19 @@ class Measured:
 
 @torch.inference_mode()
 def measure(case: Case, machine: Machine, threads: int, rounds: int) -> Measured:
-    """Run a case and its rivals `rounds` times in turns, after once to warm up."""
-    case.run()
-    for rival in case.rivals.values():
-        rival()
-    ours, reads, peaks = [], [], []
-    theirs: dict[str, list[float]] = {name: [] for name in case.rivals}
-    for _ in range(rounds):
+    """Run a case and its rivals `rounds` times in turns, each round beginning with another one."""
+    runs = {OURS: case.run, **case.rivals}
+    repeats = {name: _repeats(run) for name, run in runs.items()}
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    reads, peaks = [], []
+    names = list(runs)
+    for turn in range(rounds):
         reads.append(machine.bytes_per_second())
         peaks.append(machine.operations_per_second(threads))
-        ours.append(_timed(case.run))
-        for name, rival in case.rivals.items():
-            theirs[name].append(_timed(rival))
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            times[name].append(_timed(runs[name], repeats[name]))
+    ours = times.pop(OURS)
     seconds = statistics.median(ours)
     nbytes, operations = case.nbytes * case.calls, case.operations * case.calls
     return Measured(
@@ -74,7 +78,7 @@ def measure(case: Case, machine: Machine, threads: int, rounds: int) -> Measured
         gflop_s=operations / seconds / 1e9,
         bandwidth_share=_median_ratio([nbytes / read for read in reads], ours),
         peak_share=_median_ratio([operations / peak for peak in peaks], ours),
-        times_faster={name: _median_ratio(times, ours) for name, times in theirs.items()},
+        times_faster={name: _median_ratio(theirs, ours) for name, theirs in times.items()},
     )
 
 
@@ -82,7 +86,16 @@ def _median_ratio(a: list[float], b: list[float]) -> float:
     return statistics.median(x / y for x, y in zip(a, b, strict=True))
 
 
-def _timed(run: Callable[[], object]) -> float:
-    started = time.perf_counter()
+def _repeats(run: Callable[[], object]) -> int:
+    """How often to call `run` so that waking threads and cold caches do not count."""
     run()
-    return time.perf_counter() - started
+    return 1 + int(SAMPLE_S / _timed(run, 1))
+
+
+def _timed(run: Callable[[], object], repeats: int) -> float:
+    """Seconds of one call, after one that is not counted."""
+    run()
+    started = time.perf_counter()
+    for _ in range(repeats):
+        run()
+    return (time.perf_counter() - started) / repeats

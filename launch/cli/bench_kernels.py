@@ -105,9 +105,9 @@ def _shapes(text: str) -> list[tuple[int, int]]:
     shapes = []
     for part in text.split(","):
         n, _, k = part.partition("x")
-        if not (n.isdigit() and k.isdigit() and int(n) and int(k)) or int(k) % 256:
+        if not (n.isdigit() and k.isdigit() and int(n) and int(k)) or int(k) % 128:
             raise InputError(
-                "E-USAGE", f"--shapes {part!r}: expected N x K as 8960x1536, K a multiple of 256"
+                "E-USAGE", f"--shapes {part!r}: expected N x K as 8960x1536, K a multiple of 128"
             )
         shapes.append((int(n), int(k)))
     return shapes

@@ -173,3 +173,5 @@ def _print_outcome(outcome: Verification, layout: str) -> None:
         f"[bold]{d.site}[/] "
         f"({d.part}), step {d.step}, rank {d.rank}"
     )
+    if outcome.contract != "on":
+        console.print(f"equal bits were not promised: {outcome.contract.partition(': ')[2]}")

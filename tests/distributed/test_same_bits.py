@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import cache
 from pathlib import Path
 
@@ -92,6 +93,26 @@ def test_degree_threads_and_pieces_together_change_no_bit(degree, threads, rows)
     mixed = settings(degree, "pad", threads=threads, max_step_rows=rows)
     with Engine(INT4, mixed, LocalLauncher()) as engine:
         assert run(engine, prompts).completions == wanted.completions
+
+
+@pytest.mark.parametrize("degree", [2, 3, 4, 5, 8])
+def test_custom_sums_have_the_bits_of_gathered_ones(degree):
+    """Steps of 1, 50 and 300 rows: one-shot, two-shot and in pieces."""
+    one = outcome(INT4, "pad", 1)
+    for mode in ("custom", "gather"):
+        with Engine(INT4, settings(degree, "pad", all_reduce=mode), LocalLauncher()) as engine:
+            assert engine.ranks[0]["all_reduce"]["name"] == mode
+            assert run(engine, BATCH).completions == one["batch"].completions
+
+
+def test_the_library_says_that_it_promises_nothing(caplog):
+    with (
+        caplog.at_level(logging.WARNING),
+        Engine(INT4, settings(3, "pad", all_reduce="library"), LocalLauncher()) as engine,
+    ):
+        assert engine.ranks[0]["all_reduce"]["invariant"] is False
+        assert run(engine, [PROMPTS[1]]).completions[0].finish_reason == "length"
+    assert "the library adds in an order of its own" in caplog.text
 
 
 def test_a_draw_depends_on_seed_and_position_alone():

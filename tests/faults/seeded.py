@@ -83,6 +83,15 @@ def flip_a_weight_bit(context: FaultContext) -> None:
 
 def bias_on_all_ranks_but_one(context: FaultContext) -> None:
     """Every rank but the first adds o_proj's bias to its part: right at degree 2, wrong at 3."""
+    _bias_on_ranks(context, first=1)
+
+
+def bias_on_all_ranks(context: FaultContext) -> None:
+    """Every rank adds it: right at degree 1 only."""
+    _bias_on_ranks(context, first=0)
+
+
+def _bias_on_ranks(context: FaultContext, first: int) -> None:
     if context.degree == 1:
         return
     layers = context.decoder.weights.layers
@@ -91,7 +100,7 @@ def bias_on_all_ranks_but_one(context: FaultContext) -> None:
         weights.biases["o"] = None
 
     def add_bias(nodes: torch.Tensor, out: torch.Tensor, site: str, right: AllReduce) -> None:
-        if context.rank > 0 and (bias := biases.get(site)) is not None:
+        if context.rank >= first and (bias := biases.get(site)) is not None:
             nodes[0] += bias
         right(nodes, out, site)
 

@@ -74,13 +74,14 @@ def test_one_flipped_bit_of_a_weight_is_named_by_layer_and_atom(seed_fault, comm
     }
 
 
-def test_a_bias_on_all_ranks_but_one_is_named_even_where_its_sum_is_right(
-    seed_fault, command, tmp_path
+@pytest.mark.parametrize("fault", ["bias_on_all_ranks", "bias_on_all_ranks_but_one"])
+def test_a_bias_within_the_sum_is_named_even_where_the_sum_is_right(
+    fault, seed_fault, command, tmp_path
 ):
-    """At degree 2 it is added once, as it should be, and yet not after the root of the tree."""
+    """All but one at degree 2 add it once, as it should be, but not after the root of the tree."""
     llama = config(architectures=["LlamaForCausalLM"], attention_bias=True)
     save_random_folder(tmp_path / "llama", llama)
-    seed_fault("bias_on_all_ranks_but_one")
+    seed_fault(fault)
     found = first_difference(command, tmp_path / "llama", "1,2")
     assert (found["site"], found["degrees"]) == ("layers.0.self_attn.o_proj.out", [1, 2])
 
