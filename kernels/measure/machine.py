@@ -9,13 +9,13 @@ import torch
 
 from ..backend import native
 
-MEMORY_BYTES = 1 << 28
+MEMORY_BYTES = 1 << 29
 PEAK_ROUNDS = 200_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """Measures with the threads that `set_threads` gave to kernels. Takes 256 MiB of memory."""
+    """Measures with the threads that `set_threads` gave to kernels. Takes 512 MiB of memory."""
 
     memory: torch.Tensor = field(
         default_factory=lambda: torch.ones(MEMORY_BYTES // 4, dtype=torch.int32)

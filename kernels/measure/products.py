@@ -19,7 +19,7 @@ KINDS = ("int4", "int4-asymmetric", "int8", "int8-channel", "w8a8", "bfloat16")
 GROUP = 128
 ATOMS = 8
 BF16, PLAIN = "torch bf16 linear", "one loop over K"
-CACHE_BYTES = 192 << 20
+CACHE_BYTES = 512 << 20
 """Copies of a weight together exceed any cache: every reading comes from memory."""
 
 
