@@ -12,6 +12,7 @@ import torch
 
 from .errors import InputError
 from .lines import WORD_DTYPE, by_column, by_run, line_columns, line_words
+from .memory import streamed
 from .placement import Placement, place
 from .stored_codes import StoredCodes
 from .tiles import code_tiles, dense_tiles
@@ -284,7 +285,7 @@ def _fill(
     kind: str, n: int, packed_k: int, chunk: Callable[[slice], torch.Tensor], fill: int
 ) -> torch.Tensor:
     shape = (-(-n // TILE), packed_k // LINE_K[kind], TILE)
-    data = torch.empty(shape, dtype=WORD_DTYPE[kind])
+    data = streamed(shape, WORD_DTYPE[kind])
     for rows, tiles in _chunks(n, packed_k):
         part = chunk(rows)
         missing = (tiles.stop - tiles.start) * TILE - len(part)

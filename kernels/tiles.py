@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from .backend import native
+from .memory import streamed
 from .placement import Placement
 from .stored_codes import StoredCodes
 from .weight import DATA_DTYPE, LINE_K, MIDDLE, TILE, WORD_SHAPE
@@ -28,7 +29,7 @@ def code_tiles(
     """
     per = LINE_K[kind]
     tiles, lines = -(-n // TILE), len(placement.source) // per
-    data = torch.empty((tiles, lines, TILE), dtype=torch.int32)
+    data = streamed((tiles, lines, TILE), torch.int32)
     rows = torch.full((tiles * TILE,), -1, dtype=torch.int32)
     rows[: len(stored.rows)] = stored.rows
     source = placement.source
@@ -79,7 +80,7 @@ def dense_tiles(
     bits = 8 * dtype.itemsize
     per = 32 // bits
     tiles, lines = -(-n // TILE), len(placement.source) // per
-    data = torch.empty((tiles, lines, TILE), dtype=torch.int32)
+    data = streamed((tiles, lines, TILE), torch.int32)
     columns = placement.source.to(torch.int32)
     pitch = placement.width // per
     step = max(1, PART_BYTES // max(1, TILE * pitch * 4))

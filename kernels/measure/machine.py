@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from ..backend import native
+from ..memory import streamed
 
 MEMORY_BYTES = 1 << 29
 PEAK_ROUNDS = 200_000
@@ -18,7 +19,7 @@ class Machine:
     """Measures with the threads that `set_threads` gave to kernels. Takes 512 MiB of memory."""
 
     memory: torch.Tensor = field(
-        default_factory=lambda: torch.ones(MEMORY_BYTES // 4, dtype=torch.int32)
+        default_factory=lambda: streamed((MEMORY_BYTES // 4,), torch.int32).fill_(1)
     )
 
     def bytes_per_second(self) -> float:

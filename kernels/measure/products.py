@@ -9,6 +9,7 @@ import torch
 
 from .. import record
 from ..layout import pack_dense, pack_quantized
+from ..memory import streamed
 from ..program import Program
 from ..step import StepLimits
 from ..weight import PackedWeight
@@ -87,7 +88,7 @@ def _copies(weight: PackedWeight, count: int) -> list[PackedWeight]:
     return [weight] + [
         replace(
             weight,
-            data=weight.data.clone(),
+            data=streamed(weight.data.shape, weight.data.dtype).copy_(weight.data),
             scales=clone(weight.scales),
             zeros=clone(weight.zeros),
         )
