@@ -9,9 +9,12 @@ from ..kernels.errors import InputError
 
 
 class Text:
-    """The tokenizer of a model folder. Raises InputError E-TOKENIZER when it cannot be loaded."""
+    """The tokenizer of a model folder.
 
-    def __init__(self, model: Path) -> None:
+    Raises InputError E-TOKENIZER when it cannot be loaded; its message ends with `hint`.
+    """
+
+    def __init__(self, model: Path, hint: str = "--prompt-ids 1,2,3 works without one") -> None:
         from transformers import AutoTokenizer
 
         try:
@@ -19,8 +22,7 @@ class Text:
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise InputError(
                 "E-TOKENIZER",
-                f"{model}: the tokenizer cannot be loaded ({str(error).splitlines()[0]}). "
-                "--prompt-ids 1,2,3 works without one",
+                f"{model}: the tokenizer cannot be loaded ({str(error).splitlines()[0]}). {hint}",
             ) from error
 
     def encode(self, text: str) -> list[int]:
