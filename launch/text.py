@@ -24,9 +24,13 @@ class Text:
                 "E-TOKENIZER",
                 f"{model}: the tokenizer cannot be loaded ({str(error).splitlines()[0]}). {hint}",
             ) from error
+        # Without its files transformers makes a tokenizer of the right class that knows no token.
+        if not self._tokenizer.encode("a", add_special_tokens=False):
+            raise InputError("E-TOKENIZER", f"{model}: the tokenizer has no vocabulary. {hint}")
 
     def encode(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text)
+        # Without "verbose" a warning compares the length with what the tokenizer's config says.
+        return self._tokenizer.encode(text, verbose=False)
 
     def encode_chat(self, text: str) -> list[int]:
         """Token ids of one user message in the model's chat template."""

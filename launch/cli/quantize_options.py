@@ -68,7 +68,6 @@ class QuantizeOptions:
             bits=4 if self.made is Scheme.INT4 else 8,
             group_size=CHANNEL if wide else size,
             symmetric=usual if self.symmetric is None else self.symmetric,
-            act_order=self.desc_act,
             int8_activations=wide,
             keep=self.keep,
         )

@@ -21,7 +21,7 @@ from .grid import QuantizedWeight
 from .quality import layer_error
 from .report import ModuleReport
 from .scheme import Schemes, pack
-from .smoothquant import SmoothSettings, search_alpha
+from .smoothquant import SmoothSettings, int8_error, search_alpha
 from .statistics import Statistics
 
 Method = Literal["gptq", "awq", "smoothquant"]
@@ -31,7 +31,10 @@ INPUTS = {"q": ("q", "k", "v"), "o": ("o",), "gate": ("gate", "up"), "down": ("d
 
 @dataclass(frozen=True, kw_only=True)
 class MethodSettings:
-    """`damp_percent` and `desc_act` are GPTQ's; see GptqSettings."""
+    """`damp_percent` and `desc_act` are GPTQ's; see GptqSettings.
+
+    `desc_act` is with static groups, which need no g_idx: compressed-tensors 0.20 refuses g_idx.
+    """
 
     method: Method
     damp_percent: float = 0.01
@@ -81,30 +84,49 @@ def quantize_layer(
     modules = layer_modules(spec, layer)
     reports: dict[str, ModuleReport] = {}
     for first, names in INPUTS.items():
-        hessian = statistics[first].hessian()
         found = folds.get(modules[first].name)
-        seen = hessian if found is None else hessian / found.scales[:, None] / found.scales
+        plain = inputs = _Inputs(statistics[first], None)
+        if found is not None:
+            inputs = _Inputs(statistics[first], found.scales)
         for short in names:
             module = modules[short].name
             scheme = schemes[module]
             if scheme is None:
                 continue
-            name = f"{module}.weight"
-            weight = folded.pop(name)
+            original, weight = tensors[f"{module}.weight"], folded.pop(f"{module}.weight")
             if settings.method == "gptq":
-                result, report = _gptq(weight, seen, scheme, settings)
+                result, report = _gptq(weight, inputs.hessian, scheme, settings)
             else:
                 # Errors of attention scores do not add up like those of outputs: see search_bounds.
                 clipping = settings.method == "awq" and short not in ("q", "k")
-                result, report = _nearest(weight, seen, scheme, clipping)
-            rounded = nearest(tensors[name], scheme).dequantize(scheme.bits)
+                result, report = _nearest(weight, inputs.hessian if clipping else None, scheme)
             reports[module] = dataclasses.replace(
                 report,
-                nearest_error=layer_error(tensors[name], rounded, hessian),
+                layer_error=inputs.error(weight, result, scheme),
+                nearest_error=plain.error(original, nearest(original, scheme), scheme),
                 ratio=None if found is None else found.ratio,
             )
             folded |= pack(module, result, scheme)
     return QuantizedLayer(tensors=folded, modules=reports)
+
+
+class _Inputs:
+    """What is known about the input of some products; `scales` [K] divide its features."""
+
+    def __init__(self, statistics: Statistics, scales: torch.Tensor | None) -> None:
+        self.hessian, self.rows = statistics.hessian(), statistics.rows()
+        if scales is not None:
+            self.hessian = self.hessian / scales[:, None] / scales
+            self.rows = self.rows / scales
+
+    def error(
+        self, weight: torch.Tensor, quantized: QuantizedWeight, scheme: WeightScheme
+    ) -> float:
+        """Share of error in the outputs of a weight [N, K]."""
+        values = quantized.dequantize(scheme.bits)
+        if scheme.activation != "float":
+            return int8_error(weight, values, self.rows)
+        return layer_error(weight, values, self.hessian)
 
 
 def _folds(
@@ -161,6 +183,7 @@ def _gptq(
             group_size=scheme.group_size,
             symmetric=scheme.symmetric,
             desc_act=settings.desc_act,
+            static_groups=settings.desc_act,
             damp_percent=settings.damp_percent,
         ),
     )
@@ -169,7 +192,6 @@ def _gptq(
         bits=scheme.bits,
         sqnr_db=stats.sqnr_db,
         clipped=stats.clipped,
-        layer_error=stats.layer_error,
         damp_percent=stats.damp_percent,
         retries=stats.retries,
         dead=stats.dead,
@@ -177,10 +199,11 @@ def _gptq(
 
 
 def _nearest(
-    weight: torch.Tensor, hessian: torch.Tensor, scheme: WeightScheme, clipping: bool
+    weight: torch.Tensor, hessian: torch.Tensor | None, scheme: WeightScheme
 ) -> tuple[QuantizedWeight, ModuleReport]:
+    """Round to nearest; clip first where a Hessian is given."""
     kept = weight
-    if clipping:
+    if hessian is not None:
         bounds = ClipSettings(
             bits=scheme.bits, group_size=scheme.group_size, symmetric=scheme.symmetric
         )
@@ -190,5 +213,4 @@ def _nearest(
         bits=scheme.bits,
         sqnr_db=weight_sqnr(weight, result, scheme),
         clipped=int((kept != weight).sum()) / weight.numel(),
-        layer_error=layer_error(weight, result.dequantize(scheme.bits), hessian),
     )

@@ -15,11 +15,13 @@ REPORT = "quantization_report.json"
 class ModuleReport:
     """How one weight was quantized.
 
-    `sqnr_db` is 10 log10(signal power / error power) of the weight. `layer_error` is
-    tr((W-Q) H (W-Q)^T) / tr(W H W^T) over the calibration inputs, `nearest_error` that of rounding
-    to nearest with the same bits and groups. `clipped` is the share of weights outside the range of
-    codes. Damping is GPTQ's, `ratio` AWQ's or SmoothQuant's alpha where scales were folded. None
-    stands for what the method does not have.
+    `sqnr_db` is 10 log10(signal power / error power) of the weight. `layer_error` is the share of
+    error in the product's outputs, after folding: tr((W-Q) H (W-Q)^T) / tr(W H W^T) over all
+    calibration inputs, or with int8 activations that of some inputs, their rounding included.
+    `nearest_error` is that of rounding to nearest with the same bits and groups. `clipped` is the
+    share of weights outside the range of codes. `damp_percent`, `retries` and `dead` are
+    GptqStats'; `ratio` is AWQ's, or SmoothQuant's alpha, where scales were folded. None stands for
+    what a method does not have.
     """
 
     bits: int

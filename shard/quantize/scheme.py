@@ -23,14 +23,13 @@ DENSE_BITS = 16
 class QuantizeSettings:
     """`group_size` -1 means one scale per output row.
 
-    `act_order`: a group's features need not be neighbours. `int8_activations`: W8A8, a scale per
-    token. `keep`: patterns such as "layers.0.*=8", as in mixed.assign_by_patterns; 16 stays dense.
+    `int8_activations`: W8A8, a scale per token. `keep`: patterns such as "layers.0.*=8", as in
+    mixed.assign_by_patterns; 16 stays dense.
     """
 
     bits: int = 4
     group_size: int = 128
     symmetric: bool = True
-    act_order: bool = False
     int8_activations: bool = False
     keep: tuple[str, ...] = ()
 
@@ -103,7 +102,6 @@ def _scheme(settings: QuantizeSettings, bits: int) -> WeightScheme | None:
         bits=bits,
         group_size=settings.group_size,
         symmetric=settings.symmetric,
-        act_order=settings.act_order and settings.group_size != CHANNEL,
     )
 
 
@@ -116,7 +114,7 @@ def _config_group(scheme: WeightScheme, targets: list[str]) -> dict[str, Any]:
         "strategy": "channel" if channel else "group",
         "group_size": None if channel else scheme.group_size,
         "dynamic": False,
-        "actorder": "group" if scheme.act_order else None,
+        "actorder": None,
     }
     inputs = None
     if scheme.activation != "float":
