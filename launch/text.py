@@ -9,9 +9,12 @@ from ..kernels.errors import InputError
 
 
 class Text:
-    """The tokenizer of a model folder. Raises InputError E-TOKENIZER when it cannot be loaded."""
+    """The tokenizer of a model folder.
 
-    def __init__(self, model: Path) -> None:
+    Raises InputError E-TOKENIZER when it cannot be loaded; its message ends with `hint`.
+    """
+
+    def __init__(self, model: Path, hint: str = "--prompt-ids 1,2,3 works without one") -> None:
         from transformers import AutoTokenizer
 
         try:
@@ -19,12 +22,15 @@ class Text:
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise InputError(
                 "E-TOKENIZER",
-                f"{model}: the tokenizer cannot be loaded ({str(error).splitlines()[0]}). "
-                "--prompt-ids 1,2,3 works without one",
+                f"{model}: the tokenizer cannot be loaded ({str(error).splitlines()[0]}). {hint}",
             ) from error
+        # Without its files transformers makes a tokenizer of the right class that knows no token.
+        if not self._tokenizer.encode("a", add_special_tokens=False):
+            raise InputError("E-TOKENIZER", f"{model}: the tokenizer has no vocabulary. {hint}")
 
     def encode(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text)
+        # Without "verbose" a warning compares the length with what the tokenizer's config says.
+        return self._tokenizer.encode(text, verbose=False)
 
     def encode_chat(self, text: str) -> list[int]:
         """Token ids of one user message in the model's chat template."""

@@ -87,6 +87,23 @@ def dummy_rank(spec: ModelSpec, plan: ShardPlan, rank: int, dtype: torch.dtype) 
     return _load(DummyWeights(), spec, plan, rank, dtype)
 
 
+def load_layer(
+    checkpoint: Checkpoint,
+    spec: ModelSpec,
+    plan: ShardPlan,
+    rank: int,
+    layer: int,
+    dtype: torch.dtype,
+) -> LayerWeights:
+    """Read one layer as load_rank does; the checkpoint may lack all others. Raises what it does."""
+    with SliceReader() as reader:
+        source = StoredWeights(checkpoint, reader, spec)
+        loader = _Loader(source, spec, plan, rank, dtype)
+        weights = loader.layer(layer)
+    loader.faults.raise_all(source.name, dtype, spec.dtype)
+    return weights
+
+
 T = TypeVar("T")
 
 

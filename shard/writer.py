@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -40,7 +40,7 @@ class FolderWriter:
             raise InputError("E-OUT-PARENT", f"{parent}: no such folder")
         self.out = out
         self._metadata = {"format": "pt", "isobit": note}
-        with _write_errors(out):
+        with write_errors(out):
             self._folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=parent))
         self._files: list[SafetensorsWriter] = []
 
@@ -56,7 +56,7 @@ class FolderWriter:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def add(self, name: str, tensor: torch.Tensor) -> None:
-        with _write_errors(self.out):
+        with write_errors(self.out):
             self._add(name, tensor)
 
     def _add(self, name: str, tensor: torch.Tensor) -> None:
@@ -67,12 +67,17 @@ class FolderWriter:
             self._files.append(SafetensorsWriter(path, self._metadata))
         self._files[-1].add(name, tensor)
 
-    def finish(self, config: dict[str, Any], source: Path) -> int:
-        """Write config.json, carry over tokenizer files from `source`, rename; return bytes."""
-        with _write_errors(self.out):
-            return self._finish(config, source)
+    def finish(
+        self, config: dict[str, Any], source: Path, others: Mapping[str, Any] | None = None
+    ) -> int:
+        """Write config.json, carry over tokenizer files from `source`, rename; return bytes.
 
-    def _finish(self, config: dict[str, Any], source: Path) -> int:
+        `others` are contents of more JSON files by name, which take the place of the source's.
+        """
+        with write_errors(self.out):
+            return self._finish(config, source, others or {})
+
+    def _finish(self, config: dict[str, Any], source: Path, others: Mapping[str, Any]) -> int:
         self._files[-1].close()
         if len(self._files) == 1:
             self._files[0].path.rename(self._folder / SINGLE)
@@ -83,6 +88,8 @@ class FolderWriter:
             for path in source.glob(pattern):
                 if path.name not in NOT_CARRIED:
                     shutil.copyfile(path, self._folder / path.name)
+        for name, contents in others.items():
+            (self._folder / name).write_text(json.dumps(contents, indent=2) + "\n")
         for path in self._folder.iterdir():
             path.chmod(0o644)
         self._folder.chmod(0o755)
@@ -104,7 +111,8 @@ class FolderWriter:
 
 
 @contextmanager
-def _write_errors(out: Path) -> Iterator[None]:
+def write_errors(out: Path) -> Iterator[None]:
+    """Turn what the system refuses while `out` is being made into InputError E-OUT-WRITE."""
     try:
         yield
     except OSError as error:

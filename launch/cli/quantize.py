@@ -3,63 +3,154 @@
 from __future__ import annotations
 
 import statistics
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from ...shard.quantize.folder import QuantizeSettings, quantize_folder
+from ...runtime.calibrate import quantize_calibrated
+from ...shard.quantize.folder import quantize_folder
+from ...shard.quantize.report import QuantizeReport
+from ...shard.quantize.scheme import QuantizeSettings
+from ..calibration_text import DEFAULT_LENGTH, DEFAULT_SAMPLES, calibration_samples
 from ..models import model_folder
 from .options import Json, Model
 from .output import console, human_bytes, print_json, progress_bar
-
-
-class Scheme(StrEnum):
-    INT4 = "int4"
-    INT8 = "int8"
+from .quantize_options import DEFAULT_DAMPING, DEFAULT_GROUP, Method, QuantizeOptions, Scheme
 
 
 def quantize(
     model: Model,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
-    scheme: Annotated[Scheme, typer.Option(help="Width of a weight.")] = Scheme.INT4,
+    method: Annotated[
+        Method, typer.Option(help="How codes are chosen; all but absmax need --text.")
+    ] = Method.ABSMAX,
+    scheme: Annotated[
+        Scheme | None,
+        typer.Option(
+            help="Weights of 4 or 8 bits, or both weights and activations of 8: int4 unless told "
+            "otherwise, w8a8 with smoothquant."
+        ),
+    ] = None,
     group_size: Annotated[
-        int, typer.Option(help="Input features that share a scale; -1: one scale per output.")
-    ] = 128,
+        int | None,
+        typer.Option(
+            help=f"Input features that share a scale; -1: one scale per output. {DEFAULT_GROUP} "
+            "unless told otherwise."
+        ),
+    ] = None,
+    symmetric: Annotated[
+        bool | None,
+        typer.Option(
+            "--symmetric/--asymmetric",
+            help="Without zero points or with them, which is usual with awq.",
+        ),
+    ] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(help="Other widths for some modules, as in 'layers.0.*=8'; 16 stays dense."),
+    ] = None,
+    text: Annotated[
+        list[Path] | None, typer.Option(help="A file of calibration text; may be given again.")
+    ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(help=f"Samples of the text; as many as there are up to {DEFAULT_SAMPLES}."),
+    ] = None,
+    length: Annotated[
+        int | None,
+        typer.Option(help=f"Tokens of a sample; {DEFAULT_LENGTH} unless told otherwise."),
+    ] = None,
+    desc_act: Annotated[
+        bool, typer.Option("--desc-act", help="gptq: features that matter most come first.")
+    ] = False,
+    damp_percent: Annotated[
+        float | None,
+        typer.Option(
+            help="gptq: what is added to the Hessian's diagonal, as a share of its mean; "
+            f"{DEFAULT_DAMPING} unless told otherwise."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Quantize the weights of a model: round to nearest, scale from the largest magnitude."""
-    settings = QuantizeSettings(bits=int(scheme.value[3:]), group_size=group_size)
+    """Quantize the weights of a model: to nearest, or by how they act on a text."""
+    options = QuantizeOptions(
+        method=method,
+        scheme=scheme,
+        group_size=group_size,
+        symmetric=symmetric,
+        keep=tuple(keep or ()),
+        text=tuple(text or ()),
+        samples=samples,
+        length=length,
+        desc_act=desc_act,
+        damp_percent=damp_percent,
+    )
+    stored, calibrated = options.stored(), options.calibrated()
+    folder, used = model_folder(model), {}
     with progress_bar("quantizing") as bar:
-        report = quantize_folder(
-            model_folder(model),
-            out,
-            settings,
-            lambda done, total: bar.update(bar.task_ids[0], completed=done, total=total),
-        )
-    worst = min(report.sqnr_db, key=lambda name: report.sqnr_db[name])
-    summary = {
-        "out": str(out),
-        "scheme": scheme.value,
-        "group_size": group_size,
-        "quantized": len(report.sqnr_db),
-        "source_bytes": report.source_bytes,
-        "written_bytes": report.written_bytes,
-        "sqnr_db": {
-            "median": round(statistics.median(report.sqnr_db.values()), 2),
-            "worst": round(report.sqnr_db[worst], 2),
-            "worst_module": worst,
-        },
-    }
+
+        def progress(done: int, total: int) -> None:
+            bar.update(bar.task_ids[0], completed=done, total=total)
+
+        if calibrated is None:
+            report = quantize_folder(folder, out, stored, progress)
+        else:
+            tokens = DEFAULT_LENGTH if length is None else length
+            ids = calibration_samples(folder, options.text, samples, tokens)
+            used = {"samples": ids.shape[0], "length": ids.shape[1]}
+            report = quantize_calibrated(folder, out, ids, calibrated, progress)
+    named = {"out": str(out), "method": method.value, "scheme": options.made.value}
+    summary = {**named, "group_size": stored.group_size, **used, **_summary(report)}
     if as_json:
         print_json(summary)
         return
+    _show(summary, stored)
+
+
+def _summary(report: QuantizeReport) -> dict[str, Any]:
+    summary: dict[str, Any] = {
+        "quantized": len(report.modules),
+        "source_bytes": report.source_bytes,
+        "written_bytes": report.written_bytes,
+        "sqnr_db": _spread(report.sqnr_db, min),
+    }
+    errors = {
+        name: m.layer_error for name, m in report.modules.items() if m.layer_error is not None
+    }
+    if errors:
+        nearest = [m.nearest_error for m in report.modules.values() if m.nearest_error is not None]
+        summary["layer_error"] = _spread(errors, max)
+        summary["nearest_error"] = {"median": statistics.median(nearest)}
+    return summary
+
+
+def _spread(values: dict[str, float], worst_of: Any) -> dict[str, Any]:
+    worst = worst_of(values, key=lambda name: values[name])
+    median = statistics.median(values.values())
+    return {
+        "median": float(f"{median:.4g}"),
+        "worst": float(f"{values[worst]:.4g}"),
+        "worst_module": worst,
+    }
+
+
+def _show(summary: dict[str, Any], stored: QuantizeSettings) -> None:
+    size = stored.group_size
     console.print(
-        f"{out}: {len(report.sqnr_db)} weights to {scheme.value}, group size {group_size}; "
-        f"{human_bytes(report.source_bytes)} -> {human_bytes(report.written_bytes)}"
+        f"{summary['out']}: {summary['quantized']} weights to {summary['scheme']} by "
+        f"{summary['method']}, "
+        + (f"group size {size}" if size > 0 else "one scale per output")
+        + f"; {human_bytes(summary['source_bytes'])} -> {human_bytes(summary['written_bytes'])}"
     )
+    noise = summary["sqnr_db"]
     console.print(
-        f"signal to quantization noise: median {summary['sqnr_db']['median']} dB, "
-        f"worst {summary['sqnr_db']['worst']} dB ({worst})"
+        f"signal to quantization noise: median {noise['median']} dB, "
+        f"worst {noise['worst']} dB ({noise['worst_module']})"
     )
+    if (error := summary.get("layer_error")) is not None:
+        console.print(
+            f"share of error in outputs, {summary['samples']} samples of {summary['length']} "
+            f"tokens: median {error['median']:.3g} ({summary['nearest_error']['median']:.3g} to "
+            f"nearest), worst {error['worst']:.3g} ({error['worst_module']})"
+        )

@@ -118,6 +118,18 @@ def search_alpha(
     )
 
 
+def int8_error(weight: torch.Tensor, quantized: torch.Tensor, rows: torch.Tensor) -> float:
+    """The share of error in the outputs of W8A8 with a scale per token, by some inputs [R, K].
+
+    `weight` [N, K] as it was, `quantized` [N, K] dequantized. 0 when there are no outputs.
+    """
+    wanted = rows.float() @ weight.float().T
+    rounded = _rounded_inputs(rows.float(), rows.abs().amax(dim=0), False)
+    error = rounded @ quantized.float().T - wanted
+    energy = float(wanted.double().square().sum())
+    return float(error.double().square().sum()) / energy if energy else 0.0
+
+
 def _rounded_inputs(rows: torch.Tensor, abs_max: torch.Tensor, static: bool) -> torch.Tensor:
     """Inputs [R, K] after one trip through int8, as the runtime's W8A8 products round them."""
     highest = abs_max.max() if static else rows.abs().amax(dim=1, keepdim=True)

@@ -1,0 +1,112 @@
+"""What the options of `isobit quantize` mean together; none is ignored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from ...kernels.errors import InputError
+from ...runtime.calibrate import CalibrateSettings
+from ...shard.quantization import CHANNEL
+from ...shard.quantize.gptq import GptqSettings
+from ...shard.quantize.layer import MethodSettings
+from ...shard.quantize.scheme import QuantizeSettings
+
+DEFAULT_GROUP, DEFAULT_DAMPING = 128, 0.01
+
+
+class Scheme(StrEnum):
+    INT4 = "int4"
+    INT8 = "int8"
+    W8A8 = "w8a8"
+
+
+class Method(StrEnum):
+    ABSMAX = "absmax"
+    GPTQ = "gptq"
+    AWQ = "awq"
+    SMOOTHQUANT = "smoothquant"
+
+
+SCHEMES = {
+    Method.ABSMAX: (Scheme.INT4, Scheme.INT8, Scheme.W8A8),
+    Method.GPTQ: (Scheme.INT4, Scheme.INT8, Scheme.W8A8),
+    Method.AWQ: (Scheme.INT4, Scheme.INT8),
+    Method.SMOOTHQUANT: (Scheme.W8A8,),
+}
+"""What each method can make, the default first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizeOptions:
+    """Options as they were given; None and () stand for not given."""
+
+    method: Method
+    scheme: Scheme | None
+    group_size: int | None
+    symmetric: bool | None
+    keep: tuple[str, ...]
+    text: tuple[Path, ...]
+    samples: int | None
+    length: int | None
+    desc_act: bool
+    damp_percent: float | None
+
+    @property
+    def made(self) -> Scheme:
+        """The scheme that is made."""
+        return self.scheme or SCHEMES[self.method][0]
+
+    def stored(self) -> QuantizeSettings:
+        """How weights are stored. Raises InputError E-USAGE for options that do not go together."""
+        self._check()
+        wide = self.made is Scheme.W8A8
+        size = DEFAULT_GROUP if self.group_size is None else self.group_size
+        usual = self.method is not Method.AWQ
+        return QuantizeSettings(
+            bits=4 if self.made is Scheme.INT4 else 8,
+            group_size=CHANNEL if wide else size,
+            symmetric=usual if self.symmetric is None else self.symmetric,
+            int8_activations=wide,
+            keep=self.keep,
+        )
+
+    def calibrated(self) -> CalibrateSettings | None:
+        """Settings of a method that needs text, else None. Raises InputError as stored does, and
+        E-QUANT-SETTING for a damping out of range."""
+        stored = self.stored()
+        if self.method is Method.ABSMAX:
+            return None
+        damping = DEFAULT_DAMPING if self.damp_percent is None else self.damp_percent
+        GptqSettings(damp_percent=damping)
+        method = MethodSettings(
+            method=self.method.value, damp_percent=damping, desc_act=self.desc_act
+        )
+        return CalibrateSettings(stored=stored, method=method)
+
+    def _check(self) -> None:
+        method, wide = self.method, self.made is Scheme.W8A8
+        wrong = []
+        if self.made not in SCHEMES[method]:
+            wrong.append(
+                f"--scheme {self.made}: --method {method} makes {', '.join(SCHEMES[method])}"
+            )
+        if wide and self.group_size is not None:
+            wrong.append("--group-size: w8a8 has one scale per output")
+        if wide and self.symmetric is False:
+            wrong.append("--asymmetric: w8a8 is symmetric")
+        if method is not Method.GPTQ:
+            given = {"--desc-act": self.desc_act, "--damp-percent": self.damp_percent is not None}
+            wrong += [f"{name}: goes with --method gptq" for name, yes in given.items() if yes]
+        if method is Method.ABSMAX:
+            given = {"--text": self.text, "--samples": self.samples, "--length": self.length}
+            wrong += [
+                f"{name}: --method absmax needs no calibration"
+                for name, value in given.items()
+                if value not in (None, ())
+            ]
+        elif not self.text:
+            wrong.append(f"--method {method} calibrates: give --text FILE")
+        if wrong:
+            raise InputError("E-USAGE", "\n  ".join(wrong))

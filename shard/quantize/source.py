@@ -1,0 +1,52 @@
+"""The dense model that is quantized."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...kernels.errors import InputError
+from ...kernels.finite import all_finite
+from ..checkpoint import Checkpoint, open_checkpoint
+from ..settings import read_config
+from ..spec import ModelSpec, read_spec
+from ..validate import check_checkpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseModel:
+    """A model folder whose headers fit its config."""
+
+    folder: Path
+    spec: ModelSpec
+    config: dict[str, Any]
+    checkpoint: Checkpoint
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(entry.nbytes for entry in self.checkpoint.entries.values())
+
+
+def open_dense(model: Path) -> DenseModel:
+    """Read config and headers. Raises InputError E-QUANT-TWICE, and what reading a folder raises"""
+    spec, config = read_spec(model), read_config(model)
+    if spec.quantization is not None:
+        raise InputError(
+            "E-QUANT-TWICE",
+            f"{model}: already quantized ({spec.quantization.method}). Start from the dense model",
+        )
+    checkpoint = open_checkpoint(model)
+    check_checkpoint(checkpoint, spec)
+    return DenseModel(folder=model, spec=spec, config=config, checkpoint=checkpoint)
+
+
+def check_values(name: str, tensor: torch.Tensor) -> None:
+    """Raise InputError E-CKPT-NAN for a tensor that holds NaN or infinity."""
+    if tensor.is_floating_point() and not all_finite(tensor):
+        raise InputError(
+            "E-CKPT-NAN", f"{name}: NaN or infinity in the source. Nothing was written"
+        )

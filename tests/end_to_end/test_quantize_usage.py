@@ -1,0 +1,167 @@
+"""`isobit quantize`: methods from the command line, and what is refused before anything runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ..command import Command, command, scratch
+from ..support import DENSE, INT4, ROOT, copy_model
+
+__all__ = ["command", "scratch"]
+
+pytestmark = pytest.mark.usefixtures("scratch")
+TEXT = ("--text", ROOT / "docs" / "quantization.md", "--samples", "2", "--length", "64")
+GPTQ = ("--method", "gptq", "--group-size", "32")
+
+
+@pytest.fixture
+def refused(command: Command, tmp_path: Path):
+    """Run a quantize command that must be refused with a code; returns its message."""
+
+    def run(code: str, *options: object, model: Path = DENSE, out: str = "out") -> str:
+        before = sorted(tmp_path.rglob("*"))
+        outcome = command("quantize", model, tmp_path / out, *options, "--json")
+        assert outcome.status == 2
+        error = outcome.json()["error"]
+        assert error["code"] == code, error
+        assert "Traceback" not in outcome.stderr
+        assert sorted(tmp_path.rglob("*")) == before
+        return error["message"]
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("method", "scheme"),
+    [("gptq", "int4"), ("gptq", "w8a8"), ("awq", "int4"), ("smoothquant", "w8a8")],
+)
+def test_methods_from_the_command_line(command, tmp_path, method, scheme):
+    size = ("--group-size", "32") if scheme == "int4" else ("--scheme", scheme)
+    options = ("--method", method, *size, *TEXT, "--json")
+    outcome = command("quantize", DENSE, tmp_path / "out", *options)
+    assert outcome.status == 0, outcome.stdout
+    summary = outcome.json()
+    assert (summary["method"], summary["scheme"]) == (method, scheme)
+    assert (summary["samples"], summary["length"]) == (2, 64)
+    assert 0 < summary["layer_error"]["median"] < 0.02
+    assert "indexing errors" not in outcome.stderr
+
+
+def test_absmax_makes_w8a8_and_zero_points_without_text(command, tmp_path):
+    wide = command("quantize", DENSE, tmp_path / "wide", "--scheme", "w8a8", "--json").json()
+    assert "layer_error" not in wide
+    options = ("--group-size", "32", "--asymmetric", "--json")
+    assert command("quantize", DENSE, tmp_path / "zeros", *options).status == 0
+    report = json.loads((tmp_path / "zeros" / "quantization_report.json").read_text())
+    assert report["settings"]["symmetric"] is False
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--method", "gptq"), "--text"),
+        (("--method", "awq"), "--text"),
+        (("--method", "absmax", *TEXT), "--text"),
+        (("--samples", "3"), "--samples"),
+        (("--length", "3"), "--length"),
+        (("--desc-act",), "--desc-act"),
+        (("--damp-percent", "0.1"), "--damp-percent"),
+        (("--method", "awq", "--desc-act", *TEXT), "--desc-act"),
+        (("--method", "smoothquant", "--damp-percent", "0.1", *TEXT), "--damp-percent"),
+        (("--method", "smoothquant", "--scheme", "int4", *TEXT), "--scheme int4"),
+        (("--method", "smoothquant", "--group-size", "32", *TEXT), "--group-size"),
+        (("--method", "awq", "--scheme", "w8a8", *TEXT), "--scheme w8a8"),
+        (("--scheme", "w8a8", "--asymmetric"), "--asymmetric"),
+        (("--scheme", "w8a8", "--group-size", "32"), "--group-size"),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",
+)
+def test_options_that_do_not_go_together(refused, options, named):
+    assert named in refused("E-USAGE", *options)
+
+
+def test_all_options_that_do_not_apply_are_named_at_once(refused):
+    message = refused("E-USAGE", "--desc-act", "--samples", "3", "--damp-percent", "0.1")
+    assert all(name in message for name in ("--desc-act", "--samples", "--damp-percent"))
+
+
+@pytest.mark.parametrize("damping", ["0", "-1", "nan", "2"])
+def test_a_damping_out_of_range(refused, damping):
+    assert "damp_percent" in refused("E-QUANT-SETTING", *GPTQ, *TEXT, "--damp-percent", damping)
+
+
+@pytest.mark.parametrize("contents", [b"", b" \n\n ", b"\xff\xfe\x00", None], ids=str)
+def test_text_that_is_none(refused, tmp_path, contents):
+    file = tmp_path / "text"
+    if contents is not None:
+        file.write_bytes(contents)
+    assert str(file) in refused("E-CALIB-TEXT", *GPTQ, "--text", file)
+
+
+@pytest.mark.parametrize("extra", [(), ("--samples", "1")], ids=str)
+def test_text_shorter_than_one_sample(refused, tmp_path, extra):
+    (tmp_path / "text").write_text("import os\n")
+    message = refused("E-CALIB-TEXT", *GPTQ, "--text", tmp_path / "text", *extra)
+    assert "0 samples of 512" in message
+    assert message.endswith("--length")
+
+
+def test_fewer_samples_than_asked_for(refused, tmp_path):
+    (tmp_path / "text").write_text("import os\n" * 20)
+    options = ("--text", tmp_path / "text", "--samples", "50", "--length", "8")
+    assert "50 are wanted" in refused("E-CALIB-TEXT", *GPTQ, *options)
+
+
+@pytest.mark.parametrize("option", ["--samples", "--length"])
+@pytest.mark.parametrize("number", ["0", "-1"])
+def test_sizes_of_samples(refused, option, number):
+    refused("E-CALIB-LENGTH", *GPTQ, *TEXT[:2], option, number)
+
+
+def test_samples_longer_than_the_model_reads(refused, tmp_path):
+    (tmp_path / "text").write_text("import os\n" * 2000)
+    message = refused("E-CALIB-LENGTH", *GPTQ, "--text", tmp_path / "text", "--length", "1025")
+    assert "1024 positions" in message
+
+
+def test_a_tokenizer_of_another_model(refused, tmp_path):
+    model = copy_model(DENSE, tmp_path / "model")
+    tokenizer = json.loads((model / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    tokenizer["model"]["vocab"] = {token: number + 1990 for token, number in vocabulary.items()}
+    (model / "tokenizer.json").write_text(json.dumps(tokenizer))
+    assert "0..1999" in refused("E-CALIB-IDS", *GPTQ, *TEXT, model=model)
+
+
+def test_no_tokenizer(refused, tmp_path):
+    model = copy_model(DENSE, tmp_path / "model")
+    for path in model.glob("tokenizer*"):
+        path.unlink()
+    message = refused("E-TOKENIZER", *GPTQ, *TEXT, model=model)
+    assert "--prompt-ids" not in message
+
+
+def test_a_group_size_that_divides_nothing(refused):
+    options = ("--method", "gptq", "--group-size", "128", *TEXT)
+    assert "mlp.down_proj: 416" in refused("E-QUANT-GROUP", *options)
+
+
+def test_a_quantized_model(refused):
+    refused("E-QUANT-TWICE", *GPTQ, *TEXT, model=INT4)
+
+
+def test_an_output_that_exists(refused, tmp_path):
+    (tmp_path / "mine").mkdir()
+    refused("E-OUT-EXISTS", *GPTQ, *TEXT, out="mine")
+
+
+@pytest.mark.parametrize("pattern", ["layers.9.*=8", "layers.0.*", "layers.0.*=5", "*=16"])
+def test_patterns_that_mean_nothing(refused, pattern):
+    refused("E-QUANT-PATTERN", *GPTQ, *TEXT, "--keep", pattern)
+
+
+def test_w8a8_keeps_no_module_at_4_bits(refused):
+    refused("E-QUANT-PATTERN", "--scheme", "w8a8", "--keep", "layers.0.*=4")
