@@ -9,9 +9,12 @@ from ..kernels.errors import InputError
 
 
 class Text:
-    """The tokenizer of a model folder. Raises InputError E-TOKENIZER when it cannot be loaded."""
+    """The tokenizer of a model folder.
 
-    def __init__(self, model: Path) -> None:
+    Raises InputError E-TOKENIZER when it cannot be loaded; `way_out` is what works without one.
+    """
+
+    def __init__(self, model: Path, way_out: str = "--prompt-ids 1,2,3 works without one") -> None:
         from transformers import AutoTokenizer
 
         try:
@@ -20,11 +23,15 @@ class Text:
             raise InputError(
                 "E-TOKENIZER",
                 f"{model}: the tokenizer cannot be loaded ({str(error).splitlines()[0]}). "
-                "--prompt-ids 1,2,3 works without one",
+                + way_out,
             ) from error
+        # transformers makes an empty tokenizer of a folder that holds only config.json.
+        if not self._tokenizer.encode("a", add_special_tokens=False):
+            raise InputError("E-TOKENIZER", f"{model}: no tokenizer in this folder. {way_out}")
 
     def encode(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text)
+        # Whether a text is too long is ours to say; the library warns of what we cut.
+        return self._tokenizer.encode(text, verbose=False)
 
     def encode_chat(self, text: str) -> list[int]:
         """Token ids of one user message in the model's chat template."""
