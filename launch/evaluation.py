@@ -14,6 +14,7 @@ from ..runtime.engine import Engine
 from ..runtime.launcher import Launcher
 from ..runtime.logits_file import LogitsFile
 from ..runtime.score_samples import Exchange, Scores, positions_of, score
+from ..runtime.stability import first_repetition
 from ..shard.spec import ModelSpec
 
 MOST_PROMPTS = 4
@@ -22,11 +23,29 @@ NEW_TOKENS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
+class Work:
+    """What every model is run on. `choices` are scored beside the samples, without a comparison.
+
+    `stress_tokens` greedy tokens follow the first prompt; 0 leaves them out.
+    """
+
+    samples: list[list[int]]
+    choices: list[list[int]]
+    stress_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelRun:
-    """What one model made of the samples. `greedy` goes on from each prompt."""
+    """What one model made of the work. `greedy` goes on from each prompt.
+
+    `stress` is its long text, which ends early with `stress_error` when a logit is not finite.
+    """
 
     scores: Scores
     greedy: list[list[int]]
+    choices: Scores | None
+    stress: list[int]
+    stress_error: str | None
 
 
 def check_vocabularies(model: ModelSpec, reference: ModelSpec) -> None:
@@ -49,7 +68,7 @@ def run_models(
     model: Path,
     reference: Path | None,
     settings: EngineSettings,
-    samples: Sequence[list[int]],
+    work: Work,
     new_launcher: Callable[[], Launcher],
     show: Callable[[str, int], None],
 ) -> tuple[ModelRun, ModelRun | None]:
@@ -60,11 +79,11 @@ def run_models(
     the reference are not finite, and what Engine raises.
     """
     if reference is None:
-        return _run(model, "the model", settings, samples, None, new_launcher, show), None
+        return _run(model, "the model", settings, work, None, new_launcher, show), None
     with tempfile.TemporaryDirectory(prefix="isobit-evaluate-") as folder:
         path = Path(folder) / "reference.logits"
         writing, reading = Exchange(path=path, mode="write"), Exchange(path=path, mode="read")
-        theirs = _run(reference, "the reference", settings, samples, writing, new_launcher, show)
+        theirs = _run(reference, "the reference", settings, work, writing, new_launcher, show)
         bad = theirs.scores.finite.count(False)
         if bad:
             raise InputError(
@@ -72,7 +91,7 @@ def run_models(
                 f"{reference}: NaN or infinity in the logits of {bad} of "
                 f"{len(theirs.scores.finite)} positions; nothing can be compared with them",
             )
-        ours = _run(model, "the model", settings, samples, reading, new_launcher, show)
+        ours = _run(model, "the model", settings, work, reading, new_launcher, show)
     return ours, theirs
 
 
@@ -80,7 +99,7 @@ def _run(
     model: Path,
     name: str,
     settings: EngineSettings,
-    samples: Sequence[list[int]],
+    work: Work,
     exchange: Exchange | None,
     new_launcher: Callable[[], Launcher],
     show: Callable[[str, int], None],
@@ -92,15 +111,32 @@ def _run(
             _check_host(engine)
             if exchange.mode == "write":
                 file = LogitsFile(path=exchange.path, vocabulary=engine.spec.vocab_size)
-                file.reserve(positions_of(samples))
-        scores = score(engine, samples, exchange, lambda rows: show(f"scoring {name}", rows))
-        prompts = greedy_prompts(samples, engine.spec.max_positions) if exchange else []
+                file.reserve(positions_of(work.samples))
+        scores = score(engine, work.samples, exchange, lambda rows: show(f"scoring {name}", rows))
+        prompts = greedy_prompts(work.samples, engine.spec.max_positions) if exchange else []
         if prompts:
             show(f"greedy text of {name}", 0)
             sampling = SamplingSettings(max_tokens=NEW_TOKENS, ignore_eos=True)
             batch = engine.generate(prompts, [sampling] * len(prompts))
             greedy = [completion.tokens for completion in batch.completions]
-    return ModelRun(scores=scores, greedy=greedy)
+        choices = None
+        if work.choices:
+            show(f"choices of {name}", 0)
+            choices = score(engine, work.choices)
+        stress, error = _stress(engine, work, lambda: show(f"long text of {name}", 0))
+    return ModelRun(
+        scores=scores, greedy=greedy, choices=choices, stress=stress, stress_error=error
+    )
+
+
+def _stress(engine: Engine, work: Work, show: Callable[[], None]) -> tuple[list[int], str | None]:
+    if not work.stress_tokens:
+        return [], None
+    show()
+    prompt = work.samples[0][:PROMPT_TOKENS]
+    sampling = SamplingSettings(max_tokens=work.stress_tokens, ignore_eos=True)
+    (completion,) = engine.generate([prompt], [sampling]).completions
+    return completion.tokens, completion.error
 
 
 def _check_host(engine: Engine) -> None:
@@ -112,3 +148,12 @@ def _check_host(engine: Engine) -> None:
             "since its logits go through a file. Run the command where Ray placed rank 0, or leave "
             "out --reference",
         )
+
+
+def stress_failures(run: ModelRun) -> list[str]:
+    """What no long text may show: logits that are not finite, token 0 over and over."""
+    failures = [] if run.stress_error is None else [f"long text: {run.stress_error}"]
+    found = first_repetition(run.stress)
+    if found is not None and found.zeros:
+        failures.append(f"long text: token 0 over and over from token {found.index} on")
+    return failures

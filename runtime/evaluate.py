@@ -109,12 +109,19 @@ def compare(samples: Sequence[list[int]], model: Scores, reference: Scores) -> C
 
 
 def evaluate(
-    samples: Sequence[list[int]], model: Scores, reference: Scores | None, gates: Gates
+    samples: Sequence[list[int]],
+    model: Scores,
+    reference: Scores | None,
+    gates: Gates,
+    found: Sequence[str] = (),
 ) -> Evaluation:
-    """The verdict on a model. It fails without any gate when a logit is not finite."""
+    """The verdict on a model; `found` are failures seen elsewhere.
+
+    It fails without any gate for those, and when a logit is not finite.
+    """
     bad = [place_of(samples, i) for i, finite in enumerate(model.finite) if not finite]
     comparison = None if reference is None else compare(samples, model, reference)
-    failures = []
+    failures = list(found)
     if bad:
         failures.append(f"NaN or infinity in the logits of {len(bad)} of {len(model.finite)} rows")
     if comparison is not None:

@@ -20,13 +20,16 @@ from ..evaluation import (
     MOST_PROMPTS,
     NEW_TOKENS,
     PROMPT_TOKENS,
+    Work,
     check_vocabularies,
     run_models,
+    stress_failures,
 )
 from ..models import model_folder
 from ..samples import SHORTEST, cut_samples, read_texts
+from ..tasks import check_tasks, encode_tasks, read_tasks
 from ..text import Text
-from .evaluate_report import print_report
+from .evaluate_report import print_report, stress_report, task_report
 from .options import (
     AllReduce,
     Atoms,
@@ -63,6 +66,13 @@ def evaluate(
         int | None, typer.Option(help="Tokens per sample: 512, or the models' limit if less.")
     ] = None,
     samples: Annotated[int, typer.Option(help="Most samples, in the order of the text.")] = 16,
+    tasks: Annotated[
+        Path | None,
+        typer.Option(help='Multiple choice: {"prompt", "choices": [..], "answer": 0} a line.'),
+    ] = None,
+    stress: Annotated[
+        bool, typer.Option("--stress", help="Greedy text to the context limit: does it loop?")
+    ] = False,
     max_perplexity_increase: Annotated[
         float | None, typer.Option(help="Gate: 0.05 lets perplexity be 5 % above the reference's.")
     ] = None,
@@ -87,6 +97,7 @@ def evaluate(
     gates = Gates(perplexity_increase=max_perplexity_increase, kl=max_kl)
     _check_usage(files, reference, length, samples, gates)
     texts = read_texts(files)
+    asked = [] if tasks is None else read_tasks(tasks)
     folder = model_folder(model)
     compared = None if reference is None else model_folder(reference)
     settings = EngineSettings(
@@ -105,10 +116,18 @@ def evaluate(
         raise InputError("E-USAGE", f"--length {length}: a model's limit is {limit} positions")
     tokenizer = Text(folder, "Text is cut into tokens by the model's own")
     cut = cut_samples(tokenizer, files, texts, length or min(DEFAULT_LENGTH, limit), samples)
+    choices = encode_tasks(tokenizer, asked)
+    work = Work(
+        samples=cut,
+        choices=[choice.ids for choice in choices],
+        stress_tokens=max(0, limit - min(PROMPT_TOKENS, len(cut[0]))) if stress else 0,
+    )
     for spec in specs:
-        check_samples(spec, cut)
+        check_samples(spec, work.samples)
+        check_tasks(spec, choices)
     greedy_pages = MOST_PROMPTS * pages_for(PROMPT_TOKENS + NEW_TOKENS)
-    pages = max(settings.kv_pages, pages_for(max(map(len, cut))), greedy_pages)
+    longest = max(map(len, [*cut, *work.choices]))
+    pages = max(settings.kv_pages, pages_for(limit if stress else longest), greedy_pages)
     settings = dataclasses.replace(settings, kv_pages=pages)
     with (
         progress_bar("starting") as bar,
@@ -120,11 +139,12 @@ def evaluate(
             folder,
             compared,
             settings,
-            cut,
+            work,
             new_launcher,
             lambda what, rows: bar.update(task, description=what, advance=rows),
         )
-    outcome = judge(cut, ours.scores, None if theirs is None else theirs.scores, gates)
+    reference_scores = None if theirs is None else theirs.scores
+    outcome = judge(cut, ours.scores, reference_scores, gates, stress_failures(ours))
     result = {
         "model": model,
         "reference": reference,
@@ -136,6 +156,8 @@ def evaluate(
         if theirs is None
         else [first_divergence(a, b) for a, b in zip(ours.greedy, theirs.greedy, strict=True)],
         "greedy_tokens": None if theirs is None else NEW_TOKENS,
+        "tasks": task_report(asked, choices, ours, theirs) if asked else None,
+        "stress": stress_report(ours, theirs) if stress else None,
         "gates": {"max_perplexity_increase": max_perplexity_increase, "max_kl": max_kl},
     }
     if as_json:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -33,6 +35,19 @@ BOTH = (INT4, "--reference", DENSE, *SMALL)
 PERPLEXITY_BOUND = 1e-5
 # As log-probabilities; a KL divergence is second order in differences of logits.
 KL_BOUND = 1e-4
+
+
+TASKS = [
+    {"prompt": "import os\nimport ", "choices": ["sys\n", "qqzx\n"], "answer": 0},
+    {"prompt": "def main(self", "choices": ["]]]]", "):\n"], "answer": 1},
+    {"prompt": "for i in range(", "choices": ["len(", "zzz"], "answer": 1},
+]
+
+
+def write_tasks(folder: Path, tasks: list) -> Path:
+    path = folder / "tasks.jsonl"
+    path.write_text("\n".join(map(json.dumps, tasks)))
+    return path
 
 
 @torch.no_grad()
@@ -67,11 +82,16 @@ def test_numbers_against_transformers(command):
 
 
 @leaves_nothing
-def test_every_number_is_equal_at_every_degree(command):
-    one, two = (command("evaluate", *BOTH, "-tp", degree).json() for degree in (1, 2))
+def test_every_number_is_equal_at_every_degree(command, tmp_path):
+    more = ("--tasks", write_tasks(tmp_path, TASKS), "--stress")
+    one, two = (command("evaluate", *BOTH, *more, "-tp", degree).json() for degree in (1, 2))
     assert {**one, "tp": 2} == two
     assert one["passed"] is None
     assert one["perplexity"] > one["reference_perplexity"]
+    assert one["tasks"]["count"] == len(TASKS)
+    for name in ("model", "reference"):
+        assert one["stress"][name]["error"] is None
+        assert one["stress"][name]["tokens"] == 1024 - 32
 
 
 def test_pieces_and_batches_change_no_bit():
@@ -96,6 +116,38 @@ def test_a_model_beside_itself(command):
     assert (report["kl_worst"]["value"], report["perplexity_increase"]) == (0.0, 0.0)
     assert report["top1_agreement"] == 1.0
     assert report["first_divergence"] == [None] * 3
+
+
+def test_choices_by_the_likelihoods_of_transformers(command, tmp_path):
+    result = command("evaluate", DENSE, *SMALL, "--tasks", write_tasks(tmp_path, TASKS)).json()
+    text, right = Text(DENSE), 0
+    for task in TASKS:
+        likelihoods = []
+        for choice in task["choices"]:
+            # What the choices of a task share adds the same to each.
+            ids = text.encode(task["prompt"] + choice)
+            following = torch.tensor(ids[1:])[:, None]
+            likelihoods.append(float(oracle(DENSE, [ids]).gather(1, following).sum()))
+        right += likelihoods.index(max(likelihoods)) == task["answer"]
+    assert result["tasks"] == {
+        "count": 3,
+        "accuracy": pytest.approx(right / 3),
+        "reference_accuracy": None,
+    }
+
+
+@leaves_nothing
+def test_tasks_that_are_none(command, tmp_path):
+    wrong = [{"prompt": "a"}, {**TASKS[0], "answer": 2}, {**TASKS[0], "choices": ["x"]}, TASKS[1]]
+    tasks = write_tasks(tmp_path, wrong)
+    message = refusal(command, "E-EVAL-TASKS", INT4, "--text", TEXT, "--tasks", tasks)
+    assert [line.split(":")[1] for line in message.splitlines()] == ["1", "2", "3"]
+    tasks = write_tasks(tmp_path, [{**TASKS[1], "choices": ["", "x"]}, {**TASKS[0], "prompt": ""}])
+    message = refusal(command, "E-EVAL-TASKS", INT4, "--text", TEXT, "--tasks", tasks)
+    assert [line.split(":")[0] for line in message.splitlines()] == [
+        "task 0, choice 0",
+        "task 1",
+    ]
 
 
 @leaves_nothing
