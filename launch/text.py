@@ -11,10 +11,10 @@ from ..kernels.errors import InputError
 class Text:
     """The tokenizer of a model folder.
 
-    Raises InputError E-TOKENIZER when it cannot be loaded; its message ends with `hint`.
+    Raises InputError E-TOKENIZER when it cannot be loaded; `way_out` is what works without one.
     """
 
-    def __init__(self, model: Path, hint: str = "--prompt-ids 1,2,3 works without one") -> None:
+    def __init__(self, model: Path, way_out: str = "--prompt-ids 1,2,3 works without one") -> None:
         from transformers import AutoTokenizer
 
         try:
@@ -22,14 +22,15 @@ class Text:
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise InputError(
                 "E-TOKENIZER",
-                f"{model}: the tokenizer cannot be loaded ({str(error).splitlines()[0]}). {hint}",
+                f"{model}: the tokenizer cannot be loaded ({str(error).splitlines()[0]}). "
+                + way_out,
             ) from error
-        # Without its files transformers makes a tokenizer of the right class that knows no token.
+        # transformers makes an empty tokenizer of a folder that holds only config.json.
         if not self._tokenizer.encode("a", add_special_tokens=False):
-            raise InputError("E-TOKENIZER", f"{model}: the tokenizer has no vocabulary. {hint}")
+            raise InputError("E-TOKENIZER", f"{model}: no tokenizer in this folder. {way_out}")
 
     def encode(self, text: str) -> list[int]:
-        # Without "verbose" a warning compares the length with what the tokenizer's config says.
+        # Whether a text is too long is ours to say; the library warns of what we cut.
         return self._tokenizer.encode(text, verbose=False)
 
     def encode_chat(self, text: str) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -32,6 +32,7 @@ from .trace import TraceRecord
 log = logging.getLogger("isobit.runtime")
 
 DEATH_GRACE_S = 0.5
+NOTHING: Mapping[str, Any] = {}
 CHOICE = ("name", "reason", "self_test")
 OUTSIDE_CONTRACT = (
     "the library adds in an order of its own, which changes with the number of ranks. Answers may "
@@ -184,7 +185,17 @@ class Engine:
                 "E-LOAD-DIFFERS", f"{len(wrong)} weights were loaded wrongly:\n" + "\n".join(wrong)
             )
 
-    def _step(self, requests: list[Request], rows: StepRows) -> dict[int, dict[str, Any]]:
+    def score_step(
+        self, requests: list[Request], rows: StepRows, score: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Run one step and return what `score_rows` answers; raises RankFault as `generate`."""
+        answers = self._step(requests, rows, {"score": score})
+        self._check(requests, answers, [_records(answers[rank]) for rank in sorted(answers)])
+        return answers[0]
+
+    def _step(
+        self, requests: list[Request], rows: StepRows, more: Mapping[str, Any] = NOTHING
+    ) -> dict[int, dict[str, Any]]:
         self._step_number += 1
         message = wire.encode(
             {
@@ -196,6 +207,7 @@ class Engine:
                 "sampled": rows.sampled,
                 "tables": [request.pages for request in requests],
                 "sampling": [requests[rows.owner[row]].sampling_fields for row in rows.sampled],
+                **more,
             }
         )
         for rank in range(self.plan.degree):

@@ -35,6 +35,7 @@ from .fault import FaultContext, inject_fault
 from .launcher import cores
 from .product_check import ProductCheck
 from .sampler import sample
+from .score import score_rows
 from .trace import Tracer
 
 
@@ -130,7 +131,9 @@ class Worker:
             alike = (hidden, *self.decoder.normed())
             answer["hidden_digest"] = chain_digests([tensor_digest(t) for t in alike])
             answer["logits_digests"] = [tensor_digest(row) for row in logits]
-        if self.rank == 0 and len(logits):
+        if self.rank == 0 and "score" in message:
+            answer |= score_rows(logits.numpy(), ops.greatest(logits), message["score"])
+        elif self.rank == 0 and len(logits):
             answer |= self._sampled(message, logits)
         elif self.rank == 0:
             answer |= {"tokens": [], "finite": []}

@@ -1,0 +1,189 @@
+"""`isobit evaluate`: how good a model is on text, and how far from its reference."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ...kernels.errors import InputError
+from ...runtime.batch import pages_for
+from ...runtime.config import EngineSettings
+from ...runtime.evaluate import Gates, first_divergence, report
+from ...runtime.evaluate import evaluate as judge
+from ...runtime.prepare import prepare
+from ...runtime.score_samples import check_samples, positions_of
+from ...shard.plan import PlanSettings
+from ..evaluation import (
+    MOST_PROMPTS,
+    NEW_TOKENS,
+    PROMPT_TOKENS,
+    Work,
+    check_vocabularies,
+    run_models,
+    stress_failures,
+)
+from ..models import model_folder
+from ..samples import SHORTEST, cut_samples, read_texts
+from ..tasks import check_tasks, encode_tasks, read_tasks
+from ..text import Text
+from .evaluate_report import print_report, stress_report, task_report
+from .options import (
+    AllReduce,
+    Atoms,
+    Check,
+    Degree,
+    DisableCustomAllReduce,
+    Dtype,
+    Json,
+    LauncherName,
+    LauncherOption,
+    Layout,
+    LayoutName,
+    Model,
+    RayAddress,
+    Threads,
+    VerifyLoad,
+    all_reduce_mode,
+    launchers,
+)
+from .output import print_json, progress_bar
+
+DEFAULT_LENGTH = 512
+
+
+def evaluate(
+    model: Model,
+    reference: Annotated[
+        str | None, typer.Option(help="The model that this one was made from: folder or id.")
+    ] = None,
+    text: Annotated[
+        list[Path] | None, typer.Option(help="A text file in UTF-8. Repeat it for more.")
+    ] = None,
+    length: Annotated[
+        int | None, typer.Option(help="Tokens per sample: 512, or the models' limit if less.")
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Most samples, in the order of the text.")] = 16,
+    tasks: Annotated[
+        Path | None,
+        typer.Option(help='Multiple choice: {"prompt", "choices": [..], "answer": 0} a line.'),
+    ] = None,
+    stress: Annotated[
+        bool, typer.Option("--stress", help="Greedy text to the context limit: does it loop?")
+    ] = False,
+    max_perplexity_increase: Annotated[
+        float | None, typer.Option(help="Gate: 0.05 lets perplexity be 5 % above the reference's.")
+    ] = None,
+    max_kl: Annotated[
+        float | None, typer.Option(help="Gate: most mean KL divergence from the reference, nats.")
+    ] = None,
+    degree: Degree = 1,
+    layout: Layout = LayoutName.PAD,
+    atoms: Atoms = 8,
+    dtype: Dtype = "auto",
+    threads: Threads = 0,
+    verify_load: VerifyLoad = False,
+    check: Check = "step",
+    all_reduce: AllReduce = "auto",
+    disable_custom_all_reduce: DisableCustomAllReduce = False,
+    launcher: LauncherOption = LauncherName.RAY,
+    ray_address: RayAddress = None,
+    as_json: Json = False,
+) -> None:
+    """Score text with a model and its reference. Exit status 1 when a gate is not passed."""
+    files = text or []
+    gates = Gates(perplexity_increase=max_perplexity_increase, kl=max_kl)
+    _check_usage(files, reference, length, samples, gates)
+    texts = read_texts(files)
+    asked = [] if tasks is None else read_tasks(tasks)
+    folder = model_folder(model)
+    compared = None if reference is None else model_folder(reference)
+    settings = EngineSettings(
+        plan=PlanSettings(degree=degree, atoms=atoms, layout=layout.value),
+        dtype=dtype,
+        threads=threads,
+        verify_load=verify_load,
+        check=check,
+        all_reduce=all_reduce_mode(all_reduce, disable_custom_all_reduce),
+    )
+    specs = [prepare(each, settings)[0] for each in (folder, compared) if each is not None]
+    for spec in specs[1:]:
+        check_vocabularies(specs[0], spec)
+    limit = min(spec.max_positions for spec in specs)
+    if length is not None and length > limit:
+        raise InputError("E-USAGE", f"--length {length}: a model's limit is {limit} positions")
+    tokenizer = Text(folder, "Text is cut into tokens by the model's own")
+    cut = cut_samples(tokenizer, files, texts, length or min(DEFAULT_LENGTH, limit), samples)
+    choices = encode_tasks(tokenizer, asked)
+    work = Work(
+        samples=cut,
+        choices=[choice.ids for choice in choices],
+        stress_tokens=max(0, limit - min(PROMPT_TOKENS, len(cut[0]))) if stress else 0,
+    )
+    for spec in specs:
+        check_samples(spec, work.samples)
+        check_tasks(spec, choices)
+    greedy_pages = MOST_PROMPTS * pages_for(PROMPT_TOKENS + NEW_TOKENS)
+    longest = max(map(len, [*cut, *work.choices]))
+    pages = max(settings.kv_pages, pages_for(limit if stress else longest), greedy_pages)
+    settings = dataclasses.replace(settings, kv_pages=pages)
+    with (
+        progress_bar("starting") as bar,
+        launchers(launcher, ray_address, degree, threads) as new_launcher,
+    ):
+        task = bar.task_ids[0]
+        bar.update(task, total=positions_of(cut) * len(specs), completed=0)
+        ours, theirs = run_models(
+            folder,
+            compared,
+            settings,
+            work,
+            new_launcher,
+            lambda what, rows: bar.update(task, description=what, advance=rows),
+        )
+    reference_scores = None if theirs is None else theirs.scores
+    outcome = judge(cut, ours.scores, reference_scores, gates, stress_failures(ours))
+    result = {
+        "model": model,
+        "reference": reference,
+        "tp": degree,
+        "samples": len(cut),
+        "positions": positions_of(cut),
+        **report(outcome, cut),
+        "first_divergence": None
+        if theirs is None
+        else [first_divergence(a, b) for a, b in zip(ours.greedy, theirs.greedy, strict=True)],
+        "greedy_tokens": None if theirs is None else NEW_TOKENS,
+        "tasks": task_report(asked, choices, ours, theirs) if asked else None,
+        "stress": stress_report(ours, theirs) if stress else None,
+        "gates": {"max_perplexity_increase": max_perplexity_increase, "max_kl": max_kl},
+    }
+    if as_json:
+        print_json(result)
+    else:
+        print_report(result, tokenizer)
+    if outcome.passed is False:
+        raise typer.Exit(1)
+
+
+def _check_usage(
+    files: list[Path], reference: str | None, length: int | None, samples: int, gates: Gates
+) -> None:
+    """Raise InputError E-USAGE naming every option that cannot be."""
+    wrong = []
+    if not files:
+        wrong.append("give --text FILE, the text to score")
+    if length is not None and length < SHORTEST:
+        wrong.append(f"--length {length}: expected {SHORTEST} or more")
+    if samples < 1:
+        wrong.append(f"--samples {samples}: expected 1 or more")
+    asked = {"--max-perplexity-increase": gates.perplexity_increase, "--max-kl": gates.kl}
+    for name, most in asked.items():
+        if most is not None and reference is None:
+            wrong.append(f"{name} needs a --reference to compare with")
+        if most is not None and not 0 <= most < float("inf"):
+            wrong.append(f"{name} {most}: expected 0 or more")
+    if wrong:
+        raise InputError("E-USAGE", "\n".join(wrong))

@@ -1,0 +1,99 @@
+"""What people see of an evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from ...runtime.stability import first_repetition
+from ..evaluation import ModelRun
+from ..tasks import Choice, Task, accuracy, chosen
+from ..text import Text
+from .output import console
+
+
+def task_report(
+    tasks: list[Task], choices: list[Choice], ours: ModelRun, theirs: ModelRun | None
+) -> dict[str, Any]:
+    """Accuracy of the model and of its reference, as JSON has it."""
+    runs = {"accuracy": ours, "reference_accuracy": theirs}
+    result: dict[str, Any] = {"count": len(tasks), **dict.fromkeys(runs)}
+    for name, run in runs.items():
+        if run is not None and run.choices is not None:
+            result[name] = accuracy(tasks, chosen(choices, run.choices))
+    return result
+
+
+def stress_report(ours: ModelRun, theirs: ModelRun | None) -> dict[str, Any]:
+    """What the long texts of the model and of its reference show, as JSON has it."""
+    result: dict[str, Any] = {"reference": None}
+    for name, run in (("model", ours), ("reference", theirs)):
+        if run is not None:
+            found = first_repetition(run.stress)
+            result[name] = {
+                "tokens": len(run.stress),
+                "error": run.stress_error,
+                "repetition": None if found is None else asdict(found),
+            }
+    return result
+
+
+def print_report(result: dict[str, Any], text: Text) -> None:
+    """A short table, and the verdict when there is one."""
+    table = Table("", "value")
+    table.add_row("perplexity", _number(result["perplexity"]))
+    if result["reference"] is not None:
+        table.add_row("perplexity of the reference", _number(result["reference_perplexity"]))
+        table.add_row("increase", _percent(result["perplexity_increase"]))
+        table.add_row("KL divergence, mean (nats)", _number(result["kl_mean"]))
+        table.add_row("KL divergence, 99 % below", _number(result["kl_p99"]))
+        table.add_row("KL divergence, worst", _worst(result["kl_worst"], text))
+        table.add_row("same likeliest token", _percent(result["top1_agreement"]))
+        table.add_row("greedy text", _greedy(result))
+    if (tasks := result["tasks"]) is not None:
+        table.add_row(f"accuracy, {tasks['count']} tasks", _percent(tasks["accuracy"]))
+        if tasks["reference_accuracy"] is not None:
+            table.add_row("accuracy of the reference", _percent(tasks["reference_accuracy"]))
+    for name, seen in (result["stress"] or {}).items():
+        if seen is not None:
+            table.add_row(f"long text, {name}", _stress(seen))
+    console.print(table)
+    console.print(
+        f"{result['samples']} samples, {result['positions']} positions scored · tp {result['tp']}",
+        style="dim",
+    )
+    for failure in result["failures"]:
+        console.print(f"[bold red]failed[/] {failure}")
+    if result["passed"]:
+        console.print("[bold green]passed[/]")
+
+
+def _number(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.5g}"
+
+
+def _percent(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.2%}"
+
+
+def _worst(worst: dict[str, Any], text: Text) -> str:
+    token = escape(repr(text.decode([worst["token"]])))
+    place = f"sample {worst['sample']}, position {worst['position']}, after {token}"
+    return f"{_number(worst['value'])} ({place})"
+
+
+def _greedy(result: dict[str, Any]) -> str:
+    first, tokens = result["first_divergence"], result["greedy_tokens"]
+    places = ", ".join("none" if index is None else str(index) for index in first)
+    return f"first other token of {tokens}: {places}" if first else "no room for new tokens"
+
+
+def _stress(seen: dict[str, Any]) -> str:
+    found = seen["repetition"]
+    if found is None:
+        return f"{seen['tokens']} tokens, no loop"
+    period = "1 token" if found["period"] == 1 else f"{found['period']} tokens"
+    return f"{seen['tokens']} tokens, a loop of {period} from token {found['index']} on"
