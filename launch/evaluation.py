@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..kernels.errors import InputError
-from ..runtime.config import EngineSettings, SamplingSettings
+from ..runtime.config import EngineSettings, SamplingSettings, read_run_spec
 from ..runtime.engine import Engine
 from ..runtime.launcher import Launcher
 from ..runtime.logits_file import LogitsFile
@@ -82,6 +82,8 @@ def run_models(
         return _run(model, "the model", settings, work, None, new_launcher, show), None
     with tempfile.TemporaryDirectory(prefix="isobit-evaluate-") as folder:
         path = Path(folder) / "reference.logits"
+        vocabulary = read_run_spec(reference, settings.load).vocab_size
+        LogitsFile(path=path, vocabulary=vocabulary).reserve(positions_of(work.samples))
         writing, reading = Exchange(path=path, mode="write"), Exchange(path=path, mode="read")
         theirs = _run(reference, "the reference", settings, work, writing, new_launcher, show)
         bad = theirs.scores.finite.count(False)
@@ -109,9 +111,6 @@ def _run(
         greedy: list[list[int]] = []
         if exchange is not None:
             _check_host(engine)
-            if exchange.mode == "write":
-                file = LogitsFile(path=exchange.path, vocabulary=engine.spec.vocab_size)
-                file.reserve(positions_of(work.samples))
         scores = score(engine, work.samples, exchange, lambda rows: show(f"scoring {name}", rows))
         prompts = greedy_prompts(work.samples, engine.spec.max_positions) if exchange else []
         if prompts:
