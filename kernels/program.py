@@ -90,6 +90,11 @@ class Program:
         """The rows of the current step in a buffer."""
         return buffer.rows(self.step.sampled_rows if buffer.sampled else self.step.rows)
 
+    def planes_of(self, buffer: Buffer) -> torch.Tensor:
+        """The same as `[planes, rows, width]`, also where there is one plane."""
+        rows = self.rows_of(buffer)
+        return rows if buffer.planes > 1 else rows[None]
+
     def run(self, step: Step) -> None:
         """Run everything in order. Raises InputError E-KERNEL-SHAPE, E-KERNEL-INDEX, and what
         recorded functions raise."""

@@ -37,7 +37,6 @@ class Batch:
     traces: Run
     prefill_s: float
     decode_s: list[float]
-    decode_tokens: list[int]
     decode_kernels_s: list[float]
     decode_collectives_s: list[float]
 

@@ -106,7 +106,7 @@ class Engine:
         ]
         check_requests(self.spec, prompts, sampling)
         assign_pages(requests, self.settings.kv_pages)
-        hidden, traces, times, kernels, waits, emitted = [], [], [], [], [], []
+        hidden, traces, times, kernels, waits = [], [], [], [], []
         started = time.perf_counter()
         first_token_s = 0.0
         while not all(request.finished for request in requests):
@@ -124,7 +124,6 @@ class Engine:
                 first_token_s = time.perf_counter() - started
             elif first_token_s:
                 times.append(time.perf_counter() - step_started)
-                emitted.append(len(rows.sampled))
                 kernels.append(max(answer["kernels_s"] for answer in answers.values()))
                 waits.append(max(answer["collectives_s"] for answer in answers.values()))
         return Batch(
@@ -133,7 +132,6 @@ class Engine:
             traces=traces,
             prefill_s=first_token_s,
             decode_s=times,
-            decode_tokens=emitted,
             decode_kernels_s=kernels,
             decode_collectives_s=waits,
         )

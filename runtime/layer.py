@@ -179,19 +179,15 @@ class LayerRecorder:
         self, site: str, product: PackedWeight, x: Buffer, out: Buffer, bias: torch.Tensor | None
     ) -> None:
         if (checks := self.products) is not None:
-            planes = self._planes
+            planes = self.program.planes_of
             self.program.call(
                 lambda: checks.product(site, product, planes(x)[0], planes(out), bias)
             )
 
     def _check_tree(self, site: str, atoms: Buffer) -> None:
         if (checks := self.products) is not None:
-            planes, nodes = self._planes, self._nodes
+            planes, nodes = self.program.planes_of, self._nodes
             self.program.call(lambda: checks.tree(site, planes(atoms), planes(nodes)))
-
-    def _planes(self, buffer: Buffer) -> torch.Tensor:
-        rows = self.program.rows_of(buffer)
-        return rows if buffer.planes > 1 else rows[None]
 
     def _watch(self, site: str, buffer: Buffer) -> None:
         if self.tracer.enabled:
@@ -206,4 +202,4 @@ class LayerRecorder:
             self.program.call(lambda: self.tracer.columns(site, rows_of(buffer), kind, first, ends))
 
     def _trace_partials(self, site: str, atoms: Buffer) -> None:
-        self.tracer.partials(site, self._planes(atoms), self._first_atom)
+        self.tracer.partials(site, self.program.planes_of(atoms), self._first_atom)

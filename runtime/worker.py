@@ -103,8 +103,9 @@ class Worker:
             "load_s": round(time.perf_counter() - started, 3),
         }
         inject_fault(FaultContext(rank=self.rank, plan=self.plan, decoder=self.decoder))
-        self.report["software"] = software(job.model, dtype)
-        self.report["replicated"] = replicated(self.spec, self.plan, self.rank, weights)
+        if job.check != "off":
+            self.report["software"] = software(job.model, dtype)
+            self.report["replicated"] = replicated(self.spec, self.plan, self.rank, weights)
         if job.verify_load:
             self.report |= self._loaded(open_checkpoint(job.model))
 

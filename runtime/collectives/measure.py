@@ -48,7 +48,11 @@ class Row:
 
 def even_plan(degree: int) -> ShardPlan:
     """A plan in which every rank owns exactly one complete subtree."""
-    atoms = 1 << (degree - 1).bit_length()
+    return plan_of_atoms(degree, 1 << (degree - 1).bit_length())
+
+
+def plan_of_atoms(degree: int, atoms: int) -> ShardPlan:
+    """A plan of which only the atoms matter."""
     dimension = Dimension(true=atoms, padded=atoms, unit=1, atom_sizes=(1,) * atoms)
     return ShardPlan(
         degree=degree,

@@ -16,12 +16,9 @@ def record_all_reduce(
         program.external(native, nodes, out, collectives.raise_fault)
         return
 
-    def call() -> None:
-        rows = program.rows_of(nodes)
-        planes = rows if nodes.planes > 1 else rows[None]
-        collectives.all_reduce(planes, program.rows_of(out), site)
-
-    program.call(call)
+    program.call(
+        lambda: collectives.all_reduce(program.planes_of(nodes), program.rows_of(out), site)
+    )
 
 
 def record_all_gather(

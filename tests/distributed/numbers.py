@@ -1,9 +1,8 @@
-"""Numbers that tell orders of additions apart, the one order that is right, and a plan for it."""
+"""Numbers that tell orders of additions apart and the one order that is right."""
 
 from __future__ import annotations
 
 import numpy as np
-from isobit.shard.plan import Dimension, ShardPlan
 
 
 def wild(shape: tuple[int, ...], seed: int) -> np.ndarray:
@@ -20,18 +19,3 @@ def numpy_tree(leaves: np.ndarray) -> np.ndarray:
         level = [a + b for a, b in zip(level[::2], level[1::2], strict=True)]
     assert level[0].dtype == np.float32
     return level[0]
-
-
-def tiny_plan(degree: int, atoms: int) -> ShardPlan:
-    """A plan of which only the atoms matter."""
-    dimension = Dimension(true=atoms, padded=atoms, unit=1, atom_sizes=(1,) * atoms)
-    return ShardPlan(
-        degree=degree,
-        atoms=atoms,
-        layout="pad",
-        intermediate=dimension,
-        heads=dimension,
-        vocab=dimension,
-        head_size=1,
-        queries_per_kv=1,
-    )

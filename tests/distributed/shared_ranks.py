@@ -16,18 +16,20 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from isobit.kernels.errors import IsobitError
 from isobit.runtime import rendezvous
 from isobit.runtime.collectives.choose import choose
+from isobit.runtime.collectives.measure import plan_of_atoms
 from isobit.runtime.collectives.shared import SharedCollectives, SharedSettings
 from isobit.runtime.collectives.tree import sum_subtrees
 from isobit.shard.atoms import complete_subtrees
 from isobit.shard.plan import ShardPlan
 
 from .forked import run_group
-from .numbers import numpy_tree, tiny_plan, wild
+from .numbers import numpy_tree, wild
 
 WIDTH = 37
 ROWS = (5, 1, 0, 64, 5, 5, 200)
@@ -129,7 +131,8 @@ def choice(plan: ShardPlan, rank: int, job: dict[str, Any]) -> list[Any]:
     right = SharedCollectives.all_reduce
     if rank == plan.degree - 1 and "fault" in job:
         broken = {"stale": stale, "tail": tail}[job["fault"]]
-        SharedCollectives.all_reduce = lambda *args: broken(right, *args)  # type: ignore
+        # For the rest of this process, which is one rank.
+        patch.object(SharedCollectives, "all_reduce", lambda *args: broken(right, *args)).start()
     results = []
     for mode in job["modes"]:
         mode = mode.split(",")[min(rank, mode.count(","))]
@@ -152,7 +155,7 @@ def choice(plan: ShardPlan, rank: int, job: dict[str, Any]) -> list[Any]:
 
 
 def run_rank(folder: Path, job: dict[str, Any], rank: int) -> None:
-    plan = tiny_plan(job["degree"], job.get("atoms", 8))
+    plan = plan_of_atoms(job["degree"], job.get("atoms", 8))
     rendezvous.join(f"file://{folder / 'rendezvous'}", rank, plan.degree)
     result = {"sums": sums, "trouble": trouble, "choice": choice}[job["scenario"]](plan, rank, job)
     (folder / f"result-{rank}.json").write_text(json.dumps(result))

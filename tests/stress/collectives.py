@@ -16,13 +16,14 @@ from pathlib import Path
 
 import torch
 from isobit.runtime import rendezvous
+from isobit.runtime.collectives.measure import plan_of_atoms
 from isobit.runtime.collectives.shared import SharedCollectives, SharedSettings
 from isobit.runtime.collectives.tree import sum_root
 from isobit.shard.atoms import complete_subtrees
 from isobit.shard.plan import ShardPlan
 
 from ..distributed.forked import run_group
-from ..distributed.numbers import tiny_plan, wild
+from ..distributed.numbers import wild
 
 ATOMS = 8
 MOST = 6000
@@ -66,7 +67,7 @@ def main() -> None:
     for degree in (2, 3, 4):
         started = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
-            run = partial(run_rank, Path(folder), tiny_plan(degree, ATOMS), calls // 3)
+            run = partial(run_rank, Path(folder), plan_of_atoms(degree, ATOMS), calls // 3)
             run_group(degree, run, most_seconds=3600)
             done = len(list(Path(folder).glob("done-*"))) == degree
         good = good and done
