@@ -23,7 +23,7 @@ from .config import (
 )
 from .consistency import check_loaded, differing_ranks, divergence, wrong_products
 from .launcher import Launcher
-from .link import DriverLink, name_ranks, unique_lines
+from .link import DriverLink, unique_lines
 from .prepare import prepare
 from .rendezvous import Rendezvous
 from .replay import write_replay
@@ -31,7 +31,6 @@ from .trace import TraceRecord
 
 log = logging.getLogger("isobit.runtime")
 
-DEATH_GRACE_S = 0.5
 NOTHING: Mapping[str, Any] = {}
 CHOICE = ("name", "reason", "self_test")
 OUTSIDE_CONTRACT = (
@@ -269,18 +268,8 @@ class Engine:
         answers = self._link.collect(kind, what, timeout_s, self._launcher.dead, stop_at_error)
         errors = {rank: a for rank, a in answers.items() if a["kind"] == "error"}
         if errors:
-            self._blame_the_dead(set(errors), what)
             raise _combined(errors, what)
         return answers
-
-    def _blame_the_dead(self, reported: set[int], what: str) -> None:
-        """A rank that dies breaks the collectives of the others: name it, not them."""
-        deadline = time.monotonic() + DEATH_GRACE_S
-        while time.monotonic() < deadline:
-            dead = {r: how for r, how in self._launcher.dead().items() if r not in reported}
-            if dead:
-                raise RankFault("E-RANK-DIED", name_ranks(dead, what))
-            time.sleep(0.05)
 
 
 def _records(answer: dict[str, Any]) -> list[TraceRecord]:

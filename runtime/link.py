@@ -20,6 +20,7 @@ from . import wire
 from .ticket import RankTicket
 
 POLL_MS = 100
+DEATH_GRACE_S = 0.5
 
 
 def private_folder(prefix: str, below: int) -> Path:
@@ -110,18 +111,27 @@ class DriverLink:
         """Wait for one `kind` (or "error") message from every rank.
 
         `dead` tells which ranks have ended and how. With `stop_at_error` the first error ends the
-        wait: the other ranks may be waiting for the one that failed. Raises RankFault E-RANK-DIED
-        or E-RANK-TIMEOUT naming the ranks.
+        wait: the other ranks may be waiting for the one that failed. It ends half a second later,
+        because a rank that dies without a word breaks the collectives of the others, and is the
+        one to name. Raises RankFault E-RANK-DIED or E-RANK-TIMEOUT naming the ranks.
         """
         answers: dict[int, dict[str, Any]] = {}
         deadline = time.monotonic() + timeout_s
+        failed = False
+        gone: dict[int, str] = {}
         while len(answers) < self.degree:
             received = self._receive(POLL_MS)
             if received is None:
                 missing = set(range(self.degree)) - set(answers)
-                if gone := {rank: how for rank, how in dead().items() if rank in missing}:
+                # A rank may have ended just after its last words: blamed after another look.
+                if gone := {rank: gone[rank] for rank in gone if rank in missing}:
                     raise RankFault("E-RANK-DIED", name_ranks(gone, what))
+                gone = {rank: how for rank, how in dead().items() if rank in missing}
+                if gone:
+                    continue
                 if time.monotonic() > deadline:
+                    if failed:
+                        return answers
                     raise RankFault(
                         "E-RANK-TIMEOUT",
                         f"{what}: no answer within {timeout_s:.0f} s from "
@@ -131,8 +141,8 @@ class DriverLink:
             rank, message = received
             if message.get("kind") == "error":
                 answers[rank] = message
-                if stop_at_error:
-                    return answers
+                if stop_at_error and not failed:
+                    failed, deadline = True, time.monotonic() + DEATH_GRACE_S
             elif message.get("kind") == kind:
                 answers[rank] = message
         return answers

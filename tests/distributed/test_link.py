@@ -194,6 +194,45 @@ def test_a_rank_that_answered_may_die_afterwards(driver, join):
     assert set(answers) == {0, 1}
 
 
+LAST_WORDS = {"kind": "error", "code": "E-COLL-FAILED", "message": "no peer", "fault": True}
+
+
+def test_a_rank_that_ends_after_its_last_words_is_not_called_dead(driver, join):
+    """Two ranks report the same broken collective and end; the first to report is not alone."""
+    ranks = [join(0), join(1)]
+    greetings(driver)
+    for rank in ranks:
+        rank.send(LAST_WORDS)
+    ended = {0: "ended with status 0", 1: "ended with status 0"}
+    answers = driver.collect("stepped", "step 2", 20, lambda: ended, stop_at_error=True)
+    assert {rank: answer["kind"] for rank, answer in answers.items()} == {0: "error", 1: "error"}
+
+
+def test_a_rank_that_ended_between_two_looks_has_its_last_words_read(driver, join):
+    """It is found dead before its message is: the message counts."""
+    ranks = [join(0), join(1)]
+    greetings(driver)
+    ranks[0].send(LAST_WORDS)
+
+    def dead() -> dict[int, str]:
+        ranks[1].send(LAST_WORDS)
+        return {1: "ended with status 0"}
+
+    answers = driver.collect("stepped", "step 2", 20, dead, stop_at_error=True)
+    assert set(answers) == {0, 1}
+
+
+def test_a_rank_that_died_without_a_word_is_named_before_those_it_broke(driver, join):
+    ranks = [join(0), join(1)]
+    greetings(driver)
+    ranks[0].send(LAST_WORDS)
+    with pytest.raises(RankFault) as caught:
+        driver.collect(
+            "stepped", "step 2", 20, lambda: {1: "was killed by signal 9"}, stop_at_error=True
+        )
+    assert caught.value.message == "step 2: rank 1 was killed by signal 9"
+
+
 def test_sending_to_a_rank_that_never_came_is_an_error(driver):
     with pytest.raises(RankFault, match="rank 1") as caught:
         driver.send(1, {"kind": "step"})
