@@ -10,7 +10,8 @@ from typing import Any
 
 from ...kernels.errors import InputError
 from ...shard.modules import layer_modules
-from ...shard.quantize.layer import INPUTS, MethodSettings
+from ...shard.quantize.layer import INPUTS
+from ...shard.quantize.method import MethodSettings
 from ...shard.quantize.scheme import QuantizeSettings
 from ...shard.spec import ModelSpec
 

@@ -136,8 +136,8 @@ class CalibrationRank:
                 for name, entry in entries
                 if name.startswith(prefix) and not name.startswith(others)
             }
-        method = self.job.settings.method.method
-        found = find_folds(self._tensors, spec, layer, self._statistics, self._schemes, method)
+        search = self.job.settings.method.search
+        found = find_folds(self._tensors, spec, layer, self._statistics, self._schemes, search)
         return {
             first: {"scales": each.scales.float().numpy().tobytes(), "ratio": each.ratio}
             for first, each in found.items()
