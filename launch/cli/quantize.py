@@ -8,11 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
-from ...runtime.calibrate import quantize_calibrated
+from ...runtime.calibrate import check_calibration, quantize_calibrated
 from ...shard.quantize.folder import quantize_folder
 from ...shard.quantize.report import QuantizeReport
 from ...shard.quantize.scheme import QuantizeSettings
 from ..calibration_text import DEFAULT_LENGTH, DEFAULT_SAMPLES, calibration_samples
+from ..hub_dataset import parse_dataset
 from ..models import model_folder
 from .options import Degree, Json, LauncherChoice, Model, RayAddress
 from .output import console, errors, human_bytes, print_json, progress_bar
@@ -31,7 +32,7 @@ def quantize(
     model: Model,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
     method: Annotated[
-        Method, typer.Option(help="How codes are chosen; all but absmax need --text.")
+        Method, typer.Option(help="How codes are chosen; all but absmax need text.")
     ] = Method.ABSMAX,
     scheme: Annotated[
         Scheme | None,
@@ -60,6 +61,14 @@ def quantize(
     ] = None,
     text: Annotated[
         list[Path] | None, typer.Option(help="A file of calibration text; may be given again.")
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID[@CONFIG][:SPLIT[:COLUMN]]",
+            help="A Hugging Face dataset in place of --text: its column 'text' of the split "
+            "'train' unless told otherwise.",
+        ),
     ] = None,
     samples: Annotated[
         int | None,
@@ -107,6 +116,7 @@ def quantize(
         symmetric=symmetric,
         keep=tuple(keep or ()),
         text=tuple(text or ()),
+        dataset=dataset,
         samples=samples,
         length=length,
         desc_act=desc_act,
@@ -127,8 +137,10 @@ def quantize(
         if calibrated is None:
             report = quantize_folder(folder, out, stored, progress, mse=options.exponent)
         else:
+            check_calibration(folder, out, calibrated, degree)
             tokens = DEFAULT_LENGTH if length is None else length
-            ids = calibration_samples(folder, options.text, samples, tokens)
+            chosen = None if dataset is None else parse_dataset(dataset)
+            ids = calibration_samples(folder, options.text, samples, tokens, chosen)
             used = {"samples": ids.shape[0], "length": ids.shape[1]}
             with options.run.ranks() as ranks:
                 report = quantize_calibrated(

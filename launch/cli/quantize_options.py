@@ -90,6 +90,7 @@ class QuantizeOptions:
     symmetric: bool | None
     keep: tuple[str, ...]
     text: tuple[Path, ...]
+    dataset: str | None
     samples: int | None
     length: int | None
     desc_act: bool
@@ -166,14 +167,15 @@ class QuantizeOptions:
         if self.activations is Activations.STATIC and method is Method.ABSMAX:
             wrong.append("--activations static: needs calibration, by gptq or smoothquant")
         if method is Method.ABSMAX:
-            given = {"--text": self.text, "--samples": self.samples, "--length": self.length}
+            given = {"--text": self.text, "--dataset": self.dataset}
+            given |= {"--samples": self.samples, "--length": self.length}
             named = [name for name, value in given.items() if value not in (None, ())]
             wrong += [
                 f"{name}: --method absmax needs no calibration"
                 for name in (*named, *self.run.given())
             ]
-        elif not self.text:
-            wrong.append(f"--method {method} calibrates: give --text FILE")
+        elif bool(self.text) == (self.dataset is not None):
+            wrong.append(f"--method {method} calibrates: give --text FILE, or --dataset ID")
         elif self.run.degree == 1:
             alone = [name for name in self.run.given() if name != "--restart"]
             wrong += [f"{name}: goes with -tp 2 or more" for name in alone]
