@@ -47,7 +47,7 @@ class LayerRunner(LayerRecorder):
         pages = pages_for(length)
         cache = KVCache.allocate(pages, len(plan.kv_heads(rank)), spec.head_size, dtype)
         self._look, self._modules = look, layer_modules(spec, layer)
-        super().__init__(alone, plan, rank, [cache], collectives, Tracer(False), dtype)
+        super().__init__(alone, plan, rank, [cache], collectives, Tracer(None), dtype)
         self._residual = torch.empty(0)
         rows = torch.arange(length)
         self._step = Step(
