@@ -66,13 +66,13 @@ def quantize_calibrated(
     named |= {"samples": samples.shape[0], "length": samples.shape[1]}
     note = f"{settings.method.method}, {settings.stored.bits} bits"
     modules: dict[str, ModuleReport] = {}
-    with FolderWriter(out, note) as writer, _one_thread(), SliceReader() as reader:
+    with FolderWriter(out, note) as writer, one_thread(), SliceReader() as reader:
         stream = _Stream(source, spec_from_config(config, None), samples, reader)
         _carry(source, reader, writer)
         total = source.spec.layers * stream.steps
         for layer in range(source.spec.layers):
             before = layer * stream.steps
-            tensors = _layer_tensors(source, reader, layer)
+            tensors = layer_tensors(source, reader, layer)
             statistics = stream.statistics(layer, lambda n, b=before: progress(b + n, total))
             made = quantize_layer(tensors, source.spec, layer, statistics, schemes, settings.method)
             del statistics, tensors
@@ -152,7 +152,7 @@ class _Stream:
 
         The layer is read back from a file by the loader of every rank: what is run is what will be.
         """
-        with _stored(tensors, out) as checkpoint:
+        with stored_tensors(tensors, out) as checkpoint:
             weights = load_layer(checkpoint, self._quantized, self._plan, 0, layer, self._dtype)
         runner = self._runner(self._quantized, self._plan, weights, layer, None)
         for number, sample in enumerate(self.residual):
@@ -181,7 +181,7 @@ def embed(source: DenseModel, reader: SliceReader, samples: torch.Tensor) -> tor
 
 
 @contextmanager
-def _stored(tensors: Mapping[str, torch.Tensor], out: Path) -> Iterator[Checkpoint]:
+def stored_tensors(tensors: Mapping[str, torch.Tensor], out: Path) -> Iterator[Checkpoint]:
     """A checkpoint of some tensors, beside `out` while the block lasts."""
     prefix, parent = f".{out.name}.", out.absolute().parent
     with write_errors(out), tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as name:
@@ -194,7 +194,7 @@ def _stored(tensors: Mapping[str, torch.Tensor], out: Path) -> Iterator[Checkpoi
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -217,7 +217,7 @@ def _carry(source: DenseModel, reader: SliceReader, writer: FolderWriter) -> Non
             writer.add(name, tensor)
 
 
-def _layer_tensors(source: DenseModel, reader: SliceReader, layer: int) -> dict[str, torch.Tensor]:
+def layer_tensors(source: DenseModel, reader: SliceReader, layer: int) -> dict[str, torch.Tensor]:
     prefix = f"model.layers.{layer}."
     entries = source.checkpoint.entries.items()
     return {name: reader.read(entry) for name, entry in entries if name.startswith(prefix)}

@@ -47,6 +47,7 @@ class QuantizeOptions:
     group_size: int | None
     symmetric: bool | None
     keep: tuple[str, ...]
+    budget: float | None
     text: tuple[Path, ...]
     samples: int | None
     length: int | None
@@ -57,6 +58,11 @@ class QuantizeOptions:
     def made(self) -> Scheme:
         """The scheme that is made."""
         return self.scheme or SCHEMES[self.method][0]
+
+    @property
+    def named_scheme(self) -> str:
+        """The scheme as reports have it."""
+        return self.made.value if self.budget is None else "mixed"
 
     def stored(self) -> QuantizeSettings:
         """How weights are stored. Raises InputError E-USAGE for options that do not go together."""
@@ -99,14 +105,26 @@ class QuantizeOptions:
         if method is not Method.GPTQ:
             given = {"--desc-act": self.desc_act, "--damp-percent": self.damp_percent is not None}
             wrong += [f"{name}: goes with --method gptq" for name, yes in given.items() if yes]
-        if method is Method.ABSMAX:
+        if self.budget is not None:
+            wrong += self._wrong_with_budget()
+        elif method is Method.ABSMAX:
             given = {"--text": self.text, "--samples": self.samples, "--length": self.length}
             wrong += [
                 f"{name}: --method absmax needs no calibration"
                 for name, value in given.items()
                 if value not in (None, ())
             ]
-        elif not self.text:
+        if not self.text and method is not Method.ABSMAX:
             wrong.append(f"--method {method} calibrates: give --text FILE")
         if wrong:
             raise InputError("E-USAGE", "\n  ".join(wrong))
+
+    def _wrong_with_budget(self) -> list[str]:
+        wrong = []
+        if self.method is Method.SMOOTHQUANT:
+            wrong.append("--budget: --method smoothquant makes w8a8, which has one width")
+        elif self.scheme is not None:
+            wrong.append(f"--scheme {self.scheme}: --budget chooses the widths")
+        if not self.text and self.method is Method.ABSMAX:
+            wrong.append("--budget measures on text which widths suit: give --text FILE")
+        return wrong
