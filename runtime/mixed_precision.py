@@ -28,10 +28,11 @@ def with_budget(
 ) -> QuantizeSettings:
     """Return `stored` with the best widths within a budget.
 
-    The budget is in bits per weight of the layers' products. Products that `stored.keep` names have that width; the others get 4, 8 or 16 bits, so that the
-    sum of their divergences from the dense model is least. `method` None: to nearest. Raises
-    InputError as module_schemes, width_choices and measure_sensitivity do, and E-OUT-EXISTS,
-    E-OUT-PARENT; bad settings before anything is measured.
+    The budget is in bits per weight of the layers' products. Those that `stored.keep` names have
+    that width; the others get 4, 8 or 16 bits, so that the sum of their divergences from the dense
+    model is least. `method` None: to nearest. Raises InputError as module_schemes, width_choices
+    and measure_sensitivity do, and E-OUT-EXISTS, E-OUT-PARENT; bad settings before anything is
+    measured.
     """
     source = open_dense(model)
     check_out(out)

@@ -56,7 +56,7 @@ class SensitivitySettings:
     stored: QuantizeSettings
     method: MethodSettings | None
     widths: tuple[int, ...] = (4, 8)
-    tokens: int = 2048
+    tokens: int = 1024
 
 
 Costs = dict[str, dict[int, float]]

@@ -70,14 +70,23 @@ def width_choices(
             + "\n  ".join(wrong)
             + "\nWith --budget they must share one",
         )
-    check_budget(stored, sum(each.weights for each in products), budget)
+    weights = sum(each.weights for each in products)
+    check_budget(stored, weights, budget)
+    all_dense = all(DENSE_BITS in widths for widths in stored.values())
+    if all_dense and budget * weights >= sum(each[DENSE_BITS] for each in stored.values()):
+        raise InputError(
+            "E-QUANT-BUDGET", f"--budget {budget:g} leaves every product dense: nothing to do"
+        )
     return Choices(products=list(products), stored=stored)
 
 
 def choose_widths(
     choices: Choices, costs: Mapping[str, Mapping[int, float]], budget: float
 ) -> MixedWidths:
-    """Choose the widths of the least sum of costs: KL in nats by the names of the free products."""
+    """Choose the widths with the least sum of costs: KL in nats by the names of the free products.
+
+    Raises InputError as assign_by_budget does.
+    """
     products, stored = choices.products, choices.stored
     fixed = {name: dict.fromkeys(widths, 0.0) for name, widths in stored.items()}
     found = assign_by_budget(
@@ -86,10 +95,6 @@ def choose_widths(
         {each.name: each.weights for each in products},
         budget,
     )
-    if {*found.bits.values()} == {DENSE_BITS}:
-        raise InputError(
-            "E-QUANT-BUDGET", f"--budget {budget:g} leaves every product dense: nothing to do"
-        )
     return MixedWidths(
         budget=budget,
         average=found.average,
