@@ -9,29 +9,28 @@ dense pass through that layer. Memory holds one layer and the residual stream of
 from __future__ import annotations
 
 import dataclasses
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from ..kernels.errors import InputError
-from ..shard.checkpoint import SINGLE, Checkpoint
 from ..shard.load import LayerWeights, load_layer
 from ..shard.plan import PlanSettings, ShardPlan, make_plan
-from ..shard.quantize.layer import INPUTS, MethodSettings, quantize_layer
+from ..shard.quantize.layer import INPUTS, quantize_layer
+from ..shard.quantize.method import MethodSettings
 from ..shard.quantize.report import REPORT, ModuleReport, QuantizeReport, report_json
 from ..shard.quantize.scheme import QuantizeSettings, module_schemes, quantization_config
-from ..shard.quantize.source import DenseModel, check_values, open_dense
+from ..shard.quantize.source import DenseModel, check_values, layer_tensors, open_dense
 from ..shard.quantize.statistics import Statistics
-from ..shard.safetensors_file import SliceReader, read_header
-from ..shard.safetensors_writer import SafetensorsWriter
+from ..shard.safetensors_file import SliceReader
 from ..shard.spec import ModelSpec, spec_from_config
 from ..shard.validate import stored_intermediate_size
-from ..shard.writer import FolderWriter, write_errors
+from ..shard.writer import FolderWriter
 from .layer_runner import LayerRunner, Look
+from .one_thread import one_thread
+from .stored_tensors import stored_tensors
 
 Progress = Callable[[int, int], None]
 
@@ -180,29 +179,6 @@ def embed(source: DenseModel, reader: SliceReader, samples: torch.Tensor) -> tor
     return rows.to(source.spec.torch_dtype).float()[places]
 
 
-@contextmanager
-def stored_tensors(tensors: Mapping[str, torch.Tensor], out: Path) -> Iterator[Checkpoint]:
-    """A checkpoint of some tensors, beside `out` while the block lasts."""
-    prefix, parent = f".{out.name}.", out.absolute().parent
-    with write_errors(out), tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as name:
-        file = SafetensorsWriter(Path(name) / SINGLE, {"format": "pt"})
-        for each, tensor in tensors.items():
-            file.add(each, tensor)
-        file.close()
-        entries = {entry.name: entry for entry in read_header(file.path)}
-        yield Checkpoint(folder=Path(name), entries=entries)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def _is_layers(source: DenseModel, name: str) -> bool:
     """Whether a tensor belongs to a layer that the model runs."""
     parts = name.split(".")
@@ -215,9 +191,3 @@ def _carry(source: DenseModel, reader: SliceReader, writer: FolderWriter) -> Non
             tensor = reader.read(entry)
             check_values(name, tensor)
             writer.add(name, tensor)
-
-
-def layer_tensors(source: DenseModel, reader: SliceReader, layer: int) -> dict[str, torch.Tensor]:
-    prefix = f"model.layers.{layer}."
-    entries = source.checkpoint.entries.items()
-    return {name: reader.read(entry) for name, entry in entries if name.startswith(prefix)}

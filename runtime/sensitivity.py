@@ -24,7 +24,8 @@ from ..shard.plan import PlanSettings, ShardPlan, make_plan
 from ..shard.quantization import WeightScheme
 from ..shard.quantize.folder import nearest
 from ..shard.quantize.fused import FusedProducts
-from ..shard.quantize.layer import INPUTS, MethodSettings, quantize_layer
+from ..shard.quantize.layer import INPUTS, quantize_layer
+from ..shard.quantize.method import MethodSettings
 from ..shard.quantize.scheme import (
     DENSE_BITS,
     QuantizeSettings,
@@ -33,28 +34,32 @@ from ..shard.quantize.scheme import (
     quantization_config,
     scheme_of,
 )
-from ..shard.quantize.source import DenseModel, check_values
+from ..shard.quantize.source import DenseModel, check_values, layer_tensors
 from ..shard.quantize.statistics import Statistics
 from ..shard.safetensors_file import SliceReader
 from ..shard.spec import ModelSpec, spec_from_config
 from ..shard.validate import stored_intermediate_size
 from ..shard.writer import write_errors
-from .calibrate import Progress, check_samples, embed, layer_tensors, one_thread, stored_tensors
+from .calibrate import Progress, check_samples, embed
 from .layer_runner import LayerRunner, Look
+from .one_thread import one_thread
+from .stored_tensors import stored_tensors
 
 ROWS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class SensitivitySettings:
-    """How weights are quantized while measuring, `method` None being to nearest.
+    """How weights are quantized while measuring.
 
-    `widths` are measured; `tokens` bounds how many tokens of calibration text streams run over, at
-    least one sample. Statistics for the method come from all samples.
+    `method` None is to nearest, and `mse` then Grid's. `widths` are measured; `tokens` bounds how
+    many tokens of calibration text streams run over, at least one sample. Statistics for the method
+    come from all samples.
     """
 
     stored: QuantizeSettings
     method: MethodSettings | None
+    mse: float = 0.0
     widths: tuple[int, ...] = (4, 8)
     tokens: int = 1024
 
@@ -211,7 +216,7 @@ class _Measured:
         names = [name.removesuffix(".weight") for name in tensors if name.startswith(prefix)]
         schemes: Schemes = {n: scheme if n in products.names else None for n in names}
         if settings.method is None:
-            made = _rounded(tensors, products, scheme)
+            made = _rounded(tensors, products, scheme, settings.mse)
         else:
             made = quantize_layer(
                 tensors, source.spec, layer, statistics, schemes, settings.method
@@ -264,10 +269,13 @@ class _Measured:
 
 
 def _rounded(
-    tensors: Mapping[str, torch.Tensor], products: FusedProducts, scheme: WeightScheme
+    tensors: Mapping[str, torch.Tensor],
+    products: FusedProducts,
+    scheme: WeightScheme,
+    mse: float,
 ) -> dict[str, torch.Tensor]:
     """A layer's tensors in which some products are rounded to nearest."""
     made = dict(tensors)
     for name in products.names:
-        made |= pack(name, nearest(made.pop(f"{name}.weight"), scheme), scheme)
+        made |= pack(name, nearest(made.pop(f"{name}.weight"), scheme, mse), scheme)
     return made

@@ -22,7 +22,14 @@ from ..calibration_text import DEFAULT_LENGTH, DEFAULT_SAMPLES, calibration_samp
 from ..models import model_folder
 from .options import Json, Model
 from .output import console, human_bytes, print_json, progress_bar
-from .quantize_options import DEFAULT_DAMPING, DEFAULT_GROUP, Method, QuantizeOptions, Scheme
+from .quantize_options import (
+    DEFAULT_DAMPING,
+    DEFAULT_GROUP,
+    Activations,
+    Method,
+    QuantizeOptions,
+    Scheme,
+)
 
 
 def quantize(
@@ -75,13 +82,25 @@ def quantize(
         typer.Option(help=f"Tokens of a sample; {DEFAULT_LENGTH} unless told otherwise."),
     ] = None,
     desc_act: Annotated[
-        bool, typer.Option("--desc-act", help="gptq: features that matter most come first.")
+        bool,
+        typer.Option("--desc-act", help="gptq, awq+gptq: features that matter most come first."),
     ] = False,
     damp_percent: Annotated[
         float | None,
         typer.Option(
-            help="gptq: what is added to the Hessian's diagonal, as a share of its mean; "
+            help="gptq, awq+gptq: what is added to the Hessian's diagonal, as a share of its mean; "
             f"{DEFAULT_DAMPING} unless told otherwise."
+        ),
+    ] = None,
+    mse: Annotated[
+        bool,
+        typer.Option("--mse", help="absmax, gptq, awq+gptq: a smaller range where that errs less."),
+    ] = False,
+    activations: Annotated[
+        Activations | None,
+        typer.Option(
+            help="w8a8: a scale for each token, found as it comes, or one for all, from "
+            "calibration; dynamic unless told otherwise."
         ),
     ] = None,
     as_json: Json = False,
@@ -99,6 +118,8 @@ def quantize(
         length=length,
         desc_act=desc_act,
         damp_percent=damp_percent,
+        mse=mse,
+        activations=activations,
     )
     stored, calibrated = options.stored(), options.calibrated()
     folder, used, ids = model_folder(model), {}, None
@@ -110,10 +131,11 @@ def quantize(
         assert ids is not None
         by = None if calibrated is None else calibrated.method
         with _progress("measuring sensitivity") as progress:
-            stored = with_budget(folder, out, ids, stored, by, budget, progress)
+            exponent = options.exponent
+            stored = with_budget(folder, out, ids, stored, by, budget, progress, mse=exponent)
     with _progress("quantizing") as progress:
         if calibrated is None:
-            report = quantize_folder(folder, out, stored, progress)
+            report = quantize_folder(folder, out, stored, progress, mse=options.exponent)
         else:
             assert ids is not None
             settings = dataclasses.replace(calibrated, stored=stored)

@@ -95,12 +95,13 @@ def choose_widths(
         {each.name: each.weights for each in products},
         budget,
     )
+    kl = {name: {str(bits): cost for bits, cost in costs.get(name, {}).items()} for name in stored}
     return MixedWidths(
         budget=budget,
         average=found.average,
         kl=found.cost,
         products={
-            name: ProductWidth(bits=found.bits[each.name], kl=dict(costs.get(each.name, {})))
+            name: ProductWidth(bits=found.bits[each.name], kl=kl[each.name])
             for each in products
             for name in each.names
         },

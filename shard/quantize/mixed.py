@@ -28,14 +28,14 @@ class Assignment:
 
 @dataclass(frozen=True, kw_only=True)
 class ProductWidth:
-    """The width of one weight; `kl` in nats by width, empty where --keep fixed it.
+    """The width of one weight; `kl` in nats by width ("4"), empty where --keep fixed it.
 
     `kl` is that of the fused products to which the weight belongs, quantized together while all
     else is dense.
     """
 
     bits: int
-    kl: dict[int, float]
+    kl: dict[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)

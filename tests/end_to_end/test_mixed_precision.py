@@ -16,7 +16,7 @@ from isobit.runtime.mixed_precision import with_budget
 from isobit.runtime.sensitivity import SensitivitySettings, measure_sensitivity
 from isobit.shard.quantize.folder import quantize_folder
 from isobit.shard.quantize.fused import fused_products
-from isobit.shard.quantize.layer import MethodSettings
+from isobit.shard.quantize.method import MethodSettings
 from isobit.shard.quantize.scheme import QuantizeSettings
 from isobit.shard.quantize.source import open_dense
 from isobit.shard.safetensors_file import read_header
