@@ -66,6 +66,10 @@ class LayerRunner(LayerRecorder):
         self.program.run(self._step)
         return self.program.rows_of(self.hidden)
 
+    def close(self) -> None:
+        """Let go of the weights at once: recorded calls refer to this object and it to them."""
+        del self.program
+
     def _enter(self) -> None:
         self.program.rows_of(self.hidden).copy_(self._residual)
 

@@ -2,7 +2,8 @@
 
 The dense model streams by once, layer by layer. At each layer every product starts a stream of its
 own, in which it is quantized and all else dense; it follows the dense stream to the end, where the
-two next-token distributions are compared. Memory holds one layer; the streams lie in a file.
+two next-token distributions are compared. Memory holds a few copies of one layer; the streams lie
+in a file.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import torch
 from ..kernels import ops
 from ..kernels.errors import InputError
 from ..shard.load import LayerWeights, load_head, load_layer
+from ..shard.modules import layer_modules
 from ..shard.plan import PlanSettings, ShardPlan, make_plan
 from ..shard.quantization import WeightScheme
 from ..shard.quantize.folder import nearest
@@ -161,12 +163,13 @@ class _Measured:
     def _layer(self, layer: int, reader: SliceReader) -> None:
         spec, begun = self._source.spec, [p.layer < layer for p, _ in self._products]
         weights = load_layer(self._source.checkpoint, spec, self._plan, 0, layer, self._dtype)
-        runner = self._runner(spec, self._plan, weights, layer)
-        for stream, yes in zip(self._streams, begun, strict=True):
-            if yes:
-                self._advance(runner, stream)
+        with closing(self._runner(spec, self._plan, weights, layer)) as runner:
+            for stream, yes in zip(self._streams, begun, strict=True):
+                if yes:
+                    self._advance(runner, stream)
         before = self._residual[self._picked]
         statistics = self._advance_dense(weights, layer)
+        del weights
         here = [i for i, (each, _) in enumerate(self._products) if each.layer == layer]
         tensors = layer_tensors(self._source, reader, layer) if here else {}
         for name, tensor in tensors.items():
@@ -175,7 +178,8 @@ class _Measured:
             each, bits = self._products[index]
             stream = self._streams[index]
             stream.copy_(before)
-            self._advance(self._quantized(tensors, statistics, each, bits), stream)
+            with closing(self._quantized(tensors, statistics, each, bits)) as runner:
+                self._advance(runner, stream)
 
     def _advance(self, runner: LayerRunner, stream: torch.Tensor) -> None:
         for sample in stream:
@@ -193,11 +197,11 @@ class _Measured:
             gathered[name].add(number, inputs)
 
         wanted = look if self._settings.method else None
-        runner = self._runner(self._source.spec, self._plan, weights, layer, wanted)
-        for sample in self._residual:
-            sample.copy_(runner.run(sample))
-            number += 1
-            self._step()
+        with closing(self._runner(self._source.spec, self._plan, weights, layer, wanted)) as runner:
+            for sample in self._residual:
+                sample.copy_(runner.run(sample))
+                number += 1
+                self._step()
         assert wanted is None or set(gathered) == set(INPUTS)
         return gathered
 
@@ -210,10 +214,9 @@ class _Measured:
     ) -> LayerRunner:
         """A runner of the layer in which only these products are quantized."""
         source, settings, layer = self._source, self._settings, products.layer
-        prefix = f"model.layers.{layer}."
         scheme = scheme_of(settings.stored, bits)
         assert scheme is not None
-        names = [name.removesuffix(".weight") for name in tensors if name.startswith(prefix)]
+        names = [module.name for module in layer_modules(source.spec, layer).values()]
         schemes: Schemes = {n: scheme if n in products.names else None for n in names}
         if settings.method is None:
             made = _rounded(tensors, products, scheme, settings.mse)
