@@ -8,6 +8,7 @@ in a file.
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 import tempfile
@@ -26,7 +27,7 @@ from ..shard.plan import PlanSettings, ShardPlan, make_plan
 from ..shard.quantization import WeightScheme
 from ..shard.quantize.folder import nearest
 from ..shard.quantize.fused import FusedProducts
-from ..shard.quantize.layer import INPUTS, quantize_layer
+from ..shard.quantize.layer import INPUTS, find_folds, fold_rest, quantize_products
 from ..shard.quantize.method import MethodSettings
 from ..shard.quantize.scheme import (
     DENSE_BITS,
@@ -42,9 +43,9 @@ from ..shard.safetensors_file import SliceReader
 from ..shard.spec import ModelSpec, spec_from_config
 from ..shard.validate import stored_intermediate_size
 from ..shard.writer import write_errors
-from .calibrate import Progress, check_samples, embed
+from .calibrate import Progress, check_samples, embed, one_thread
+from .collectives.gather import GatherCollectives
 from .layer_runner import LayerRunner, Look
-from .one_thread import one_thread
 from .stored_tensors import stored_tensors
 
 ROWS = 64
@@ -83,7 +84,7 @@ def measure_sensitivity(
     codes, on the inputs of the dense model, together if fused. Dense (16) costs nothing. With P
     products, W widths and M samples measured this takes about P W M layers / 2 passes of a sample
     through a layer, and 4 P W M length hidden bytes beside `out`. Same input, same bits, as
-    quantize_calibrated. Raises InputError E-QUANT-DISK without that space, and what
+    quantize_calibrated. Raises InputError E-OUT-WRITE without that space, and what
     quantize_calibrated raises.
     """
     check_samples(source.spec, samples)
@@ -138,7 +139,7 @@ class _Measured:
         free = shutil.disk_usage(parent).free
         if size > free:
             raise InputError(
-                "E-QUANT-DISK",
+                "E-OUT-WRITE",
                 f"{parent}: measuring {shape[0]} quantized products over {shape[1]} samples of "
                 f"{shape[2]} tokens takes {size} bytes, {free} are free. Give a smaller --length, "
                 "or OUT on a larger disk",
@@ -156,7 +157,7 @@ class _Measured:
         """Take all streams through the layers."""
         source = self._source
         with SliceReader() as reader:
-            self._residual = embed(source, reader, self._samples)
+            self._residual = torch.stack([embed(source, reader, ids) for ids in self._samples])
             for layer in range(source.spec.layers):
                 self._layer(layer, reader)
 
@@ -221,9 +222,7 @@ class _Measured:
         if settings.method is None:
             made = _rounded(tensors, products, scheme, settings.mse)
         else:
-            made = quantize_layer(
-                tensors, source.spec, layer, statistics, schemes, settings.method
-            ).tensors
+            made = _quantized(tensors, source.spec, layer, statistics, schemes, settings.method)
             self._step(len(self._samples))
         config = {**source.config, "quantization_config": quantization_config(schemes)}
         spec = spec_from_config(config, None)
@@ -240,7 +239,8 @@ class _Measured:
         layer: int,
         look: Look | None = None,
     ) -> LayerRunner:
-        return LayerRunner(spec, plan, weights, layer, self._dtype, self._samples.shape[1], look)
+        length, alone = self._samples.shape[1], GatherCollectives(plan, 0)
+        return LayerRunner(spec, plan, 0, weights, layer, self._dtype, length, alone, look)
 
     def costs(self) -> Costs:
         """Compare the ends of all streams with the dense one's."""
@@ -269,6 +269,26 @@ class _Measured:
     def _step(self, steps: int = 1) -> None:
         self._done += steps
         self._progress(self._done, self._total)
+
+
+def _quantized(
+    tensors: Mapping[str, torch.Tensor],
+    spec: ModelSpec,
+    layer: int,
+    statistics: Mapping[str, Statistics],
+    schemes: Schemes,
+    method: MethodSettings,
+) -> dict[str, torch.Tensor]:
+    """A layer's tensors in which what has a scheme is quantized by a method."""
+    folds = find_folds(tensors, spec, layer, statistics, schemes, method.search)
+    made = fold_rest(tensors, spec, layer, folds)
+    modules = layer_modules(spec, layer)
+    for first, each in statistics.items():
+        stored = any(schemes[modules[short].name] is not None for short in INPUTS[first])
+        # Quantizing uses statistics up, which the next width needs again.
+        own = copy.deepcopy(each) if stored else each
+        made |= quantize_products(tensors, spec, layer, first, own, schemes, method, folds).tensors
+    return made
 
 
 def _rounded(

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 
@@ -50,6 +51,12 @@ class MixedWidths:
     average: float
     kl: float
     products: dict[str, ProductWidth]
+
+
+def widths_from_fields(fields: Mapping[str, Any]) -> MixedWidths:
+    """Inverse of dataclasses.asdict; raises TypeError or KeyError for other fields."""
+    products = {name: ProductWidth(**each) for name, each in fields["products"].items()}
+    return MixedWidths(**{**fields, "products": products})
 
 
 def assign_by_budget(

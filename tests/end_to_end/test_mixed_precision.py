@@ -188,6 +188,6 @@ def test_progress_rises_to_its_end(samples, tmp_path):
 def test_a_disk_without_room_is_refused_before_anything_runs(samples, tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10, 9, 1))
-    with pytest.raises(InputError, match="E-QUANT-DISK"):
+    with pytest.raises(InputError, match="E-OUT-WRITE.*are free"):
         with_budget(DENSE, tmp_path / "out", samples, STORED, None, BUDGET)
     assert not list(tmp_path.iterdir())
