@@ -44,6 +44,7 @@ LIBRARY = Path(sysconfig.get_path("stdlib"))
 CALIBRATION = [LIBRARY / name for name in ("argparse.py", "ast.py", "asyncio/base_events.py")]
 SCORED = [LIBRARY / name for name in ("tarfile.py", "zipfile.py")]
 SAMPLES, LENGTH = 64, 256
+SUMMED_SAMPLES = 16
 SCORED_SAMPLES, SCORED_LENGTH = 12, 512
 GROUP = 32
 TEXT = [option for path in CALIBRATION for option in ("--text", str(path))]
@@ -129,7 +130,7 @@ def comparison(name: str, model: Path, folder: Path) -> list[dict[str, Any]]:
 def additivity(name: str, model: Path, folder: Path) -> list[dict[str, Any]]:
     """The sum of divergences of single products beside the divergence of the model."""
     source, stored = open_dense(model), QuantizeSettings(group_size=GROUP)
-    samples = calibration_samples(model, CALIBRATION, SAMPLES, LENGTH)
+    samples = calibration_samples(model, CALIBRATION, SUMMED_SAMPLES, LENGTH)
     settings = SensitivitySettings(stored=stored, method=None, tokens=samples.numel())
     products = fused_products(source.spec)
     costs = measure_sensitivity(source, products, samples, settings, folder / "costs")

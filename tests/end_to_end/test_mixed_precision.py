@@ -156,6 +156,21 @@ def test_the_same_bits_at_degrees_1_to_4(made):
         assert torch.equal(all_logits(out, IDS, "bfloat16", degree=degree), one), degree
 
 
+def test_ranks_get_the_widths(made):
+    """Settings travel as plain values."""
+    _, stored = made
+    job = CalibrationJob(
+        model=DENSE,
+        folder=DENSE,
+        run="0",
+        settings=CalibrateSettings(stored=stored, method=GPTQ),
+        samples=4,
+        length=LENGTH,
+        degree=2,
+    )
+    assert job_from_message(decode(encode(job.message()))) == job
+
+
 def test_two_runs_write_the_same_bytes(made, samples, tmp_path):
     out, stored = made
     assert quantize_mixed(tmp_path / "again", samples) == stored
@@ -188,6 +203,6 @@ def test_progress_rises_to_its_end(samples, tmp_path):
 def test_a_disk_without_room_is_refused_before_anything_runs(samples, tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10, 9, 1))
-    with pytest.raises(InputError, match="E-OUT-WRITE.*are free"):
+    with pytest.raises(InputError, match=r"E-OUT-WRITE.*are free"):
         with_budget(DENSE, tmp_path / "out", samples, STORED, None, BUDGET)
     assert not list(tmp_path.iterdir())
