@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+from ..formats import quantized_format
+from ..formats.expected import FLOATS
 from ..modules import LinearModule, layer_modules
 from ..quantization import WeightScheme
 from ..spec import ModelSpec
 from .layer import INPUTS
-
-WORD = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,20 +50,18 @@ def fused_products(spec: ModelSpec) -> list[FusedProducts]:
 
 
 def stored_bits(module: LinearModule, scheme: WeightScheme | None, dtype_bits: int) -> int:
-    """Bits of a weight's codes, scales and zero points, or of a dense weight.
+    """Bits of all tensors that store a weight: codes, scales, zero points; or of a dense weight.
 
-    `dtype_bits` are those of an element of the dense weight, and so of a scale. Codes fill words
-    along K, zero points along N, as pack-quantized stores them. The 16 bytes in which it repeats
-    the weight's shape are left out.
+    `dtype_bits` are those of an element of the dense weight, and so of a scale. The 16 bytes in
+    which pack-quantized repeats the weight's shape are left out.
     """
     n, k = module.n, module.k
     if scheme is None:
         return n * k * dtype_bits
-    groups = scheme.groups(k)
-    zeros = 0 if scheme.symmetric else _words(n, scheme.bits) * groups
-    return n * _words(k, scheme.bits) + n * groups * dtype_bits + zeros
-
-
-def _words(count: int, bits: int) -> int:
-    """Bits of the words that hold `count` codes."""
-    return -(-count * bits // WORD) * WORD
+    tensors = quantized_format(scheme.format).expected_tensors(module.name, n, k, scheme)
+    return sum(
+        math.prod(tensor.shape)
+        * (dtype_bits if tensor.dtypes == FLOATS else 8 * tensor.dtypes[0].itemsize)
+        for name, tensor in tensors.items()
+        if not name.endswith(".weight_shape")
+    )
