@@ -195,8 +195,9 @@ def _spread(values: dict[str, float], worst_of: Any) -> dict[str, Any]:
 
 def _show(summary: dict[str, Any], stored: QuantizeSettings) -> None:
     size = stored.group_size
+    made = summary["scheme"] if stored.mixed is None else "mixed widths"
     console.print(
-        f"{summary['out']}: {summary['quantized']} weights to {summary['scheme']} by "
+        f"{summary['out']}: {summary['quantized']} weights to {made} by "
         f"{summary['method']}, "
         + (f"group size {size}" if size > 0 else "one scale per output")
         + f"; {human_bytes(summary['source_bytes'])} -> {human_bytes(summary['written_bytes'])}"
