@@ -127,9 +127,8 @@ class Engine:
 
     def finish_trace(self) -> None:
         """Have every rank complete its file of values; raises InputError E-TRACE-DISK."""
-        for rank in range(self.plan.degree):
-            self._link.send(rank, {"kind": "finish trace"})
-        self._collect("traced", "writing the trace", self.settings.step_timeout_s)
+        self._group.tell({"kind": "finish trace"})
+        self._group.collect("traced", "writing the trace", self.settings.step_timeout_s)
 
     def _load(self, model: Path) -> list[dict[str, Any]]:
         settings = self.settings

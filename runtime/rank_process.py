@@ -55,11 +55,7 @@ def _serve(link: RankLink, ticket: RankTicket) -> None:
     link.send({"kind": "loaded", "warnings": warnings, **worker.report})
     try:
         while (message := link.receive())["kind"] != "stop":
-            if message["kind"] == "finish trace":
-                worker.finish_trace()
-                link.send({"kind": "traced"})
-            else:
-                link.send({"kind": "stepped", **worker.step(message)})
+            link.send(worker.answer(message))
     finally:
         worker.close()
 

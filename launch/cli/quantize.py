@@ -20,12 +20,13 @@ from ...shard.quantize.report import QuantizeReport
 from ...shard.quantize.scheme import QuantizeSettings
 from ..calibration_text import DEFAULT_LENGTH, DEFAULT_SAMPLES, calibration_samples
 from ..models import model_folder
-from .options import Json, Model
-from .output import console, human_bytes, print_json, progress_bar
+from .options import Degree, Json, LauncherChoice, Model, RayAddress
+from .output import console, errors, human_bytes, print_json, progress_bar
 from .quantize_options import (
     DEFAULT_DAMPING,
     DEFAULT_GROUP,
     Activations,
+    CalibrationRun,
     Method,
     QuantizeOptions,
     Scheme,
@@ -103,6 +104,12 @@ def quantize(
             "calibration; dynamic unless told otherwise."
         ),
     ] = None,
+    degree: Degree = 1,
+    launcher: LauncherChoice = None,
+    ray_address: RayAddress = None,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Begin anew where an earlier run was stopped.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Quantize the weights of a model: to nearest, or by how they act on a text."""
@@ -120,6 +127,9 @@ def quantize(
         damp_percent=damp_percent,
         mse=mse,
         activations=activations,
+        run=CalibrationRun(
+            degree=degree, launcher=launcher, ray_address=ray_address, restart=restart
+        ),
     )
     stored, calibrated = options.stored(), options.calibrated()
     folder, used, ids = model_folder(model), {}, None
@@ -138,8 +148,18 @@ def quantize(
             report = quantize_folder(folder, out, stored, progress, mse=options.exponent)
         else:
             assert ids is not None
-            settings = dataclasses.replace(calibrated, stored=stored)
-            report = quantize_calibrated(folder, out, ids, settings, progress)
+            with options.run.ranks() as ranks:
+                report = quantize_calibrated(
+                    folder,
+                    out,
+                    ids,
+                    dataclasses.replace(calibrated, stored=stored),
+                    progress,
+                    degree=degree,
+                    launcher=ranks,
+                    restart=restart,
+                    note=lambda line: errors.print(line, markup=False, soft_wrap=True),
+                )
     named = {"out": str(out), "method": method.value, "scheme": options.named_scheme}
     summary = {**named, "group_size": stored.group_size, **used, **_summary(report)}
     if stored.mixed is not None:

@@ -40,9 +40,9 @@ class CalibrationWorker:
         self._rank = CalibrationRank(job, rank, choice.collectives)
         self.report = self._rank.described()
 
-    def step(self, message: dict[str, Any]) -> dict[str, Any]:
+    def answer(self, message: dict[str, Any]) -> dict[str, Any]:
         """The answer to one request."""
-        return self._rank.answer(message["request"])
+        return {"kind": "stepped", **self._rank.answer(message["request"])}
 
     def close(self) -> None:
         """Let the other ranks go."""
