@@ -196,4 +196,6 @@ class QuantizeOptions:
             wrong.append(f"--scheme {self.scheme}: --budget chooses the widths")
         if not self.text and self.method is Method.ABSMAX:
             wrong.append("--budget measures on text which widths suit: give --text FILE")
+        if self.method is Method.ABSMAX:
+            wrong += [f"{name}: --method absmax runs in one process" for name in self.run.given()]
         return wrong

@@ -13,6 +13,7 @@ from isobit.kernels.errors import InputError
 from isobit.launch.calibration_text import calibration_samples
 from isobit.runtime.calibrate import CalibrateSettings, quantize_calibrated
 from isobit.runtime.calibration.job import CalibrationJob, job_from_message
+from isobit.runtime.launcher import LocalLauncher
 from isobit.runtime.mixed_precision import with_budget
 from isobit.runtime.sensitivity import SensitivitySettings, measure_sensitivity
 from isobit.runtime.wire import decode, encode
@@ -48,10 +49,11 @@ def made(samples, tmp_path_factory) -> tuple[Path, QuantizeSettings]:
     return out, quantize_mixed(out, samples)
 
 
-def quantize_mixed(out: Path, samples: torch.Tensor) -> QuantizeSettings:
+def quantize_mixed(out: Path, samples: torch.Tensor, degree: int = 1) -> QuantizeSettings:
     stored = with_budget(DENSE, out, samples, STORED, GPTQ, BUDGET)
     settings = CalibrateSettings(stored=stored, method=GPTQ)
-    quantize_calibrated(DENSE, out, samples, settings)
+    launcher = LocalLauncher() if degree > 1 else None
+    quantize_calibrated(DENSE, out, samples, settings, degree=degree, launcher=launcher)
     return stored
 
 
@@ -158,7 +160,7 @@ def test_the_same_bits_at_degrees_1_to_4(made):
         assert torch.equal(all_logits(out, IDS, "bfloat16", degree=degree), one), degree
 
 
-def test_ranks_get_the_widths(made):
+def test_ranks_are_told_the_widths(made):
     """Settings travel as plain values."""
     _, stored = made
     job = CalibrationJob(
@@ -173,9 +175,9 @@ def test_ranks_get_the_widths(made):
     assert job_from_message(decode(encode(job.message()))) == job
 
 
-def test_two_runs_write_the_same_bytes(made, samples, tmp_path):
+def test_another_run_on_two_ranks_writes_the_same_bytes(made, samples, tmp_path):
     out, stored = made
-    assert quantize_mixed(tmp_path / "again", samples) == stored
+    assert quantize_mixed(tmp_path / "again", samples, degree=2) == stored
     for path in out.iterdir():
         assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes(), path.name
 

@@ -79,6 +79,7 @@ def test_absmax_makes_w8a8_and_zero_points_without_text(command, tmp_path):
         (("--budget", "5"), "--text"),
         (("--budget", "5", "--scheme", "int4", *TEXT), "--scheme int4"),
         (("--budget", "8", "--method", "smoothquant", *TEXT), "--budget"),
+        (("--budget", "5", "-tp", "2", *TEXT), "one process"),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",
 )
