@@ -12,13 +12,14 @@ from typing import Annotated, Any
 
 import typer
 
-from ...runtime.calibrate import Progress, quantize_calibrated
+from ...runtime.calibrate import Progress, check_calibration, quantize_calibrated
 from ...runtime.mixed_precision import with_budget
 from ...shard.quantize.folder import quantize_folder
 from ...shard.quantize.mixed import MixedWidths
 from ...shard.quantize.report import QuantizeReport
 from ...shard.quantize.scheme import QuantizeSettings
 from ..calibration_text import DEFAULT_LENGTH, DEFAULT_SAMPLES, calibration_samples
+from ..hub_dataset import parse_dataset
 from ..models import model_folder
 from .options import Degree, Json, LauncherChoice, Model, RayAddress
 from .output import console, errors, human_bytes, print_json, progress_bar
@@ -37,7 +38,7 @@ def quantize(
     model: Model,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
     method: Annotated[
-        Method, typer.Option(help="How codes are chosen; all but absmax need --text.")
+        Method, typer.Option(help="How codes are chosen; all but absmax need text.")
     ] = Method.ABSMAX,
     scheme: Annotated[
         Scheme | None,
@@ -68,11 +69,19 @@ def quantize(
         float | None,
         typer.Option(
             help="Mixed precision: the best of 4, 8 and 16 bits for each product within so many "
-            "bits per weight, scales included; --keep comes first. Needs --text."
+            "bits per weight, scales included; --keep comes first. Needs --text or --dataset."
         ),
     ] = None,
     text: Annotated[
         list[Path] | None, typer.Option(help="A file of calibration text; may be given again.")
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID[@CONFIG][:SPLIT[:COLUMN]]",
+            help="A Hugging Face dataset in place of --text: its column 'text' of the split "
+            "'train' unless told otherwise.",
+        ),
     ] = None,
     samples: Annotated[
         int | None,
@@ -121,6 +130,7 @@ def quantize(
         keep=tuple(keep or ()),
         budget=budget,
         text=tuple(text or ()),
+        dataset=dataset,
         samples=samples,
         length=length,
         desc_act=desc_act,
@@ -133,9 +143,12 @@ def quantize(
     )
     stored, calibrated = options.stored(), options.calibrated()
     folder, used, ids = model_folder(model), {}, None
-    if options.text:
+    if calibrated is not None:
+        check_calibration(folder, out, calibrated, degree)
+    if calibrated is not None or budget is not None:
         tokens = DEFAULT_LENGTH if length is None else length
-        ids = calibration_samples(folder, options.text, samples, tokens)
+        chosen = None if dataset is None else parse_dataset(dataset)
+        ids = calibration_samples(folder, options.text, samples, tokens, chosen)
         used = {"samples": ids.shape[0], "length": ids.shape[1]}
     if budget is not None:
         assert ids is not None

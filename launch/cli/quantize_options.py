@@ -91,6 +91,7 @@ class QuantizeOptions:
     keep: tuple[str, ...]
     budget: float | None
     text: tuple[Path, ...]
+    dataset: str | None
     samples: int | None
     length: int | None
     desc_act: bool
@@ -171,17 +172,22 @@ class QuantizeOptions:
             wrong.append(f"--activations: {self.made} has none that are rounded; w8a8 has")
         if self.activations is Activations.STATIC and method is Method.ABSMAX:
             wrong.append("--activations static: needs calibration, by gptq or smoothquant")
+        calibrates = method is not Method.ABSMAX or self.budget is not None
         if self.budget is not None:
             wrong += self._wrong_with_budget()
-        elif method is Method.ABSMAX:
-            given = {"--text": self.text, "--samples": self.samples, "--length": self.length}
+        if not calibrates:
+            given = {"--text": self.text, "--dataset": self.dataset}
+            given |= {"--samples": self.samples, "--length": self.length}
             named = [name for name, value in given.items() if value not in (None, ())]
             wrong += [
                 f"{name}: --method absmax needs no calibration"
                 for name in (*named, *self.run.given())
             ]
-        if not self.text and method is not Method.ABSMAX:
-            wrong.append(f"--method {method} calibrates: give --text FILE")
+        elif bool(self.text) == (self.dataset is not None):
+            what = (
+                "--budget measures" if method is Method.ABSMAX else f"--method {method} calibrates"
+            )
+            wrong.append(f"{what}: give --text FILE, or --dataset ID")
         elif self.run.degree == 1:
             alone = [name for name in self.run.given() if name != "--restart"]
             wrong += [f"{name}: goes with -tp 2 or more" for name in alone]
@@ -194,8 +200,6 @@ class QuantizeOptions:
             wrong.append("--budget: --method smoothquant makes w8a8, which has one width")
         elif self.scheme is not None:
             wrong.append(f"--scheme {self.scheme}: --budget chooses the widths")
-        if not self.text and self.method is Method.ABSMAX:
-            wrong.append("--budget measures on text which widths suit: give --text FILE")
         if self.method is Method.ABSMAX:
             wrong += [f"{name}: --method absmax runs in one process" for name in self.run.given()]
         return wrong
