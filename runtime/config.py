@@ -61,7 +61,7 @@ class EngineSettings:
     `all_reduce` "auto" takes "custom", over shared memory, where all ranks share a host and its
     self-test passes, and "gather" elsewhere; "library" is not invariant. A collective waits
     `collective_timeout_s` for the other ranks. `trace` keeps what was seen at every site, and lets
-    ranks differ.
+    ranks differ. `examine` makes ranks watch their own operations and answer the doctor.
     """
 
     plan: PlanSettings = dataclasses.field(default_factory=PlanSettings)
@@ -73,6 +73,7 @@ class EngineSettings:
     load_timeout_s: float = 1800.0
     step_timeout_s: float = 300.0
     trace: bool = False
+    examine: bool = False
     check: str = "step"
     all_reduce: Mode = "auto"
     collective_timeout_s: float = 60.0
@@ -146,6 +147,7 @@ class RankJob:
     ranks_per_host: int
     rendezvous: str
     trace: bool
+    examine: bool
     check: str
     all_reduce: Mode
     collective_timeout_s: float

@@ -148,6 +148,7 @@ class Engine:
             "ranks_per_host": self._launcher.ranks_per_host(),
             "rendezvous": self._rendezvous.address,
             "trace": settings.trace,
+            "examine": settings.examine,
             "check": settings.check,
             "all_reduce": settings.all_reduce,
             "collective_timeout_s": settings.collective_timeout_s,
@@ -189,6 +190,13 @@ class Engine:
         answers = self._step(requests, rows, {"score": score})
         self._check(requests, answers, [_records(answers[rank]) for rank in sorted(answers)])
         return answers[0]
+
+    def ask(self, kind: str, what: str) -> list[dict[str, Any]]:
+        """The answer of each rank to a question of the doctor; raises RankFault as `generate`."""
+        for rank in range(self.plan.degree):
+            self._link.send(rank, {"kind": kind})
+        answers = self._collect("answered", what, self.settings.step_timeout_s)
+        return [answers[rank] for rank in range(self.plan.degree)]
 
     def _step(
         self, requests: list[Request], rows: StepRows, more: Mapping[str, Any] = NOTHING

@@ -19,6 +19,7 @@ from ..shard.spec import ModelSpec
 from .collectives.interface import Collectives
 from .collectives.recorded import record_all_reduce
 from .collectives.tree import subtree_merges
+from .doctor.op_check import OpCheck
 from .product_check import ProductCheck, product_name
 from .trace import Tracer
 
@@ -48,11 +49,12 @@ class LayerRecorder:
         collectives: Collectives,
         tracer: Tracer,
         dtype: torch.dtype,
-        products: ProductCheck | None = None,
+        products: ProductCheck | OpCheck | None = None,
     ) -> None:
         self.spec, self.plan, self.rank, self.dtype = spec, plan, rank, dtype
         self.caches = caches
         self.collectives, self.tracer, self.products = collectives, tracer, products
+        self._ops = products if isinstance(products, OpCheck) else None
         limits = StepLimits(
             vocabulary=spec.vocab_size, positions=spec.max_positions, pages=caches[0].pages
         )
@@ -79,8 +81,19 @@ class LayerRecorder:
 
     def record_end(self, pending: Pending) -> None:
         """Record how the sum that the last layer left joins the residual stream."""
+        self._before_norm(pending)
         record.add(self.program, self.hidden, pending.root, pending.bias)
+        self._check_joined(pending)
         self._watch(pending.site, pending.root)
+
+    def tables(self) -> dict[str, torch.Tensor]:
+        """What was derived from the plan and the config, and recorded."""
+        return {
+            "head_to_kv": self._head_to_kv,
+            "merges": self.merges,
+            "cos": self._cos,
+            "sin": self._sin,
+        }
 
     def _make_buffers(self) -> None:
         hidden, make = self.spec.hidden_size, self.program.buffer
@@ -97,13 +110,16 @@ class LayerRecorder:
 
     def _norm(self, weight: torch.Tensor, site: str, index: int, pending: Pending | None) -> None:
         program, eps = self.program, self.spec.norm_eps
+        self._before_norm(pending)
         if pending is None:
             record.rms_norm(program, self.hidden, weight, eps, self._h)
         else:
             record.rms_norm(
                 program, self.hidden, weight, eps, self._h, add=pending.root, bias=pending.bias
             )
+            self._check_joined(pending)
             self._watch(pending.site, pending.root)
+        self._check_norm(site, self.hidden, weight, self._h)
         self._watch(site, self._h)
         record_rows.last_row(program, self._h, self.normed[index])
 
@@ -127,6 +143,7 @@ class LayerRecorder:
             k_norm=weights.k_norm,
             eps=self.spec.norm_eps,
         )
+        self._check_rope(site + "rope", layer, weights.q_norm)
         record.attention(
             self.program,
             self._rotated,
@@ -137,6 +154,7 @@ class LayerRecorder:
             window=self.spec.windows[layer],
         )
         out = self._attended
+        self._check_attention(site + "attn", layer)
         self._watch_columns(site + "attn.out", out, "atom", self._first_atom, self._heads)
         return self._row(layer, weights, "o", out)
 
@@ -147,6 +165,7 @@ class LayerRecorder:
         self._watch_columns(site + "gate_proj.out", self._gate, "atom", first, ends)
         self._watch_columns(site + "up_proj.out", self._up, "atom", first, ends)
         record.silu_mul(self.program, self._gate, self._up, self._inner)
+        self._check_silu_mul(site + "silu_mul")
         self._watch_columns(site + "down_proj.in", self._inner, "atom", first, ends)
         return self._row(layer, weights, "down", self._inner)
 
@@ -183,6 +202,48 @@ class LayerRecorder:
             self.program.call(
                 lambda: checks.product(site, product, planes(x)[0], planes(out), bias)
             )
+
+    def _before_norm(self, pending: Pending | None) -> None:
+        if (ops := self._ops) is not None:
+            rows, root = self.program.rows_of, None if pending is None else pending.root
+            self.program.call(
+                lambda: ops.before_norm(rows(self.hidden), None if root is None else rows(root))
+            )
+
+    def _check_joined(self, pending: Pending) -> None:
+        if (ops := self._ops) is not None:
+            rows = self.program.rows_of
+            self.program.call(lambda: ops.joined(pending.site, rows(self.hidden), pending.bias))
+
+    def _check_norm(self, site: str, x: Buffer, weight: torch.Tensor, out: Buffer) -> None:
+        if (ops := self._ops) is not None:
+            rows, eps = self.program.rows_of, self.spec.norm_eps
+            self.program.call(lambda: ops.norm(site, rows(x), weight, eps, rows(out)))
+
+    def _check_rope(self, site: str, layer: int, norm: torch.Tensor | None) -> None:
+        if (ops := self._ops) is not None:
+            rows, q, out = self.program.rows_of, self._qkv[0], self._rotated
+            tables, head = (self._cos, self._sin), self.spec.head_size
+            by = norm, self.spec.norm_eps
+            self.program.call(
+                lambda: ops.rope(site, rows(q), rows(out), tables, by, self.program.step, head)
+            )
+
+    def _check_attention(self, site: str, layer: int) -> None:
+        if (ops := self._ops) is not None:
+            rows, cache = self.program.rows_of, self.caches[layer]
+            scale, window = self.spec.head_size**-0.5, self.spec.windows[layer]
+            q, out = self._rotated, self._attended
+            self.program.call(
+                lambda: ops.attention(
+                    site, rows(q), cache, rows(out), self.program.step, scale, window
+                )
+            )
+
+    def _check_silu_mul(self, site: str) -> None:
+        if (ops := self._ops) is not None:
+            rows, gate, up, out = self.program.rows_of, self._gate, self._up, self._inner
+            self.program.call(lambda: ops.silu_mul(site, rows(gate), rows(up), rows(out)))
 
     def _check_tree(self, site: str, atoms: Buffer) -> None:
         if (checks := self.products) is not None:

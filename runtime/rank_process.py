@@ -53,7 +53,10 @@ def _serve(link: RankLink, ticket: RankTicket) -> None:
     link.send({"kind": "loaded", "warnings": warnings, **worker.report})
     try:
         while (message := link.receive())["kind"] != "stop":
-            link.send({"kind": "stepped", **worker.step(message)})
+            if message["kind"] == "step":
+                link.send({"kind": "stepped", **worker.step(message)})
+            else:
+                link.send({"kind": "answered", **worker.answer(message["kind"])})
     finally:
         worker.close()
 

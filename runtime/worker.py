@@ -31,6 +31,7 @@ from .config import (
 from .consistency import replicated, software
 from .decoder import Decoder
 from .digest import chain_digests, tensor_digest
+from .doctor.on_rank import Examination
 from .fault import FaultContext, inject_fault
 from .launcher import cores
 from .product_check import ProductCheck
@@ -70,10 +71,11 @@ class Worker:
         else:
             checkpoint = open_checkpoint(job.model)
             weights = load_rank(checkpoint, self.spec, self.plan, self.rank, dtype)
-        self.check = job.check
+        self.check, self.model = job.check, job.model
         self.tracer = Tracer(job.trace or job.check == "full")
         full, owned = job.check == "full", self.plan.owned(self.rank)
         self.products = ProductCheck(weights, self.plan.atoms, owned) if full else None
+        self.examination = Examination(self.plan, self.rank, dtype) if job.examine else None
         self.decoder = Decoder(
             self.spec,
             self.plan,
@@ -83,7 +85,7 @@ class Worker:
             self.tracer,
             dtype=dtype,
             kv_pages=job.kv_pages,
-            products=self.products,
+            products=self.examination.operations if self.examination else self.products,
         )
         self.report = {
             "rank": self.rank,
@@ -116,6 +118,11 @@ class Worker:
             "fingerprints": rank_fingerprints(checkpoint, self.spec, self.plan, self.rank, weights),
             "padding": padding_faults(self.plan, self.rank, self.spec, weights),
         }
+
+    def answer(self, kind: str) -> dict[str, Any]:
+        """Answer a question of the doctor; see Examination."""
+        assert self.examination is not None, kind
+        return self.examination.answer(kind, self.model, self.decoder)
 
     def step(self, message: dict[str, Any]) -> dict[str, Any]:
         """Run one step; see Engine for the fields of the message and of the answer."""

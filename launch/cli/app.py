@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from .bench import bench
+from .doctor import doctor
 from .evaluate import evaluate
 from .generate import generate
 from .inspect import inspect
@@ -22,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.callback()(root)
-for command in (plan, inspect, quantize, pad, generate, verify, evaluate):
+for command in (plan, inspect, quantize, pad, generate, verify, evaluate, doctor):
     app.command()(command)
 app.add_typer(bench)
 
