@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import random
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -89,6 +89,7 @@ def doctor(
     """Find out why the output is wrong. Exit status 1 for every verdict but healthy."""
     if (model is None) == (replay is None):
         raise InputError("E-USAGE", "give a MODEL, or --replay FILE, which names one")
+    told: dict[str, Any] = {}
     if replay is not None:
         told = read_case(replay)
         model, reference = told["model"], told["reference"]
@@ -97,12 +98,11 @@ def doctor(
         max_tokens, quick = told["max_tokens"], told["quick"]
     assert model is not None
     folder = model_folder(model)
-    prompts = [tuple(parse_ids(ids)) for ids in prompt_ids or ()]
+    prompts = [tuple(ids) for ids in told.get("prompts", ())]
+    prompts += [tuple(parse_ids(ids)) for ids in prompt_ids or ()]
     if prompt:
         text = Text(folder)
         prompts += [tuple(text.encode(each)) for each in prompt]
-    if replay is not None:
-        prompts = [tuple(ids) for ids in told["prompts"]]
     case = Case(
         model=folder,
         engine=EngineSettings(

@@ -21,6 +21,7 @@ from .ranks import RanksExamined
 NAME = "degrees"
 GATHERED = ("embed_tokens.out", "logits")
 SUMMED = ("o_proj.out", "down_proj.out")
+ATTENDED = "attn.out"
 OUTSIDE = "outside the contract: the library adds in an order of its own, so bits need not agree"
 
 
@@ -50,34 +51,32 @@ def check_degrees(context: Context) -> list[Finding]:
     evidence = _evidence(difference)
     if difference.site.endswith(SUMMED) and not context.case.quick:
         evidence += _gathered(context, ranks, reference, difference)
-    return [_finding(difference, evidence, held)]
+    known = held + operation_findings(NAME, ranks.operations())
+    return [_finding(difference, evidence, known)]
 
 
 def _finding(
-    difference: Difference, evidence: tuple[Evidence, ...], held: list[Finding]
+    difference: Difference, evidence: tuple[Evidence, ...], known: list[Finding]
 ) -> Finding:
     site = difference.site
     verdict, reason = _cause(site)
     op = op_of(site)
-    # The audit of the weights knows better than the trace what is wrong with them.
-    same = [f for f in held if f.layer == layer_of(site) and f.op in (op, f"{op}.bias")]
+    # Weights and operations themselves tell more than the trace can.
+    same = [f for f in known if f.layer == layer_of(site) and f.op in (op, f"{op}.bias")]
     if same:
         verdict, reason = same[0].verdict, f"{same[0].what}; everything before agrees"
         evidence += same[0].evidence
-    rank = difference.rank
-    if site.endswith(SUMMED) and difference.degrees[0] != difference.degrees[1]:
-        rank = difference.rank
     kind, _, number = difference.part.partition(" ")
     return Finding(
         check=NAME,
         status="fault",
         verdict=verdict,
         what=f"degrees {difference.degrees[0]} and {difference.degrees[1]} part at {site} "
-        f"({difference.part}), rank {rank}",
+        f"({difference.part}), rank {difference.rank}",
         site=site,
         layer=layer_of(site),
         op=op,
-        rank=rank,
+        rank=difference.rank,
         atom=int(number) if kind == "atom" else None,
         evidence=evidence,
         confidence="high" if same else "medium",
@@ -89,6 +88,12 @@ def _finding(
 def _cause(site: str) -> tuple[Verdict, str]:
     if site.endswith(SUMMED):
         return "collective-fault", "the parts of the sum agree, the sum does not"
+    if site.endswith(ATTENDED):
+        return (
+            "rank-divergence",
+            "what it does with its inputs is right, so it read other keys and values: those of "
+            "this rank's KV cache",
+        )
     if site in GATHERED:
         return "collective-fault", "the pieces that ranks gathered agree, the whole does not"
     return "kernel-fault", "its inputs and weights agree, its result does not"

@@ -51,12 +51,16 @@ class Diagnosis:
 
 
 def decisive(results: Sequence[CheckResult]) -> Finding | None:
-    """The fault that explains the others: the earliest verdict of VERDICTS, then the highest
-    confidence, then the first found. None when there is no fault."""
+    """The fault that explains the others, None when there is none.
+
+    One of low confidence counts only where there is no other. Then the earliest of VERDICTS wins,
+    then the highest confidence, then the first found.
+    """
     found = [finding for result in results for finding in faults(result.findings)]
 
-    def order(finding: Finding) -> tuple[int, int]:
-        return VERDICTS.index(finding.verdict), -CONFIDENCES.index(finding.confidence)
+    def order(finding: Finding) -> tuple[bool, int, int]:
+        confidence = CONFIDENCES.index(finding.confidence)
+        return not confidence, VERDICTS.index(finding.verdict), -confidence
 
     return min(found, key=order, default=None)
 

@@ -20,7 +20,24 @@ def check_kernels(context: Context) -> list[Finding]:
     context.measure("kernels", [report["kernels"] for report in ranks.reports])
     context.measure("steps", len(batch.hidden_digests))
     found = operation_findings(NAME, ranks.operations())
+    if wrong := [c.error for c in batch.completions if c.error]:
+        found.append(_not_finite(wrong[0]))
     return found + weight_findings(NAME, ranks.weights_after())
+
+
+def _not_finite(error: str) -> Finding:
+    return Finding(
+        check=NAME,
+        status="fault",
+        verdict="numeric-overflow",
+        what=error,
+        site="logits",
+        op="logits",
+        evidence=(Evidence(what="logits", measured=error, threshold="finite"),),
+        confidence="low",
+        reason="only the end of the pass is looked at here, not where it began",
+        next_step="run with --dtype bfloat16, or float32",
+    )
 
 
 def operation_findings(check: str, answers: list[dict[str, Any]]) -> list[Finding]:

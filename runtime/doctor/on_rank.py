@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ class Examination:
         differences += found
         answer: dict[str, Any] = {
             "differences": [dataclasses.asdict(each) for each in differences],
-            "dtypes": _dtypes(decoder),
+            "same": _dtypes(decoder) | _settings(decoder),
             "tables": [],
             "fingerprints": {},
             "padding": [],
@@ -60,6 +61,7 @@ class Examination:
                 checkpoint, spec, self.plan, self.rank, weights
             )
             answer["padding"] = padding_faults(self.plan, self.rank, spec, weights)
+        # With another dtype the forward pass may not even record.
         if decoder.dtype == self.dtype:
             answer["tables"] = _tables(decoder, self.plan, self.rank)
         return answer
@@ -72,6 +74,12 @@ def _dtypes(decoder: Decoder) -> dict[str, str]:
         "KV cache": ", ".join(sorted({_name(cache.dtype) for cache in decoder.caches})),
         "torch's default": _name(torch.get_default_dtype()),
     }
+
+
+def _settings(decoder: Decoder) -> dict[str, str]:
+    """What a rank was told of the model and the plan, in short."""
+    spec = hashlib.sha256(repr(decoder.spec).encode()).hexdigest()[:16]
+    return {"the model's settings": spec, "the plan": decoder.plan.content_hash()}
 
 
 def _tables(decoder: Decoder, plan: ShardPlan, rank: int) -> list[dict[str, Any]]:

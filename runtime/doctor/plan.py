@@ -61,9 +61,13 @@ def _weight(check: str, found: list[tuple[int, dict[str, Any]]], degree: int) ->
         check=check,
         status="fault",
         verdict=verdict,
-        what=f"{first['module']}{place}: {first['part']} on {where} "
-        + ("limit what kernels read" if first["part"] == "extent" else "differ from the file"),
-        site=first["module"],
+        what=f"{first['module']}{place} on {where}: "
+        + (
+            "kernels read another part of the weight than the file has"
+            if first["part"] == "extent"
+            else f"{first['part']} not as in the file"
+        ),
+        site=first["module"].removeprefix("model."),
         layer=layer_of(first["module"]),
         op=op_of(first["module"]),
         rank=rank,
@@ -110,7 +114,7 @@ def software_findings(
     """Versions and dtypes in which ranks differ."""
     held: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for rank, (report, audit) in enumerate(zip(reports, audits, strict=True)):
-        for name, value in {**report.get("software", {}), **audit["dtypes"]}.items():
+        for name, value in {**report.get("software", {}), **audit["same"]}.items():
             held[name][value].append(rank)
     found = []
     for name, values in held.items():
@@ -143,13 +147,16 @@ def table_findings(check: str, audits: Sequence[Mapping[str, Any]]) -> list[Find
     for rank, audit in enumerate(audits):
         for table in audit["tables"]:
             verdict, op = _OF_TABLE[table["table"]]
+            alone = sum(bool(other["tables"]) for other in audits) < len(audits)
+            if verdict == "kernel-fault" and alone:
+                verdict = "rank-divergence"
             found.append(
                 Finding(
                     check=check,
                     status="fault",
                     verdict=verdict,
                     what=f"rank {rank}: {table['table']} is not what the plan says",
-                    site="layers.0." + op,
+                    site=f"layers.0.{op}.out",
                     op=op,
                     layer=0,
                     rank=rank,
@@ -183,9 +190,9 @@ def _loaded_wrongly(module: str, what: str, rank: int | None = None) -> Finding:
         status="fault",
         verdict="shard-fault",
         what=f"{module}: {what}{on}",
-        site=module,
+        site=module.removeprefix("model."),
         layer=layer_of(module),
-        op=op_of(module.split(" ")[0]),
+        op=op_of(module.split(" ")[0].removesuffix(".weight")),
         rank=rank,
         evidence=(
             Evidence(

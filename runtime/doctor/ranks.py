@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 GRACE_S = 3.0
 """How long ranks that reported an error may take to end."""
+DIED = "E-RANK-DIED"
 T = TypeVar("T")
 
 
@@ -75,7 +76,7 @@ class RanksExamined:
         try:
             return ask()
         except RankFault as fault:
-            failed = RanksFailed(fault, self._silent())
+            failed = RanksFailed(fault, () if fault.code == DIED else self._silent())
             self.on_loss(failed)
             raise failed from fault
 
