@@ -18,6 +18,8 @@ from .spec import ModelSpec
 
 EXTENT = ("run_offsets", "segment_offsets")
 """They tell a kernel how far to read; the weight itself lies in the other tensors."""
+ORDER = "order of features"
+"""As by g_idx: which input feature a code belongs to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +28,8 @@ class WeightDifference:
 
     `part` is "dtype", "shape", "extent" (the weight is right, but kernels are told to read another
     part of it), "bias", "norm", or what differs in a weight: "codes", "scales", "zero points",
-    "values". `count` elements differ, in `nbytes` bytes of memory. `row` and `column` are those of
-    the first within the rank's piece, `held` and `wanted` its values. `atom` is a plan's,
+    "values", or ORDER. `count` elements differ, in `nbytes` bytes of memory. `row` and `column` are
+    those of the first within the rank's piece, `held` and `wanted` its values. `atom` is a plan's,
     `kv_head` a model's; None where they do not apply.
     """
 
@@ -121,7 +123,7 @@ def _product(
     row, column = (int(place) for place in mask.nonzero()[0])
     yield WeightDifference(
         module=module.name,
-        part=part,
+        part=ORDER if "gather" in differing else part,
         count=int(mask.sum()),
         nbytes=nbytes,
         held=_element(elements[0], row, column),

@@ -15,7 +15,7 @@ from .context import Context
 from .failures import layer_of, op_of
 from .findings import Evidence, Finding, Verdict, skipped
 from .kernels import operation_findings
-from .plan import weight_findings
+from .plan import software_findings, table_findings, weight_findings
 from .ranks import RanksExamined
 
 NAME = "degrees"
@@ -32,7 +32,9 @@ def check_degrees(context: Context) -> list[Finding]:
         return [skipped(NAME, "degree 1 has nothing to be compared with")]
     ranks = context.ranks()
     traced = ranks.run().traces
-    held = weight_findings(NAME, ranks.weights_after())
+    audits = ranks.weights_after()
+    wide = software_findings(NAME, ranks.reports, audits) + table_findings(NAME, audits)
+    held = weight_findings(NAME, audits)
     alone = context.ranks(1)
     # Degree 1 serves as the measure only where nothing is wrong with it.
     weights = weight_findings(NAME, alone.weights())
@@ -52,6 +54,7 @@ def check_degrees(context: Context) -> list[Finding]:
     if difference.site.endswith(SUMMED) and not context.case.quick:
         evidence += _gathered(context, ranks, reference, difference)
     known = held + operation_findings(NAME, ranks.operations())
+    known += [f for f in wide if f.rank == difference.rank]
     return [_finding(difference, evidence, known)]
 
 
@@ -62,7 +65,9 @@ def _finding(
     verdict, reason = _cause(site)
     op = op_of(site)
     # Weights and operations themselves tell more than the trace can.
-    same = [f for f in known if f.layer == layer_of(site) and f.op in (op, f"{op}.bias")]
+    place = layer_of(site)
+    same = [f for f in known if f.layer == place and f.op in (op, f"{op}.bias")]
+    same += [f for f in known if f.layer is None]
     if same:
         verdict, reason = same[0].verdict, f"{same[0].what}; everything before agrees"
         evidence += same[0].evidence
@@ -74,7 +79,7 @@ def _finding(
         what=f"degrees {difference.degrees[0]} and {difference.degrees[1]} part at {site} "
         f"({difference.part}), rank {difference.rank}",
         site=site,
-        layer=layer_of(site),
+        layer=place,
         op=op,
         rank=difference.rank,
         atom=int(number) if kind == "atom" else None,

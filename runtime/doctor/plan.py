@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...shard.checkpoint import open_checkpoint
+from ...shard.compare_weights import ORDER
 from ...shard.verify_load import compare, file_fingerprints
 from ..config import run_dtype
 from .context import Context
@@ -100,7 +101,7 @@ def _cause(found: list[tuple[int, dict[str, Any]]], degree: int) -> tuple[Verdic
     alone = len(found) == 1 and degree > 1
     if "dtype" in parts and len(found) < degree:
         return "rank-divergence", "high", "the other ranks hold it in the dtype of the run"
-    if alone and found[0][1]["nbytes"] <= FEW_BYTES:
+    if alone and found[0][1]["nbytes"] <= FEW_BYTES and ORDER not in parts:
         few = f"{found[0][1]['nbytes']} bytes of one rank's memory are wrong: no rule of sharding"
         return "rank-divergence", "high", few + " does that, damaged memory does"
     if alone and parts & set(REPLICATED) and "none" not in found[0][1]["held"]:

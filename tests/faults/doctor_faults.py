@@ -18,7 +18,8 @@ SITE = f"layers.{LAYER}.mlp.down_proj.out"
 
 
 def _product(context: FaultContext, name: str):
-    return context.model.layers[LAYER].products[name]
+    """Of the last layer where there are fewer."""
+    return context.model.layers[: LAYER + 1][-1].products[name]
 
 
 def scale_the_wrong_groups(context: FaultContext) -> None:
