@@ -38,6 +38,7 @@ from .product_check import ProductCheck
 from .sampler import sample
 from .score import score_rows
 from .trace import Tracer
+from .trace_settings import TraceSettings
 
 
 class Worker:
@@ -72,7 +73,10 @@ class Worker:
             checkpoint = open_checkpoint(job.model)
             weights = load_rank(checkpoint, self.spec, self.plan, self.rank, dtype)
         self.check, self.model = job.check, job.model
-        self.tracer = Tracer(job.trace or job.check == "full")
+        traced = None if job.trace is None else TraceSettings.from_dict(job.trace)
+        if traced is None and job.check == "full":
+            traced = TraceSettings()
+        self.tracer = Tracer(traced, self.rank)
         full, owned = job.check == "full", self.plan.owned(self.rank)
         self.products = ProductCheck(weights, self.plan.atoms, owned) if full else None
         self.examination = Examination(self.plan, self.rank, dtype) if job.examine else None
@@ -120,16 +124,21 @@ class Worker:
         }
 
     def answer(self, kind: str) -> dict[str, Any]:
-        """Answer a question of the doctor; see Examination."""
+        """Answer a question: "finish trace", after which nothing is recorded, or the doctor's."""
+        if kind == "finish trace":
+            self.tracer.close()
+            return {}
         assert self.examination is not None, kind
         return self.examination.answer(kind, self.model, self.decoder)
 
     def step(self, message: dict[str, Any]) -> dict[str, Any]:
         """Run one step; see Engine for the fields of the message and of the answer."""
         busy, waited = ops.busy_seconds(), ops.external_seconds()
+        number = message["step"]
+        self.tracer.begin_step(number - 1, message["positions"], message["sampled"])
         hidden, logits = self.decoder.forward(step_input(message))
         answer: dict[str, Any] = {
-            "step": message["step"],
+            "step": number,
             "kernels_s": ops.busy_seconds() - busy,
             "collectives_s": ops.external_seconds() - waited,
             "hidden_digest": "",
@@ -148,7 +157,7 @@ class Worker:
         if self.products is not None:
             answer["findings"] = self.products.take()
         if self.tracer.enabled:
-            answer["trace"] = [[r.site, r.part, r.digest] for r in self.tracer.take()]
+            answer["trace"] = [record.fields() for record in self.tracer.take()]
         return answer
 
     def _sampled(self, message: dict[str, Any], logits: torch.Tensor) -> dict[str, Any]:

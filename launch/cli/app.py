@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from .bench import bench
+from .compare import compare
 from .doctor import doctor
 from .evaluate import evaluate
 from .generate import generate
@@ -12,6 +13,7 @@ from .inspect import inspect
 from .pad import pad
 from .plan import plan
 from .quantize import quantize
+from .trace import trace
 from .verify import verify
 from .version import root
 
@@ -23,7 +25,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.callback()(root)
-for command in (plan, inspect, quantize, pad, generate, verify, evaluate, doctor):
+commands = (plan, inspect, quantize, pad, generate, verify, evaluate, doctor, trace, compare)
+for command in commands:
     app.command()(command)
 app.add_typer(bench)
 

@@ -16,6 +16,7 @@ from ..batch import check_requests, pages_for
 from ..config import EngineSettings, SamplingSettings
 from ..launcher import Launcher
 from ..prepare import prepare
+from ..trace_settings import TraceSettings
 from .failures import RanksLost
 from .ranks import RanksExamined
 
@@ -96,7 +97,7 @@ class Context:
             case.engine,
             plan=dataclasses.replace(case.engine.plan, degree=degree),
             kv_pages=needed,
-            trace=True,
+            trace=TraceSettings(),
             examine=True,
             all_reduce=all_reduce or case.engine.all_reduce,
         )

@@ -21,7 +21,7 @@ from .ranks import RanksExamined
 NAME = "degrees"
 GATHERED = ("embed_tokens.out", "logits")
 SUMMED = ("o_proj.out", "down_proj.out")
-ATTENDED = "attn.out"
+ATTENDED = "o_proj.in"
 OUTSIDE = "outside the contract: the library adds in an order of its own, so bits need not agree"
 
 
@@ -63,7 +63,7 @@ def _finding(
 ) -> Finding:
     site = difference.site
     verdict, reason = _cause(site)
-    op = op_of(site)
+    op = _op(site)
     # Weights and operations themselves tell more than the trace can.
     place = layer_of(site)
     same = [f for f in known if f.layer == place and f.op in (op, f"{op}.bias")]
@@ -88,6 +88,12 @@ def _finding(
         reason=reason,
         next_step=f"isobit verify MODEL --degrees 1,{difference.degrees[1]} shows the same place",
     )
+
+
+def _op(site: str) -> str | None:
+    """The operation whose result a site holds."""
+    made = {"o_proj.in": "self_attn.attn", "down_proj.in": "mlp.silu_mul"}
+    return next((op for end, op in made.items() if site.endswith(end)), op_of(site))
 
 
 def _cause(site: str) -> tuple[Verdict, str]:

@@ -96,7 +96,7 @@ def test_the_calibration_forward_is_the_runtimes(samples):
         0,
         load_rank(source.checkpoint, spec, plan, 0, dtype),
         GatherCollectives(plan, 0),
-        Tracer(False),
+        Tracer(None),
         dtype=dtype,
         kv_pages=pages,
     )

@@ -118,7 +118,7 @@ SMALL = {
         "rank-divergence", None, None, "the model's settings", 1
     ),
     "forget_the_first_token": Place(
-        "rank-divergence", PRODUCT + "self_attn.attn.out", OTHER, "self_attn.attn", 1
+        "rank-divergence", PRODUCT + "self_attn.o_proj.in", OTHER, "self_attn.attn", 1
     ),
 }
 
