@@ -123,13 +123,17 @@ class Worker:
             "padding": padding_faults(self.plan, self.rank, self.spec, weights),
         }
 
-    def answer(self, kind: str) -> dict[str, Any]:
-        """Answer a question: "finish trace", after which nothing is recorded, or the doctor's."""
+    def answer(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Do what the driver asks for, and return what is sent back to it."""
+        kind = message["kind"]
         if kind == "finish trace":
             self.tracer.close()
-            return {}
+            return {"kind": "traced"}
+        if kind == "step":
+            return {"kind": "stepped", **self.step(message)}
         assert self.examination is not None, kind
-        return self.examination.answer(kind, self.model, self.decoder)
+        found = self.examination.answer(kind, self.model, self.decoder)
+        return {"kind": "answered", **found}
 
     def step(self, message: dict[str, Any]) -> dict[str, Any]:
         """Run one step; see Engine for the fields of the message and of the answer."""

@@ -8,22 +8,31 @@ from typing import Annotated, Any
 
 import typer
 
-from ...runtime.calibrate import quantize_calibrated
+from ...runtime.calibrate import check_calibration, quantize_calibrated
 from ...shard.quantize.folder import quantize_folder
 from ...shard.quantize.report import QuantizeReport
 from ...shard.quantize.scheme import QuantizeSettings
 from ..calibration_text import DEFAULT_LENGTH, DEFAULT_SAMPLES, calibration_samples
+from ..hub_dataset import parse_dataset
 from ..models import model_folder
-from .options import Json, Model
-from .output import console, human_bytes, print_json, progress_bar
-from .quantize_options import DEFAULT_DAMPING, DEFAULT_GROUP, Method, QuantizeOptions, Scheme
+from .options import Degree, Json, LauncherChoice, Model, RayAddress
+from .output import console, errors, human_bytes, print_json, progress_bar
+from .quantize_options import (
+    DEFAULT_DAMPING,
+    DEFAULT_GROUP,
+    Activations,
+    CalibrationRun,
+    Method,
+    QuantizeOptions,
+    Scheme,
+)
 
 
 def quantize(
     model: Model,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
     method: Annotated[
-        Method, typer.Option(help="How codes are chosen; all but absmax need --text.")
+        Method, typer.Option(help="How codes are chosen; all but absmax need text.")
     ] = Method.ABSMAX,
     scheme: Annotated[
         Scheme | None,
@@ -53,6 +62,14 @@ def quantize(
     text: Annotated[
         list[Path] | None, typer.Option(help="A file of calibration text; may be given again.")
     ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID[@CONFIG][:SPLIT[:COLUMN]]",
+            help="A Hugging Face dataset in place of --text: its column 'text' of the split "
+            "'train' unless told otherwise.",
+        ),
+    ] = None,
     samples: Annotated[
         int | None,
         typer.Option(help=f"Samples of the text; as many as there are up to {DEFAULT_SAMPLES}."),
@@ -62,15 +79,33 @@ def quantize(
         typer.Option(help=f"Tokens of a sample; {DEFAULT_LENGTH} unless told otherwise."),
     ] = None,
     desc_act: Annotated[
-        bool, typer.Option("--desc-act", help="gptq: features that matter most come first.")
+        bool,
+        typer.Option("--desc-act", help="gptq, awq+gptq: features that matter most come first."),
     ] = False,
     damp_percent: Annotated[
         float | None,
         typer.Option(
-            help="gptq: what is added to the Hessian's diagonal, as a share of its mean; "
+            help="gptq, awq+gptq: what is added to the Hessian's diagonal, as a share of its mean; "
             f"{DEFAULT_DAMPING} unless told otherwise."
         ),
     ] = None,
+    mse: Annotated[
+        bool,
+        typer.Option("--mse", help="absmax, gptq, awq+gptq: a smaller range where that errs less."),
+    ] = False,
+    activations: Annotated[
+        Activations | None,
+        typer.Option(
+            help="w8a8: a scale for each token, found as it comes, or one for all, from "
+            "calibration; dynamic unless told otherwise."
+        ),
+    ] = None,
+    degree: Degree = 1,
+    launcher: LauncherChoice = None,
+    ray_address: RayAddress = None,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Begin anew where an earlier run was stopped.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Quantize the weights of a model: to nearest, or by how they act on a text."""
@@ -81,10 +116,16 @@ def quantize(
         symmetric=symmetric,
         keep=tuple(keep or ()),
         text=tuple(text or ()),
+        dataset=dataset,
         samples=samples,
         length=length,
         desc_act=desc_act,
         damp_percent=damp_percent,
+        mse=mse,
+        activations=activations,
+        run=CalibrationRun(
+            degree=degree, launcher=launcher, ray_address=ray_address, restart=restart
+        ),
     )
     stored, calibrated = options.stored(), options.calibrated()
     folder, used = model_folder(model), {}
@@ -94,12 +135,25 @@ def quantize(
             bar.update(bar.task_ids[0], completed=done, total=total)
 
         if calibrated is None:
-            report = quantize_folder(folder, out, stored, progress)
+            report = quantize_folder(folder, out, stored, progress, mse=options.exponent)
         else:
+            check_calibration(folder, out, calibrated, degree)
             tokens = DEFAULT_LENGTH if length is None else length
-            ids = calibration_samples(folder, options.text, samples, tokens)
+            chosen = None if dataset is None else parse_dataset(dataset)
+            ids = calibration_samples(folder, options.text, samples, tokens, chosen)
             used = {"samples": ids.shape[0], "length": ids.shape[1]}
-            report = quantize_calibrated(folder, out, ids, calibrated, progress)
+            with options.run.ranks() as ranks:
+                report = quantize_calibrated(
+                    folder,
+                    out,
+                    ids,
+                    calibrated,
+                    progress,
+                    degree=degree,
+                    launcher=ranks,
+                    restart=restart,
+                    note=lambda line: errors.print(line, markup=False, soft_wrap=True),
+                )
     named = {"out": str(out), "method": method.value, "scheme": options.made.value}
     summary = {**named, "group_size": stored.group_size, **used, **_summary(report)}
     if as_json:
