@@ -6,6 +6,7 @@ import typer
 
 from .bench import bench
 from .compare import compare
+from .doctor import doctor
 from .evaluate import evaluate
 from .generate import generate
 from .inspect import inspect
@@ -24,7 +25,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.callback()(root)
-for command in (plan, inspect, quantize, pad, generate, verify, evaluate, trace, compare):
+commands = (plan, inspect, quantize, pad, generate, verify, evaluate, doctor, trace, compare)
+for command in commands:
     app.command()(command)
 app.add_typer(bench)
 
