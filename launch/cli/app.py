@@ -5,12 +5,14 @@ from __future__ import annotations
 import typer
 
 from .bench import bench
+from .compare import compare
 from .evaluate import evaluate
 from .generate import generate
 from .inspect import inspect
 from .pad import pad
 from .plan import plan
 from .quantize import quantize
+from .trace import trace
 from .verify import verify
 from .version import root
 
@@ -22,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.callback()(root)
-for command in (plan, inspect, quantize, pad, generate, verify, evaluate):
+for command in (plan, inspect, quantize, pad, generate, verify, evaluate, trace, compare):
     app.command()(command)
 app.add_typer(bench)
 
