@@ -22,8 +22,9 @@ from ..shard.checkpoint import SINGLE, Checkpoint
 from ..shard.load import LayerWeights, load_layer
 from ..shard.plan import PlanSettings, ShardPlan, make_plan
 from ..shard.quantize.layer import INPUTS, MethodSettings, quantize_layer
+from ..shard.quantize.output import output_format, repeated_in
 from ..shard.quantize.report import REPORT, ModuleReport, QuantizeReport, report_json
-from ..shard.quantize.scheme import QuantizeSettings, module_schemes, quantization_config
+from ..shard.quantize.scheme import QuantizeSettings, module_schemes
 from ..shard.quantize.source import DenseModel, check_values, open_dense
 from ..shard.quantize.statistics import Statistics
 from ..shard.safetensors_file import SliceReader, read_header
@@ -61,7 +62,8 @@ def quantize_calibrated(
     source = open_dense(model)
     schemes = module_schemes(source.spec, settings.stored)
     check_samples(source.spec, samples)
-    config = {**source.config, "quantization_config": quantization_config(schemes)}
+    quantization = output_format(settings.stored.format).config(schemes)
+    config = {**source.config, "quantization_config": quantization}
     named = {**settings.method.described(), **dataclasses.asdict(settings.stored)}
     named |= {"samples": samples.shape[0], "length": samples.shape[1]}
     note = f"{settings.method.method}, {settings.stored.bits} bits"
@@ -81,7 +83,8 @@ def quantize_calibrated(
                 writer.add(name, tensor)
             middle = before + 2 * len(samples)
             stream.advance(layer, made.tensors, out, lambda n, b=middle: progress(b + n, total))
-        written = writer.finish(config, model, {REPORT: report_json(named, modules)})
+        others = {REPORT: report_json(named, modules), **repeated_in(quantization)}
+        written = writer.finish(config, model, others)
         progress(total, total)
     return QuantizeReport(source_bytes=source.nbytes, written_bytes=written, modules=modules)
 

@@ -31,13 +31,8 @@ class FolderWriter:
     """
 
     def __init__(self, out: Path, note: str) -> None:
-        if out.exists():
-            raise InputError(
-                "E-OUT-EXISTS", f"{out}: already exists. Remove it or choose another folder"
-            )
+        check_output(out)
         parent = out.absolute().parent
-        if not parent.is_dir():
-            raise InputError("E-OUT-PARENT", f"{parent}: no such folder")
         self.out = out
         self._metadata = {"format": "pt", "isobit": note}
         with write_errors(out):
@@ -108,6 +103,17 @@ class FolderWriter:
         total = sum(file.nbytes for file in self._files)
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         (self._folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def check_output(out: Path) -> None:
+    """Raise InputError E-OUT-EXISTS, E-OUT-PARENT for a folder that cannot be made."""
+    if out.exists():
+        raise InputError(
+            "E-OUT-EXISTS", f"{out}: already exists. Remove it or choose another folder"
+        )
+    parent = out.absolute().parent
+    if not parent.is_dir():
+        raise InputError("E-OUT-PARENT", f"{parent}: no such folder")
 
 
 @contextmanager

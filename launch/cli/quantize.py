@@ -1,4 +1,4 @@
-"""`isobit quantize`: a dense model folder in, a compressed-tensors folder out."""
+"""`isobit quantize`: a dense model folder in, a quantized folder out."""
 
 from __future__ import annotations
 
@@ -9,14 +9,21 @@ from typing import Annotated, Any
 import typer
 
 from ...runtime.calibrate import quantize_calibrated
-from ...shard.quantize.folder import quantize_folder
+from ...shard.quantize.folder import check_request, quantize_folder
 from ...shard.quantize.report import QuantizeReport
 from ...shard.quantize.scheme import QuantizeSettings
 from ..calibration_text import DEFAULT_LENGTH, DEFAULT_SAMPLES, calibration_samples
 from ..models import model_folder
 from .options import Json, Model
 from .output import console, human_bytes, print_json, progress_bar
-from .quantize_options import DEFAULT_DAMPING, DEFAULT_GROUP, Method, QuantizeOptions, Scheme
+from .quantize_options import (
+    DEFAULT_DAMPING,
+    DEFAULT_GROUP,
+    Format,
+    Method,
+    QuantizeOptions,
+    Scheme,
+)
 
 
 def quantize(
@@ -32,6 +39,9 @@ def quantize(
             "otherwise, w8a8 with smoothquant."
         ),
     ] = None,
+    out_format: Annotated[
+        Format, typer.Option("--format", help="What other engines read OUT as.")
+    ] = Format.COMPRESSED_TENSORS,
     group_size: Annotated[
         int | None,
         typer.Option(
@@ -77,6 +87,7 @@ def quantize(
     options = QuantizeOptions(
         method=method,
         scheme=scheme,
+        format=out_format,
         group_size=group_size,
         symmetric=symmetric,
         keep=tuple(keep or ()),
@@ -88,6 +99,7 @@ def quantize(
     )
     stored, calibrated = options.stored(), options.calibrated()
     folder, used = model_folder(model), {}
+    check_request(folder, out, stored)
     with progress_bar("quantizing") as bar:
 
         def progress(done: int, total: int) -> None:
@@ -101,6 +113,7 @@ def quantize(
             used = {"samples": ids.shape[0], "length": ids.shape[1]}
             report = quantize_calibrated(folder, out, ids, calibrated, progress)
     named = {"out": str(out), "method": method.value, "scheme": options.made.value}
+    named["format"] = options.format.value
     summary = {**named, "group_size": stored.group_size, **used, **_summary(report)}
     if as_json:
         print_json(summary)

@@ -29,6 +29,13 @@ class Method(StrEnum):
     SMOOTHQUANT = "smoothquant"
 
 
+class Format(StrEnum):
+    COMPRESSED_TENSORS = "compressed-tensors"
+    GPTQ = "gptq"
+    GPTQ_V2 = "gptq_v2"
+    AWQ = "awq"
+
+
 SCHEMES = {
     Method.ABSMAX: (Scheme.INT4, Scheme.INT8, Scheme.W8A8),
     Method.GPTQ: (Scheme.INT4, Scheme.INT8, Scheme.W8A8),
@@ -44,6 +51,7 @@ class QuantizeOptions:
 
     method: Method
     scheme: Scheme | None
+    format: Format
     group_size: int | None
     symmetric: bool | None
     keep: tuple[str, ...]
@@ -70,6 +78,7 @@ class QuantizeOptions:
             symmetric=usual if self.symmetric is None else self.symmetric,
             int8_activations=wide,
             keep=self.keep,
+            format=self.format.value,
         )
 
     def calibrated(self) -> CalibrateSettings | None:

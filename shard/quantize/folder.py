@@ -1,4 +1,4 @@
-"""Quantize a dense model folder into a compressed-tensors folder, one tensor at a time."""
+"""Quantize a dense model folder to nearest, one tensor at a time."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ import torch
 
 from ..quantization import WeightScheme
 from ..safetensors_file import SliceReader
-from ..writer import FolderWriter
+from ..writer import FolderWriter, check_output
 from .absmax import quantize_absmax
 from .grid import QuantizedWeight
+from .output import output_format, repeated_in
 from .quality import sqnr_db, squares
 from .report import REPORT, ModuleReport, QuantizeReport, report_json
-from .scheme import QuantizeSettings, module_schemes, pack, quantization_config
+from .scheme import QuantizeSettings, module_schemes, pack, scale_dtype
 from .source import check_values, open_dense
 
-__all__ = ["QuantizeReport", "QuantizeSettings", "quantize_folder"]
+__all__ = ["QuantizeReport", "QuantizeSettings", "check_request", "quantize_folder"]
 
 
 def quantize_folder(
@@ -53,18 +54,33 @@ def quantize_folder(
             )
             for packed, values in pack(module, result, scheme).items():
                 writer.add(packed, values)
+        quantization = output_format(settings.format).config(schemes)
+        report = report_json({"method": "absmax", **dataclasses.asdict(settings)}, modules)
         written = writer.finish(
-            {**source.config, "quantization_config": quantization_config(schemes)},
+            {**source.config, "quantization_config": quantization},
             model,
-            {REPORT: report_json({"method": "absmax", **dataclasses.asdict(settings)}, modules)},
+            {REPORT: report, **repeated_in(quantization)},
         )
         progress(len(entries), len(entries))
     return QuantizeReport(source_bytes=source.nbytes, written_bytes=written, modules=modules)
 
 
+def check_request(model: Path, out: Path, settings: QuantizeSettings) -> None:
+    """Raise InputError for all that is wrong with a model, a place and settings before any work:
+    what quantize_folder raises but for the values of tensors, and E-OUT-PARENT."""
+    module_schemes(open_dense(model).spec, settings)
+    check_output(out)
+
+
 def nearest(weight: torch.Tensor, scheme: WeightScheme) -> QuantizedWeight:
     """Round a weight [N, K] to nearest, as a scheme stores it."""
-    return quantize_absmax(weight, scheme.bits, scheme.group_size, symmetric=scheme.symmetric)
+    return quantize_absmax(
+        weight,
+        scheme.bits,
+        scheme.group_size,
+        symmetric=scheme.symmetric,
+        scale_dtype=scale_dtype(scheme),
+    )
 
 
 def weight_sqnr(weight: torch.Tensor, quantized: QuantizedWeight, scheme: WeightScheme) -> float:

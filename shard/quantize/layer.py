@@ -18,9 +18,10 @@ from .folder import nearest, weight_sqnr
 from .folding import Fold, fold, fold_map
 from .gptq import GptqSettings, quantize_gptq
 from .grid import QuantizedWeight
+from .output import Schemes
 from .quality import layer_error
 from .report import ModuleReport
-from .scheme import Schemes, pack
+from .scheme import pack, scale_dtype
 from .smoothquant import SmoothSettings, int8_error, search_alpha
 from .statistics import Statistics
 
@@ -33,7 +34,8 @@ INPUTS = {"q": ("q", "k", "v"), "o": ("o",), "gate": ("gate", "up"), "down": ("d
 class MethodSettings:
     """`damp_percent` and `desc_act` are GPTQ's; see GptqSettings.
 
-    `desc_act` is with static groups, which need no g_idx: compressed-tensors 0.20 refuses g_idx.
+    `desc_act` is with static groups, so that groups are runs of input features in every format:
+    compressed-tensors 0.20 refuses g_idx.
     """
 
     method: Method
@@ -158,7 +160,10 @@ def _awq_scales(
     weights: list[torch.Tensor], statistics: Statistics, scheme: WeightScheme
 ) -> tuple[torch.Tensor, float | None]:
     settings = AwqSettings(
-        bits=scheme.bits, group_size=scheme.group_size, symmetric=scheme.symmetric
+        bits=scheme.bits,
+        group_size=scheme.group_size,
+        symmetric=scheme.symmetric,
+        scale_dtype=scale_dtype(scheme),
     )
     found = search_scales(weights, statistics.abs_mean(), settings, hessian=statistics.hessian())
     return found.scales, found.ratio
@@ -185,6 +190,7 @@ def _gptq(
             desc_act=settings.desc_act,
             static_groups=settings.desc_act,
             damp_percent=settings.damp_percent,
+            scale_dtype=scale_dtype(scheme),
         ),
     )
     stats = result.stats
@@ -205,7 +211,10 @@ def _nearest(
     kept = weight
     if hessian is not None:
         bounds = ClipSettings(
-            bits=scheme.bits, group_size=scheme.group_size, symmetric=scheme.symmetric
+            bits=scheme.bits,
+            group_size=scheme.group_size,
+            symmetric=scheme.symmetric,
+            scale_dtype=scale_dtype(scheme),
         )
         kept = clip(weight, search_bounds(weight, hessian, bounds))
     result = nearest(kept, scheme)
