@@ -8,7 +8,7 @@ from typing import Any
 
 from ...modules import LinearModule
 from ...quantization import WeightScheme
-from .base import Schemes, dense, members, named, unfilled_words
+from .base import Schemes, dense, exactly, members, named, unfilled_words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +37,14 @@ class Awq:
         return faults + ([] if faults else unfilled_words(modules, schemes))
 
     def config(self, schemes: Schemes) -> dict[str, Any]:
-        [(scheme, _)] = members(schemes)
+        """AutoAWQ and transformers read which modules are dense in `modules_to_not_convert`,
+        GPTQModel in `dynamic`."""
+        [(scheme, _)], kept = members(schemes), dense(schemes)
         return {
             "quant_method": "awq",
             "version": "gemm",
             "bits": scheme.bits,
             "group_size": scheme.group_size,
             "zero_point": True,
-            "modules_to_not_convert": ["lm_head", *dense(schemes)],
-        }
+            "modules_to_not_convert": ["lm_head", *kept],
+        } | ({"dynamic": {f"-:{exactly(name)}": {} for name in kept}} if kept else {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any, Protocol
@@ -43,6 +44,11 @@ def members(schemes: Schemes) -> list[tuple[WeightScheme, list[str]]]:
 def dense(schemes: Schemes) -> list[str]:
     """Modules that stay dense."""
     return [module for module, scheme in schemes.items() if scheme is None]
+
+
+def exactly(module: str) -> str:
+    """A pattern of `dynamic` that matches one module."""
+    return f"^{re.escape(module)}$"
 
 
 def named(modules: Iterable[str]) -> str:

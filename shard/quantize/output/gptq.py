@@ -5,7 +5,6 @@ https://github.com/AutoGPTQ/AutoGPTQ, https://github.com/ModelCloud/GPTQModel
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -14,7 +13,7 @@ from typing import Any, Literal
 from ...formats.gptq import ZERO_OFFSETS
 from ...modules import LinearModule
 from ...quantization import WeightScheme
-from .base import Schemes, dense, members, named, unfilled_words
+from .base import Schemes, dense, exactly, members, named, unfilled_words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +49,10 @@ class Gptq:
     def config(self, schemes: Schemes) -> dict[str, Any]:
         """The usual scheme, and `dynamic` rules for other modules, as GPTQModel writes them."""
         *others, (usual, _) = members(schemes)
-        dynamic: dict[str, dict[str, Any]] = {f"-:{_exactly(name)}": {} for name in dense(schemes)}
+        dynamic: dict[str, dict[str, Any]] = {f"-:{exactly(name)}": {} for name in dense(schemes)}
         for scheme, modules in others:
             overrides = {"bits": scheme.bits, "group_size": scheme.group_size}
-            dynamic |= {f"+:{_exactly(name)}": dict(overrides) for name in modules}
+            dynamic |= {f"+:{exactly(name)}": dict(overrides) for name in modules}
         return {
             "quant_method": "gptq",
             "method": "gptq",
@@ -68,7 +67,3 @@ class Gptq:
             "pack_dtype": "int32",
             "meta": {"quantizer": [f"isobit:{version('isobit')}"]},
         } | ({"dynamic": dynamic} if dynamic else {})
-
-
-def _exactly(module: str) -> str:
-    return f"^{re.escape(module)}$"
