@@ -13,7 +13,7 @@ from ..formats.codes import WholeWeight
 from ..modules import layer_modules
 from ..quantization import CHANNEL, WeightScheme
 from ..spec import ModelSpec
-from .mixed import assign_by_patterns
+from .mixed import MixedWidths, assign_by_patterns
 from .output import Format, Schemes, output_format
 
 DENSE_BITS = 16
@@ -23,15 +23,19 @@ DENSE_BITS = 16
 class QuantizeSettings:
     """`group_size` -1 means one scale per output row.
 
-    `int8_activations`: W8A8, a scale per token. `keep`: patterns such as "layers.0.*=8", as in
-    mixed.assign_by_patterns; 16 stays dense. `format`: one of output.FORMATS.
+    `int8_activations`: W8A8, a scale per token; with `static_activations` one for all tokens, from
+    calibration. `keep`: patterns such as "layers.0.*=8", as in
+    mixed.assign_by_patterns; 16 stays dense. `mixed` has the widths that a budget chose, of every
+    product, `keep` included. `format`: one of output.FORMATS.
     """
 
     bits: int = 4
     group_size: int = 128
     symmetric: bool = True
     int8_activations: bool = False
+    static_activations: bool = False
     keep: tuple[str, ...] = ()
+    mixed: MixedWidths | None = None
     format: Format = "compressed-tensors"
 
 
@@ -46,24 +50,15 @@ def module_schemes(spec: ModelSpec, settings: QuantizeSettings) -> Schemes:
     modules = [
         module for layer in range(spec.layers) for module in layer_modules(spec, layer).values()
     ]
-    names = [module.name for module in modules]
-    bits = assign_by_patterns(names, settings.keep, settings.bits)
+    bits = _widths(settings, [module.name for module in modules])
     quantized = {module.name: module.k for module in modules if bits[module.name] != DENSE_BITS}
     if not quantized:
         raise InputError("E-QUANT-PATTERN", "--keep leaves every product dense: nothing to do")
     _check_groups(quantized, settings.group_size)
     if settings.int8_activations and (wrong := sorted({*bits.values()} - {8, DENSE_BITS})):
         raise InputError("E-QUANT-PATTERN", f"W8A8 with {wrong[0]} bits: expected 8 or 16")
-    form = output_format(settings.format)
-    schemes = {
-        name: form.scheme(
-            bits[name], settings.group_size, settings.symmetric, settings.int8_activations
-        )
-        if name in quantized
-        else None
-        for name in names
-    }
-    if faults := form.faults(modules, schemes):
+    schemes = {module.name: scheme_of(settings, bits[module.name]) for module in modules}
+    if faults := output_format(settings.format).faults(modules, schemes):
         raise InputError(
             "E-QUANT-FORMAT",
             f"{settings.format} cannot store:\n  "
@@ -83,6 +78,24 @@ def scale_dtype(scheme: WeightScheme) -> torch.dtype | None:
     return torch.float16 if scheme.format in ("gptq", "awq") else None
 
 
+def _widths(settings: QuantizeSettings, modules: list[str]) -> dict[str, int]:
+    if settings.mixed is None:
+        return assign_by_patterns(modules, settings.keep, settings.bits)
+    return {module: settings.mixed.products[module].bits for module in modules}
+
+
+def scheme_of(settings: QuantizeSettings, bits: int) -> WeightScheme | None:
+    """How a weight of some width is stored; None for 16, which stays dense."""
+    if bits == DENSE_BITS:
+        return None
+    activation = "float"
+    if settings.int8_activations:
+        activation = "int8-static" if settings.static_activations else "int8-dynamic"
+    return output_format(settings.format).scheme(
+        bits, settings.group_size, settings.symmetric, activation
+    )
+
+
 def _check(settings: QuantizeSettings) -> None:
     if settings.bits not in (4, 8):
         raise InputError("E-QUANT-SCHEME", f"bits {settings.bits}: expected 4 or 8")
@@ -95,6 +108,8 @@ def _check(settings: QuantizeSettings) -> None:
         raise InputError(
             "E-QUANT-SCHEME", f"group_size {settings.group_size}: expected a multiple of 8, or -1"
         )
+    if settings.static_activations and not settings.int8_activations:
+        raise InputError("E-QUANT-SCHEME", "static activations without int8 activations")
     whole = settings.bits == 8 and settings.group_size == CHANNEL and settings.symmetric
     if settings.int8_activations and not whole:
         raise InputError(

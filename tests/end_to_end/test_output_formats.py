@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from isobit.runtime.calibrate import CalibrateSettings, quantize_calibrated
+from isobit.runtime.calibrate import quantize_calibrated
+from isobit.runtime.calibration.job import CalibrateSettings
 from isobit.shard.quantization import CHANNEL
 from isobit.shard.quantize.folder import quantize_folder
-from isobit.shard.quantize.layer import MethodSettings
+from isobit.shard.quantize.method import MethodSettings
 from isobit.shard.quantize.scheme import QuantizeSettings
 from safetensors.torch import load_file
 from transformers import (
@@ -142,9 +143,11 @@ def test_the_config_of_gptq_is_gptqmodels(made):
     settings = ("bits", "group_size", "sym", "desc_act", "lm_head", "checkpoint_format")
     assert [config[name] for name in settings] == [4, 32, True, False, False, "gptq"]
     dynamic = config["dynamic"]
-    assert len(dynamic) == 5
+    assert len(dynamic) == 6
     assert dynamic[r"-:^model\.layers\.1\.mlp\.down_proj$"] == {}
-    assert dynamic[r"+:^model\.layers\.0\.self_attn\.q_proj$"] == {"bits": 8, "group_size": 32}
+    for name in ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj"):  # the last one for vLLM
+        key = rf"+:^model\.layers\.0\.self_attn\.{name}$"
+        assert dynamic[key] == {"bits": 8, "group_size": 32}
 
 
 def test_the_config_of_awq_is_autoawqs(made):

@@ -9,7 +9,15 @@ from .base import OutputFormat, Schemes
 from .compressed_tensors import CompressedTensors
 from .gptq import Gptq
 
-__all__ = ["FORMATS", "Format", "OutputFormat", "Schemes", "output_format", "repeated_in"]
+__all__ = [
+    "FORMATS",
+    "Format",
+    "OutputFormat",
+    "Schemes",
+    "output_format",
+    "quantization_config",
+    "repeated_in",
+]
 
 Format = Literal["compressed-tensors", "gptq", "gptq_v2", "awq"]
 FORMATS: tuple[str, ...] = get_args(Format)
@@ -24,6 +32,14 @@ def output_format(name: Format) -> OutputFormat:
         "awq": Awq(),
     }
     return formats[name]
+
+
+def quantization_config(schemes: Schemes) -> dict[str, Any]:
+    """The quantization_config of modules whose schemes one format gave."""
+    scheme = next(scheme for scheme in schemes.values() if scheme is not None)
+    if scheme.format == "gptq":
+        return output_format("gptq" if scheme.zero_offset else "gptq_v2").config(schemes)
+    return output_format("awq" if scheme.format == "awq" else "compressed-tensors").config(schemes)
 
 
 def repeated_in(quantization: dict[str, Any]) -> dict[str, dict[str, Any]]:

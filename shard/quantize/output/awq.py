@@ -16,15 +16,15 @@ class Awq:
     """Zero points are always stored: symmetric weights have 8, as readers without a symmetric
     variant expect them."""
 
-    def scheme(
-        self, bits: int, group_size: int, symmetric: bool, int8_activations: bool
-    ) -> WeightScheme:
+    widths: tuple[int, ...] = (4,)
+
+    def scheme(self, bits: int, group_size: int, symmetric: bool, activation: str) -> WeightScheme:
         return WeightScheme(
             format="awq",
             bits=bits,
             group_size=group_size,
             symmetric=symmetric,
-            activation="int8-dynamic" if int8_activations else "float",
+            activation=activation,
         )
 
     def faults(self, modules: Sequence[LinearModule], schemes: Schemes) -> list[str]:

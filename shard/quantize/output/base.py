@@ -13,14 +13,22 @@ from ...quantization import WeightScheme
 Schemes = Mapping[str, WeightScheme | None]
 """The scheme of each product by module name; None leaves it dense."""
 
+_FUSED = {
+    "qkv_proj": ("q_proj", "k_proj", "v_proj"),
+    "gate_up_proj": ("gate_proj", "up_proj"),
+}
+
 
 class OutputFormat(Protocol):
     """One format that quantized folders are written in."""
 
-    def scheme(
-        self, bits: int, group_size: int, symmetric: bool, int8_activations: bool
-    ) -> WeightScheme:
-        """How a weight is stored."""
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Bits of the weights that it stores."""
+        ...
+
+    def scheme(self, bits: int, group_size: int, symmetric: bool, activation: str) -> WeightScheme:
+        """How a weight is stored; `activation` is WeightScheme's."""
         ...
 
     def faults(self, modules: Sequence[LinearModule], schemes: Schemes) -> list[str]:
@@ -44,6 +52,15 @@ def members(schemes: Schemes) -> list[tuple[WeightScheme, list[str]]]:
 def dense(schemes: Schemes) -> list[str]:
     """Modules that stay dense."""
     return [module for module, scheme in schemes.items() if scheme is None]
+
+
+def with_fused(modules: Sequence[str]) -> list[str]:
+    """Module names, and those under which vLLM asks for q, k and v, or gate and up, as one."""
+    names = list(modules)
+    for fused, (first, *rest) in _FUSED.items():
+        stems = [name.removesuffix(first) for name in modules if name.endswith(first)]
+        names += [s + fused for s in stems if all(s + part in modules for part in rest)]
+    return names
 
 
 def exactly(module: str) -> str:

@@ -15,26 +15,29 @@ from .base import Schemes, dense, members
 class CompressedTensors:
     """Stores all that can be asked for. https://github.com/vllm-project/compressed-tensors"""
 
-    def scheme(
-        self, bits: int, group_size: int, symmetric: bool, int8_activations: bool
-    ) -> WeightScheme:
+    widths: tuple[int, ...] = (4, 8)
+
+    def scheme(self, bits: int, group_size: int, symmetric: bool, activation: str) -> WeightScheme:
         return WeightScheme(
-            format="int-quantized" if int8_activations else "pack-quantized",
+            format="pack-quantized" if activation == "float" else "int-quantized",
             bits=bits,
             group_size=group_size,
             symmetric=symmetric,
-            activation="int8-dynamic" if int8_activations else "float",
+            activation=activation,
         )
 
     def faults(self, modules: Sequence[LinearModule], schemes: Schemes) -> list[str]:
         return []
 
     def config(self, schemes: Schemes) -> dict[str, Any]:
-        """The usual scheme is that of "Linear"."""
-        # Readers take the first group that matches, so those with names come before "Linear".
+        """The target of one scheme for all products is "Linear"; of several, each names its own.
+
+        For a fused product, which no list names, vLLM tries "Linear" before the names of its
+        members, and so would give q, k and v the scheme of the rest.
+        """
         rising = members(schemes)
         groups = {
-            f"group_{number}": _group(scheme, ["Linear"] if number == len(rising) - 1 else modules)
+            f"group_{number}": _group(scheme, ["Linear"] if len(rising) == 1 else modules)
             for number, (scheme, modules) in enumerate(rising)
         }
         config = {
@@ -68,8 +71,8 @@ def _group(scheme: WeightScheme, targets: list[str]) -> dict[str, Any]:
             "num_bits": 8,
             "type": "int",
             "symmetric": True,
-            "strategy": "token",
-            "dynamic": True,
+            "strategy": "token" if scheme.activation == "int8-dynamic" else "tensor",
+            "dynamic": scheme.activation == "int8-dynamic",
         }
     return {
         "targets": targets,

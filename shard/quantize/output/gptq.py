@@ -13,7 +13,7 @@ from typing import Any, Literal
 from ...formats.gptq import ZERO_OFFSETS
 from ...modules import LinearModule
 from ...quantization import WeightScheme
-from .base import Schemes, dense, exactly, members, named, unfilled_words
+from .base import Schemes, dense, exactly, members, named, unfilled_words, with_fused
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,17 +21,16 @@ class Gptq:
     """`label` is the checkpoint_format."""
 
     label: Literal["gptq", "gptq_v2"]
+    widths: tuple[int, ...] = (4, 8)
 
-    def scheme(
-        self, bits: int, group_size: int, symmetric: bool, int8_activations: bool
-    ) -> WeightScheme:
+    def scheme(self, bits: int, group_size: int, symmetric: bool, activation: str) -> WeightScheme:
         return WeightScheme(
             format="gptq",
             bits=bits,
             group_size=group_size,
             symmetric=symmetric,
             zero_offset=ZERO_OFFSETS[self.label],
-            activation="int8-dynamic" if int8_activations else "float",
+            activation=activation,
         )
 
     def faults(self, modules: Sequence[LinearModule], schemes: Schemes) -> list[str]:
@@ -49,10 +48,12 @@ class Gptq:
     def config(self, schemes: Schemes) -> dict[str, Any]:
         """The usual scheme, and `dynamic` rules for other modules, as GPTQModel writes them."""
         *others, (usual, _) = members(schemes)
-        dynamic: dict[str, dict[str, Any]] = {f"-:{exactly(name)}": {} for name in dense(schemes)}
+        dynamic: dict[str, dict[str, Any]] = {
+            f"-:{exactly(name)}": {} for name in with_fused(dense(schemes))
+        }
         for scheme, modules in others:
             overrides = {"bits": scheme.bits, "group_size": scheme.group_size}
-            dynamic |= {f"+:{exactly(name)}": dict(overrides) for name in modules}
+            dynamic |= {f"+:{exactly(name)}": dict(overrides) for name in with_fused(modules)}
         return {
             "quant_method": "gptq",
             "method": "gptq",
