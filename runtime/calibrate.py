@@ -46,6 +46,7 @@ def quantize_calibrated(
     degree: int = 1,
     launcher: Launcher | None = None,
     restart: bool = False,
+    note: Callable[[str], None] = log.warning,
 ) -> QuantizeReport:
     """Write a quantized copy of a model folder, calibrated on `samples` int64 [samples, length].
 
@@ -53,7 +54,8 @@ def quantize_calibrated(
     and also when it was stopped and started again: torch runs on one thread meanwhile, since its
     sums depend on their number; the runtime's kernels may use any. A `launcher` starts `degree`
     ranks; without one the only rank is this process. `restart` discards what an earlier run left.
-    `progress(done, total)` counts samples through layers.
+    `progress(done, total)` counts samples through layers; `note` gets a line when the run goes on
+    where another one was stopped, and when it is stopped itself.
 
     A run that is stopped, or loses a rank or room on the disk, leaves its state beside `out`; one
     that cannot work leaves nothing. Raises InputError E-CALIB-TEXT, E-CALIB-LENGTH, E-CALIB-IDS
@@ -76,9 +78,9 @@ def quantize_calibrated(
         length=samples.shape[1],
         degree=degree,
     )
-    with _kept_or_discarded(state, source.spec.layers), _one_thread():
+    with _kept_or_discarded(state, source.spec.layers, note), _one_thread():
         if state.resumed:
-            log.warning(_described(state, source.spec.layers, "going on after"))
+            note(_described(state, source.spec.layers, "going on after"))
         else:
             _begin(source, samples, state)
         _calibrate(source, job, state, launcher, progress)
@@ -212,7 +214,9 @@ def _carried(source: DenseModel) -> list[str]:
 
 
 @contextmanager
-def _kept_or_discarded(state: CalibrationState, layers: int) -> Iterator[None]:
+def _kept_or_discarded(
+    state: CalibrationState, layers: int, note: Callable[[str], None]
+) -> Iterator[None]:
     """Discard the state when the block is through or cannot work, else say what is kept."""
     try:
         yield
@@ -224,7 +228,7 @@ def _kept_or_discarded(state: CalibrationState, layers: int) -> Iterator[None]:
         if hopeless or not state.next_layer:
             state.discard()
         else:
-            log.warning(_described(state, layers, "stopped after"))
+            note(_described(state, layers, "stopped after"))
             state.close()
         raise
     state.discard()

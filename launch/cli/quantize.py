@@ -14,12 +14,13 @@ from ...shard.quantize.report import QuantizeReport
 from ...shard.quantize.scheme import QuantizeSettings
 from ..calibration_text import DEFAULT_LENGTH, DEFAULT_SAMPLES, calibration_samples
 from ..models import model_folder
-from .options import Json, Model
-from .output import console, human_bytes, print_json, progress_bar
+from .options import Degree, Json, LauncherChoice, Model, RayAddress
+from .output import console, errors, human_bytes, print_json, progress_bar
 from .quantize_options import (
     DEFAULT_DAMPING,
     DEFAULT_GROUP,
     Activations,
+    CalibrationRun,
     Method,
     QuantizeOptions,
     Scheme,
@@ -90,6 +91,12 @@ def quantize(
             "calibration; dynamic unless told otherwise."
         ),
     ] = None,
+    degree: Degree = 1,
+    launcher: LauncherChoice = None,
+    ray_address: RayAddress = None,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Begin anew where an earlier run was stopped.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Quantize the weights of a model: to nearest, or by how they act on a text."""
@@ -106,6 +113,9 @@ def quantize(
         damp_percent=damp_percent,
         mse=mse,
         activations=activations,
+        run=CalibrationRun(
+            degree=degree, launcher=launcher, ray_address=ray_address, restart=restart
+        ),
     )
     stored, calibrated = options.stored(), options.calibrated()
     folder, used = model_folder(model), {}
@@ -120,7 +130,18 @@ def quantize(
             tokens = DEFAULT_LENGTH if length is None else length
             ids = calibration_samples(folder, options.text, samples, tokens)
             used = {"samples": ids.shape[0], "length": ids.shape[1]}
-            report = quantize_calibrated(folder, out, ids, calibrated, progress)
+            with options.run.ranks() as ranks:
+                report = quantize_calibrated(
+                    folder,
+                    out,
+                    ids,
+                    calibrated,
+                    progress,
+                    degree=degree,
+                    launcher=ranks,
+                    restart=restart,
+                    note=lambda line: errors.print(line, markup=False, soft_wrap=True),
+                )
     named = {"out": str(out), "method": method.value, "scheme": options.made.value}
     summary = {**named, "group_size": stored.group_size, **used, **_summary(report)}
     if as_json:
