@@ -48,11 +48,11 @@ MADE: dict[str, QuantizeSettings | CalibrateSettings] = {
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The folder of each method, calibrated on 24 samples of 128 tokens."""
+    """The folder of each method, calibrated on 12 samples of 128 tokens."""
     folder = tmp_path_factory.mktemp("outliers")
     dense = make("outliers", folder / "dense")
     files = [ROOT / "shard" / "plan.py", ROOT / "runtime" / "engine.py"]
-    samples = calibration_samples(DENSE, files, 24, 128)
+    samples = calibration_samples(DENSE, files, 12, 128)
     for name, settings in MADE.items():
         if isinstance(settings, CalibrateSettings):
             quantize_calibrated(dense, folder / name, samples, settings)
