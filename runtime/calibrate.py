@@ -20,7 +20,7 @@ import torch
 from ..kernels.errors import InputError
 from ..shard.plan import PlanSettings, check_settings
 from ..shard.quantize.report import REPORT, QuantizeReport, report_json
-from ..shard.quantize.scheme import module_schemes, quantization_config
+from ..shard.quantize.scheme import Schemes, module_schemes, quantization_config
 from ..shard.quantize.source import DenseModel, check_values, open_dense
 from ..shard.safetensors_file import SliceReader
 from ..shard.spec import ModelSpec
@@ -63,10 +63,8 @@ def quantize_calibrated(
     make_plan, open_dense, module_schemes, quantize_products and the ranks raise.
     """
     assert launcher is not None or degree == 1
-    check_out(out)
-    check_settings(PlanSettings(degree=degree))
-    source = open_dense(model)
-    config = quantization_config(module_schemes(source.spec, settings.stored))
+    source, schemes = check_calibration(model, out, settings, degree)
+    config = quantization_config(schemes)
     check_samples(source.spec, samples)
     state = CalibrationState(out, run_fingerprint(source, samples, settings), restart)
     job = CalibrationJob(
@@ -78,13 +76,23 @@ def quantize_calibrated(
         length=samples.shape[1],
         degree=degree,
     )
-    with _kept_or_discarded(state, source.spec.layers, note), _one_thread():
+    with _kept_or_discarded(state, source.spec.layers, note), one_thread():
         if state.resumed:
             note(_described(state, source.spec.layers, "going on after"))
         else:
             _begin(source, samples, state)
         _calibrate(source, job, state, launcher, progress)
         return _assemble(source, {**source.config, "quantization_config": config}, job, state)
+
+
+def check_calibration(
+    model: Path, out: Path, settings: CalibrateSettings, degree: int
+) -> tuple[DenseModel, Schemes]:
+    """What can be checked without samples; raises as quantize_calibrated does."""
+    check_out(out)
+    check_settings(PlanSettings(degree=degree))
+    source = open_dense(model)
+    return source, module_schemes(source.spec, settings.stored)
 
 
 def check_samples(spec: ModelSpec, samples: torch.Tensor) -> None:
@@ -243,7 +251,7 @@ def _described(state: CalibrationState, layers: int, what: str) -> str:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -57,6 +57,16 @@ def test_methods_from_the_command_line(command, tmp_path, method, scheme):
     assert "indexing errors" not in outcome.stderr
 
 
+def test_two_ranks_write_what_one_writes(command, tmp_path):
+    folders = []
+    for degree in ((), ("-tp", "2", "--launcher", "local")):
+        folders.append(tmp_path / str(len(degree)))
+        outcome = command("quantize", DENSE, folders[-1], *GPTQ, *TEXT, *degree, "--json")
+        assert outcome.status == 0, outcome.stdout
+    one, two = ({p.name: p.read_bytes() for p in folder.iterdir()} for folder in folders)
+    assert one == two
+
+
 def test_absmax_makes_w8a8_and_zero_points_without_text(command, tmp_path):
     wide = command("quantize", DENSE, tmp_path / "wide", "--scheme", "w8a8", "--json").json()
     assert "layer_error" not in wide
@@ -99,6 +109,12 @@ def test_static_activations_have_a_scale_for_each_product(command, tmp_path):
         (("--method", "smoothquant", "--scheme", "int4", *TEXT), "--scheme int4"),
         (("--method", "smoothquant", "--group-size", "32", *TEXT), "--group-size"),
         (("--method", "awq", "--scheme", "w8a8", *TEXT), "--scheme w8a8"),
+        (("--dataset", "org/texts"), "--dataset"),
+        (("-tp", "2"), "--tensor-parallel-size"),
+        (("--restart",), "--restart"),
+        (("--method", "gptq", *TEXT, "--launcher", "local"), "--launcher"),
+        (("--method", "gptq", *TEXT, "--ray-address", "auto"), "--ray-address"),
+        (("--method", "gptq", *TEXT, "--dataset", "org/texts"), "--dataset"),
         (("--scheme", "w8a8", "--asymmetric"), "--asymmetric"),
         (("--method", "awq", "--mse", *TEXT), "--mse"),
         (("--method", "smoothquant", "--mse", *TEXT), "--mse"),
@@ -106,11 +122,43 @@ def test_static_activations_have_a_scale_for_each_product(command, tmp_path):
         (("--scheme", "w8a8", "--activations", "static"), "--activations static"),
         (("--method", "awq+gptq", "--scheme", "w8a8", *TEXT), "--scheme w8a8"),
         (("--scheme", "w8a8", "--group-size", "32"), "--group-size"),
+        (("--budget", "5"), "--text"),
+        (("--budget", "5", "--scheme", "int4", *TEXT), "--scheme int4"),
+        (("--budget", "8", "--method", "smoothquant", *TEXT), "--budget"),
+        (("--budget", "5", "-tp", "2", *TEXT), "one process"),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",
 )
 def test_options_that_do_not_go_together(refused, options, named):
     assert named in refused("E-USAGE", *options)
+
+
+def test_a_budget_from_the_command_line(command, tmp_path):
+    options = ("--budget", "5", "--group-size", "32", *TEXT, "--json")
+    summary = command("quantize", DENSE, tmp_path / "out", *options).json()
+    assert summary["scheme"] == "mixed"
+    mixed = summary["mixed"]
+    assert mixed["budget"] == 5
+    assert 4.5 < mixed["average"] <= 5
+    assert sum(mixed["products"].values()) == 35
+    assert mixed["predicted_kl"] > 0
+
+
+@pytest.mark.parametrize(
+    ("code", "budget", "keep", "named"),
+    [
+        ("E-QUANT-BUDGET", "4.4", (), "at least 4.5 bits"),
+        ("E-QUANT-BUDGET", "nan", (), "at least 4.5 bits"),
+        ("E-QUANT-BUDGET", "5", ("*.down_proj=16",), "at least 6.874"),
+        ("E-QUANT-BUDGET", "16", (), "dense"),
+        ("E-QUANT-PATTERN", "5", ("*.q_proj=8", "layers.2.*.v_proj=4"), "layers.2.self_attn.q_p"),
+        ("E-QUANT-PATTERN", "5", ("*=16",), "dense"),
+    ],
+)
+def test_budgets_that_cannot_be(refused, code, budget, keep, named):
+    options = [option for pattern in keep for option in ("--keep", pattern)]
+    sizes = ("--group-size", "32", *TEXT)
+    assert named in refused(code, "--budget", budget, *sizes, *options)
 
 
 def test_all_options_that_do_not_apply_are_named_at_once(refused):
@@ -129,6 +177,17 @@ def test_text_that_is_none(refused, tmp_path, contents):
     if contents is not None:
         file.write_bytes(contents)
     assert str(file) in refused("E-CALIB-TEXT", *GPTQ, "--text", file)
+
+
+def test_all_files_without_text_are_named_at_once(refused, tmp_path):
+    (tmp_path / "empty").touch()
+    options = ("--text", tmp_path / "empty", "--text", tmp_path / "absent")
+    message = refused("E-CALIB-TEXT", *GPTQ, *options)
+    assert all(str(tmp_path / name) in message for name in ("empty", "absent"))
+
+
+def test_a_dataset_that_is_none(refused):
+    assert "ID[@CONFIG]" in refused("E-CALIB-DATASET", *GPTQ, "--dataset", "a/b/c")
 
 
 @pytest.mark.parametrize("extra", [(), ("--samples", "1")], ids=str)
@@ -177,6 +236,10 @@ def test_no_tokenizer(refused, tmp_path):
 def test_a_group_size_that_divides_nothing(refused):
     options = ("--method", "gptq", "--group-size", "128", *TEXT)
     assert "mlp.down_proj: 416" in refused("E-QUANT-GROUP", *options)
+
+
+def test_more_ranks_than_atoms(refused):
+    refused("E-PLAN-DEGREE", *GPTQ, *TEXT, "-tp", "9", "--launcher", "local")
 
 
 def test_a_quantized_model(refused):
