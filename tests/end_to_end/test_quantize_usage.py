@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from safetensors import safe_open
 
 from ..command import Command, command, scratch
 from ..support import DENSE, INT4, ROOT, copy_model
@@ -36,7 +37,13 @@ def refused(command: Command, tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("method", "scheme"),
-    [("gptq", "int4"), ("gptq", "w8a8"), ("awq", "int4"), ("smoothquant", "w8a8")],
+    [
+        ("gptq", "int4"),
+        ("gptq", "w8a8"),
+        ("awq", "int4"),
+        ("awq+gptq", "int4"),
+        ("smoothquant", "w8a8"),
+    ],
 )
 def test_methods_from_the_command_line(command, tmp_path, method, scheme):
     size = ("--group-size", "32") if scheme == "int4" else ("--scheme", scheme)
@@ -69,6 +76,24 @@ def test_absmax_makes_w8a8_and_zero_points_without_text(command, tmp_path):
     assert report["settings"]["symmetric"] is False
 
 
+def test_a_smaller_range_by_search_is_nearer_to_the_weights(command, tmp_path):
+    noise = {}
+    for mse in ((), ("--mse",)):
+        options = ("--group-size", "32", *mse, "--json")
+        outcome = command("quantize", DENSE, tmp_path / f"out{len(mse)}", *options)
+        noise[mse] = outcome.json()["sqnr_db"]["median"]
+    assert noise["--mse",] > noise[()] + 0.3
+
+
+def test_static_activations_have_a_scale_for_each_product(command, tmp_path):
+    options = ("--method", "smoothquant", "--activations", "static", *TEXT, "--json")
+    assert command("quantize", DENSE, tmp_path / "out", *options).status == 0
+    with safe_open(tmp_path / "out" / "model.safetensors", "pt") as file:
+        scales = [name for name in file.keys() if name.endswith(".input_scale")]  # noqa: SIM118
+        assert len(scales) == 5 * 7
+        assert all(file.get_tensor(name) > 0 for name in scales)
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [
@@ -91,6 +116,11 @@ def test_absmax_makes_w8a8_and_zero_points_without_text(command, tmp_path):
         (("--method", "gptq", *TEXT, "--ray-address", "auto"), "--ray-address"),
         (("--method", "gptq", *TEXT, "--dataset", "org/texts"), "--dataset"),
         (("--scheme", "w8a8", "--asymmetric"), "--asymmetric"),
+        (("--method", "awq", "--mse", *TEXT), "--mse"),
+        (("--method", "smoothquant", "--mse", *TEXT), "--mse"),
+        (("--activations", "dynamic"), "--activations"),
+        (("--scheme", "w8a8", "--activations", "static"), "--activations static"),
+        (("--method", "awq+gptq", "--scheme", "w8a8", *TEXT), "--scheme w8a8"),
         (("--scheme", "w8a8", "--group-size", "32"), "--group-size"),
         (("--budget", "5"), "--text"),
         (("--budget", "5", "--scheme", "int4", *TEXT), "--scheme int4"),
