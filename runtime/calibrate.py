@@ -76,7 +76,7 @@ def quantize_calibrated(
         length=samples.shape[1],
         degree=degree,
     )
-    with _kept_or_discarded(state, source.spec.layers, note), _one_thread():
+    with _kept_or_discarded(state, source.spec.layers, note), one_thread():
         if state.resumed:
             note(f"going on {_described(state, source.spec.layers)}; --restart begins anew")
         else:
@@ -251,7 +251,7 @@ def _described(state: CalibrationState, layers: int) -> str:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

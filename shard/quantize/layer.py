@@ -18,7 +18,7 @@ from .folder import nearest
 from .folding import Fold, fold, fold_map
 from .grid import QuantizedWeight
 from .method import MethodSettings, Search
-from .quality import layer_error
+from .quality import layer_error, output_energy
 from .report import ModuleReport
 from .rounding import round_by_gptq, round_to_nearest
 from .scheme import Schemes, pack
@@ -108,19 +108,22 @@ def quantize_products(
     if not stored:
         return QuantizedLayer(tensors=_folded(own, folds), modules={})
     inputs, found = _Inputs(statistics), folds.get(modules[0].name)
-    plain = {
-        name: inputs.error(weight := own[f"{name}.weight"], nearest(weight, scheme), scheme)
-        for name, scheme in stored.items()
-    }
+    plain, energies = {}, {}
+    for name, scheme in stored.items():
+        weight = own[f"{name}.weight"]
+        energies[name] = inputs.energy(weight, scheme)
+        plain[name] = inputs.error(weight, nearest(weight, scheme), scheme, energies[name])
     if found is not None:
         inputs.divide(found.scales)
     done, reports = _folded(own, folds), {}
     for short, module in zip(INPUTS[first], modules, strict=True):
         if (scheme := stored.get(module.name)) is None:
             continue
-        weight = done.pop(f"{module.name}.weight")
+        weight, energy = done.pop(f"{module.name}.weight"), energies[module.name]
+        if weight is not own[f"{module.name}.weight"]:
+            energy = inputs.energy(weight, scheme)
         if settings.feedback:
-            result, report = round_by_gptq(weight, inputs.factors, scheme, settings)
+            result, report = round_by_gptq(weight, inputs.factors, energy, scheme, settings)
         else:
             # Errors of attention scores do not add up like those of outputs: see search_bounds.
             clipping = settings.method == "awq" and short not in ("q", "k")
@@ -128,9 +131,12 @@ def quantize_products(
             result, report = round_to_nearest(weight, clipped_by, scheme)
         if scheme.activation == "int8-static":
             result = dataclasses.replace(result, input_scale=inputs.scale)
+        error = report.layer_error
+        if error is None:
+            error = inputs.error(weight, result, scheme, energy)
         reports[module.name] = dataclasses.replace(
             report,
-            layer_error=inputs.error(weight, result, scheme),
+            layer_error=error,
             nearest_error=plain[module.name],
             ratio=None if found is None else found.ratio,
         )
@@ -160,15 +166,23 @@ class _Inputs:
         self.hessian.div_(scales[:, None]).div_(scales)
         self.rows, self._abs_max = self.rows / scales, self._abs_max / scales
 
+    def energy(self, weight: torch.Tensor, scheme: WeightScheme) -> float | None:
+        """tr(W H W^T) of a weight [N, K]; None where errors are measured on rows instead."""
+        return output_energy(weight, self.hessian) if scheme.activation == "float" else None
+
     def error(
-        self, weight: torch.Tensor, quantized: QuantizedWeight, scheme: WeightScheme
+        self,
+        weight: torch.Tensor,
+        quantized: QuantizedWeight,
+        scheme: WeightScheme,
+        energy: float | None,
     ) -> float:
         """Share of error in the outputs of a weight [N, K]."""
         values = quantized.dequantize(scheme.bits)
         if scheme.activation != "float":
             static = self.scale if scheme.activation == "int8-static" else None
             return int8_error(weight, values, self.rows, static)
-        return layer_error(weight, values, self.hessian)
+        return layer_error(weight, values, self.hessian, energy)
 
 
 def _folded(
