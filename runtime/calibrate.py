@@ -80,7 +80,7 @@ def quantize_calibrated(
     )
     with _kept_or_discarded(state, source.spec.layers, note), one_thread():
         if state.resumed:
-            note(_described(state, source.spec.layers, "going on after"))
+            note(f"going on {_described(state, source.spec.layers)}; --restart begins anew")
         else:
             _begin(source, samples, state)
         _calibrate(source, job, state, launcher, progress)
@@ -242,18 +242,18 @@ def _kept_or_discarded(
         if hopeless or not state.next_layer:
             state.discard()
         else:
-            note(_described(state, layers, "stopped after"))
+            note(
+                f"stopped {_described(state, layers)}. The same command goes on from there; remove "
+                "the folder to give up"
+            )
             state.close()
         raise
     state.discard()
 
 
-def _described(state: CalibrationState, layers: int, what: str) -> str:
+def _described(state: CalibrationState, layers: int) -> str:
     size = state.nbytes / (1 << 20)
-    return (
-        f"{what} {state.next_layer} of {layers} layers, which {state.folder} holds "
-        f"({size:.0f} MiB). The same command goes on, --restart begins anew"
-    )
+    return f"after {state.next_layer} of {layers} layers, kept in {state.folder} ({size:.0f} MiB)"
 
 
 @contextmanager

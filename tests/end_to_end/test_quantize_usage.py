@@ -190,6 +190,14 @@ def test_a_dataset_that_is_none(refused):
     assert "ID[@CONFIG]" in refused("E-CALIB-DATASET", *GPTQ, "--dataset", "a/b/c")
 
 
+def test_a_dataset_without_a_hub(refused, monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    message = refused("E-CALIB-DATASET", *GPTQ, "--dataset", "org/texts")
+    assert "org/texts@default:train:text: default/train/0000.parquet" in message
+    assert "--text FILE" in message
+
+
 @pytest.mark.parametrize("extra", [(), ("--samples", "1")], ids=str)
 def test_text_shorter_than_one_sample(refused, tmp_path, extra):
     (tmp_path / "text").write_text("import os\n")
