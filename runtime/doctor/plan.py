@@ -18,7 +18,7 @@ NAME = "plan"
 FEW_BYTES = 16
 """What one flipped bit, one number or one word can change; a loader that errs changes more."""
 REPLICATED = ("norm", "bias")
-LAST_WORD = "isobit doctor MODEL -tp N --all-reduce gather: a loader errs every time, memory once"
+LAST_WORD = "run isobit doctor MODEL -tp N once more: a loader errs every time, memory once"
 
 
 def check_plan(context: Context) -> list[Finding]:
