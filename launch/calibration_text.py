@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,15 +12,25 @@ from ..kernels.errors import InputError
 from .text import Text
 
 DEFAULT_SAMPLES, DEFAULT_LENGTH = 128, 512
+HELD_OUT = 8
 
 
-def calibration_samples(
+@dataclass(frozen=True, kw_only=True)
+class CalibrationText:
+    """Pieces of a text, int64 [pieces, length]: those to calibrate on, and all others."""
+
+    samples: torch.Tensor
+    held_out: torch.Tensor
+
+
+def calibration_text(
     model: Path, files: Sequence[Path], samples: int | None, length: int
-) -> torch.Tensor:
-    """Return int64 [samples, length]: whole pieces of the files' text, spread evenly over it.
+) -> CalibrationText:
+    """Cut the files' text into whole pieces of `length` and take samples, spread evenly over it.
 
-    `samples` None takes up to DEFAULT_SAMPLES of what there is. Raises InputError E-CALIB-TEXT for
-    files that cannot be read or hold too little, E-CALIB-LENGTH, E-TOKENIZER.
+    `samples` None takes up to DEFAULT_SAMPLES, and leaves an eighth of a short text for evaluation.
+    Raises InputError E-CALIB-TEXT for files that cannot be read or hold too little, E-CALIB-LENGTH,
+    E-TOKENIZER.
     """
     if length < 1 or (samples is not None and samples < 1):
         raise InputError(
@@ -29,7 +40,9 @@ def calibration_samples(
     tokenizer = Text(model, "Calibration text needs one: put the model's tokenizer.json there")
     ids = [token for text in texts for token in tokenizer.encode(text)]
     pieces = len(ids) // length
-    wanted = min(pieces, DEFAULT_SAMPLES) if samples is None else samples
+    spared = max(1, pieces // HELD_OUT) if pieces > 1 else 0
+    usual = min(pieces - spared, DEFAULT_SAMPLES)
+    wanted = usual if samples is None else samples
     if not wanted or wanted > pieces:
         raise InputError(
             "E-CALIB-TEXT",
@@ -37,8 +50,10 @@ def calibration_samples(
             f"and {wanted or 'at least 1'} are wanted. Give more --text, or a smaller "
             + ("--samples" if pieces else "--length"),
         )
-    picked = torch.arange(wanted) * pieces // wanted
-    return torch.tensor(ids[: pieces * length]).view(pieces, length)[picked]
+    cut = torch.tensor(ids[: pieces * length]).view(pieces, length)
+    picked = torch.zeros(pieces, dtype=torch.bool)
+    picked[torch.arange(wanted) * pieces // wanted] = True
+    return CalibrationText(samples=cut[picked], held_out=cut[~picked])
 
 
 def _read(file: Path) -> str:

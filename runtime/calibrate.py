@@ -116,7 +116,7 @@ class _Stream:
         self._dense_plan = make_plan(source.spec, settings, size)
         self._plan = make_plan(quantized, settings, size)
         self._dtype = source.spec.torch_dtype
-        self.residual = embed(source, reader, samples)
+        self.residual = embed(source.checkpoint, source.spec, reader, samples)
 
     @property
     def steps(self) -> int:
@@ -171,13 +171,15 @@ class _Stream:
         return LayerRunner(spec, plan, weights, layer, self._dtype, length, look)
 
 
-def embed(source: DenseModel, reader: SliceReader, samples: torch.Tensor) -> torch.Tensor:
+def embed(
+    checkpoint: Checkpoint, spec: ModelSpec, reader: SliceReader, samples: torch.Tensor
+) -> torch.Tensor:
     """The residual stream before the first layer, float32 [samples, length, hidden]."""
-    entry = source.checkpoint.entries["model.embed_tokens.weight"]
+    entry = checkpoint.entries["model.embed_tokens.weight"]
     ids, places = samples.unique(return_inverse=True)
-    rows = reader.read(entry, ids, slice(0, source.spec.hidden_size))
+    rows = reader.read(entry, ids, slice(0, spec.hidden_size))
     check_values(entry.name, rows)
-    return rows.to(source.spec.torch_dtype).float()[places]
+    return rows.to(spec.torch_dtype).float()[places]
 
 
 @contextmanager

@@ -8,18 +8,23 @@ from typing import Annotated, Any
 
 import typer
 
+from ...kernels.errors import InputError
 from ...runtime.calibrate import quantize_calibrated
 from ...shard.quantize.folder import quantize_folder
 from ...shard.quantize.report import QuantizeReport
 from ...shard.quantize.scheme import QuantizeSettings
-from ..calibration_text import DEFAULT_LENGTH, DEFAULT_SAMPLES, calibration_samples
+from ..calibration_text import DEFAULT_LENGTH, DEFAULT_SAMPLES, calibration_text
 from ..models import model_folder
+from ..quantize_evaluation import plan_evaluation
+from .again import command_again
 from .options import Json, Model
 from .output import console, human_bytes, print_json, progress_bar
+from .quantize_evaluate import Source, evaluate_output, show_evaluation
 from .quantize_options import DEFAULT_DAMPING, DEFAULT_GROUP, Method, QuantizeOptions, Scheme
 
 
 def quantize(
+    context: typer.Context,
     model: Model,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
     method: Annotated[
@@ -71,9 +76,24 @@ def quantize(
             f"{DEFAULT_DAMPING} unless told otherwise."
         ),
     ] = None,
+    evaluate: Annotated[
+        bool,
+        typer.Option(
+            "--evaluate/--no-evaluate", help="Compare OUT with MODEL at the end: what was lost?"
+        ),
+    ] = True,
+    evaluate_text: Annotated[
+        list[Path] | None,
+        typer.Option(help="Text to compare on, instead of what calibration left of --text."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Quantize the weights of a model: to nearest, or by how they act on a text."""
+    """Quantize the weights of a model, to nearest or by how they act on a text; say what is lost.
+
+    Exit status 1 when the result gives NaN or infinity.
+    """
+    if evaluate_text and not evaluate:
+        raise InputError("E-USAGE", "--evaluate-text has no meaning with --no-evaluate")
     options = QuantizeOptions(
         method=method,
         scheme=scheme,
@@ -87,7 +107,13 @@ def quantize(
         damp_percent=damp_percent,
     )
     stored, calibrated = options.stored(), options.calibrated()
-    folder, used = model_folder(model), {}
+    folder, used, ids, held_out = model_folder(model), {}, None, None
+    tokens = DEFAULT_LENGTH if length is None else length
+    if calibrated is not None:
+        cut = calibration_text(folder, options.text, samples, tokens)
+        ids, held_out = cut.samples, cut.held_out
+        used = {"samples": ids.shape[0], "length": ids.shape[1]}
+    plan = plan_evaluation(folder, evaluate_text or (), held_out, tokens) if evaluate else None
     with progress_bar("quantizing") as bar:
 
         def progress(done: int, total: int) -> None:
@@ -96,16 +122,22 @@ def quantize(
         if calibrated is None:
             report = quantize_folder(folder, out, stored, progress)
         else:
-            tokens = DEFAULT_LENGTH if length is None else length
-            ids = calibration_samples(folder, options.text, samples, tokens)
-            used = {"samples": ids.shape[0], "length": ids.shape[1]}
+            assert ids is not None
             report = quantize_calibrated(folder, out, ids, calibrated, progress)
     named = {"out": str(out), "method": method.value, "scheme": options.made.value}
     summary = {**named, "group_size": stored.group_size, **used, **_summary(report)}
+    if not as_json:
+        _show(summary, stored)
+    source = Source(name=model, folder=folder, options=options, stored=stored)
+    summary["evaluation"] = evaluate_output(
+        out, source, report, plan, lambda changes: command_again(context, **changes)
+    )
     if as_json:
         print_json(summary)
-        return
-    _show(summary, stored)
+    else:
+        show_evaluation(out, summary["evaluation"], plan)
+    if (summary["evaluation"] or {}).get("not_finite", {}).get("positions"):
+        raise typer.Exit(1)
 
 
 def _summary(report: QuantizeReport) -> dict[str, Any]:

@@ -1,0 +1,109 @@
+"""What to try when quantizing cost too much: what was not tried yet, the cheapest first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..runtime.evaluate import Gates
+
+LIMITS = Gates(perplexity_increase=0.05, kl=0.05)
+"""More than this is told: between the good and the plain 4-bit weights of an 8B model. By the LLaMA
+3 8B table of llama.cpp's tools/perplexity/README.md q4_K_S costs 0.043 nats of mean KL divergence
+and 4.3 % of perplexity, q4_0 0.072 nats and 7.5 %."""
+
+GROUP_SIZES = (128, 64, 32)
+MOST_WIDENED = 6
+WIDENED_SHARE = 10
+TEXT = "TEXT.txt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """How a model was quantized, and how well each weight came out.
+
+    `scheme` is int4, int8 or w8a8. `divisors` are the group sizes that divide every product;
+    `modules` are those of quantization_report.json.
+    """
+
+    method: str
+    scheme: str
+    group_size: int
+    mixed: bool
+    has_text: bool
+    divisors: tuple[int, ...]
+    modules: Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suggestion:
+    """Something to try: `name` for a folder, `why`, and the options that change."""
+
+    name: str
+    why: str
+    changes: Mapping[str, Any]
+
+
+def suggestions(made: Made) -> list[Suggestion]:
+    """What has not been tried on a model, the one with the best prospects for its size first."""
+    found: list[Suggestion] = []
+    text = {} if made.has_text else {"text": [TEXT]}
+    if made.scheme == "w8a8":
+        if made.method != "smoothquant":
+            why = "SmoothQuant moves outliers from activations into weights, at the same size"
+            found.append(_suggest("smoothquant", why, method="smoothquant", **text, **NO_GPTQ))
+        why = "INT8 weights alone leave activations as they are, at the same size"
+        method = "gptq" if made.method == "smoothquant" else made.method
+        found.append(_suggest("int8", why, method=method, scheme="int8"))
+        return found
+    if made.method != "gptq":
+        why = "GPTQ chooses codes by their effect on the output, at the same size"
+        found.append(_suggest("gptq", why, method="gptq", symmetric=None, **text))
+    if made.method != "awq":
+        why = "AWQ scales up the input features that matter most, at the same size"
+        found.append(_suggest("awq", why, method="awq", symmetric=None, **text, **NO_GPTQ))
+    smaller = [size for size in made.divisors if size < made.group_size or made.group_size < 0]
+    if smaller:
+        size, was = smaller[0], made.group_size
+        more = 16 / size - (16 / was if was > 0 else 0)
+        why = f"a scale for {size} weights fits them closer, {more:g} bits per weight more"
+        found.append(_suggest(f"g{size}", why, group_size=size))
+    if made.scheme == "int4" and not made.mixed:
+        worst = worst_modules(made.modules)
+        value = measure(made.modules[worst[0]])
+        why = f"mixed precision: 8 bits where the error is greatest ({worst[0]}: {value})"
+        keep = [f"{name.removeprefix('model.')}=8" for name in worst]
+        found.append(_suggest("mixed", why, keep=keep))
+    if made.scheme == "int4":
+        why = "INT8 is nearly lossless for most models, at twice the size"
+        found.append(_suggest("int8", why, scheme="int8", keep=None))
+    return found
+
+
+NO_GPTQ = {"desc_act": False, "damp_percent": None}
+"""Options of GPTQ, which other methods refuse."""
+
+
+def worst_modules(modules: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A tenth of the modules, at most six: those with the greatest error, the worst first."""
+    by_error = sorted(modules, key=lambda name: _error(modules[name]), reverse=True)
+    return by_error[: max(1, min(MOST_WIDENED, len(by_error) // WIDENED_SHARE))]
+
+
+def measure(module: Mapping[str, Any]) -> str:
+    """The error of a module in words."""
+    if "layer_error" in module:
+        return f"{module['layer_error']:.2%} of its output"
+    return f"{module['sqnr_db']:.1f} dB"
+
+
+def _error(module: Mapping[str, Any]) -> float:
+    """What rises with the error: its share in the output, or without calibration in the weight."""
+    if "layer_error" in module:
+        return module["layer_error"]
+    return float("-inf") if module["sqnr_db"] is None else -module["sqnr_db"]
+
+
+def _suggest(name: str, why: str, **changes: Any) -> Suggestion:
+    return Suggestion(name=name, why=why, changes=changes)
