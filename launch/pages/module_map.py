@@ -65,7 +65,7 @@ MEASURES = (
     Measure(
         key="clipped",
         title="Share of weights that were clipped",
-        note="Weights outside the range of their group's codes, which take the last code; in percent.",
+        note="In percent: weights outside the range of their group's codes, which take the last.",
         text=percent,
         unit=" %",
     ),
