@@ -55,14 +55,17 @@ def suggestions(made: Made) -> list[Suggestion]:
             found.append(_suggest("smoothquant", why, method="smoothquant", **text, **NO_GPTQ))
         why = "INT8 weights alone leave activations as they are, at the same size"
         method = "gptq" if made.method == "smoothquant" else made.method
-        found.append(_suggest("int8", why, method=method, scheme="int8"))
+        found.append(_suggest("int8", why, method=method, scheme="int8", activations=None))
         return found
-    if made.method != "gptq":
+    if made.method == "absmax":
         why = "GPTQ chooses codes by their effect on the output, at the same size"
-        found.append(_suggest("gptq", why, method="gptq", symmetric=None, **text))
-    if made.method != "awq":
+        found.append(_suggest("gptq", why, method="gptq", **text))
         why = "AWQ scales up the input features that matter most, at the same size"
         found.append(_suggest("awq", why, method="awq", symmetric=None, **text, **NO_GPTQ))
+    elif made.method in ("gptq", "awq"):
+        why = "AWQ and GPTQ together: scales for the features that matter, then codes by their "
+        why += "effect on the output, at the same size"
+        found.append(_suggest("awq-gptq", why, method="awq+gptq", symmetric=None))
     smaller = [size for size in made.divisors if size < made.group_size or made.group_size < 0]
     if smaller:
         size, was = smaller[0], made.group_size
@@ -81,7 +84,7 @@ def suggestions(made: Made) -> list[Suggestion]:
     return found
 
 
-NO_GPTQ = {"desc_act": False, "damp_percent": None}
+NO_GPTQ = {"desc_act": False, "damp_percent": None, "mse": False}
 """Options of GPTQ, which other methods refuse."""
 
 

@@ -21,7 +21,8 @@ from ..kernels.errors import InputError
 from ..shard.checkpoint import SINGLE, Checkpoint
 from ..shard.load import LayerWeights, load_layer
 from ..shard.plan import PlanSettings, ShardPlan, make_plan
-from ..shard.quantize.layer import INPUTS, MethodSettings, quantize_layer
+from ..shard.quantize.layer import INPUTS, quantize_layer
+from ..shard.quantize.method import MethodSettings
 from ..shard.quantize.report import REPORT, ModuleReport, QuantizeReport, report_json
 from ..shard.quantize.scheme import QuantizeSettings, module_schemes, quantization_config
 from ..shard.quantize.source import DenseModel, check_values, open_dense

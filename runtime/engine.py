@@ -27,7 +27,7 @@ from .link import DriverLink, unique_lines
 from .prepare import prepare
 from .rendezvous import Rendezvous
 from .replay import write_replay
-from .trace import TraceRecord
+from .trace import TraceRecord, record_from
 
 log = logging.getLogger("isobit.runtime")
 
@@ -105,7 +105,7 @@ class Engine:
         ]
         check_requests(self.spec, prompts, sampling)
         assign_pages(requests, self.settings.kv_pages)
-        hidden, traces, times, kernels, waits = [], [], [], [], []
+        hidden, traces, steps, times, kernels, waits = [], [], [], [], [], []
         started = time.perf_counter()
         first_token_s = 0.0
         while not all(request.finished for request in requests):
@@ -115,8 +115,9 @@ class Engine:
             trace = [_records(answers[rank]) for rank in range(self.plan.degree)]
             self._check(requests, answers, trace)
             hidden.append(answers[0]["hidden_digest"])
-            if self.settings.trace:
+            if self.settings.trace is not None:
                 traces.append(trace)
+                steps.append(rows)
             self._commit(requests, rows, answers[0], on_token)
             started_all = all(request.emitted or request.finished for request in requests)
             if started_all and not first_token_s:
@@ -129,11 +130,18 @@ class Engine:
             completions=completions(requests),
             hidden_digests=hidden,
             traces=traces,
+            steps=steps,
             prefill_s=first_token_s,
             decode_s=times,
             decode_kernels_s=kernels,
             decode_collectives_s=waits,
         )
+
+    def finish_trace(self) -> None:
+        """Have every rank complete its file of values; raises InputError E-TRACE-DISK."""
+        for rank in range(self.plan.degree):
+            self._link.send(rank, {"kind": "finish trace"})
+        self._collect("traced", "writing the trace", self.settings.step_timeout_s)
 
     def _load(self, model: Path) -> list[dict[str, Any]]:
         settings = self.settings
@@ -147,7 +155,7 @@ class Engine:
             "threads": settings.threads,
             "ranks_per_host": self._launcher.ranks_per_host(),
             "rendezvous": self._rendezvous.address,
-            "trace": settings.trace,
+            "trace": None if settings.trace is None else settings.trace.to_dict(),
             "check": settings.check,
             "all_reduce": settings.all_reduce,
             "collective_timeout_s": settings.collective_timeout_s,
@@ -165,7 +173,7 @@ class Engine:
         log.info("all-reduce: %s, %s; self-test %s", *(chosen[k] for k in CHOICE))
         if not chosen["invariant"]:
             log.warning("all-reduce %s: %s", chosen["name"], OUTSIDE_CONTRACT)
-        if settings.check != "off" and not settings.trace:
+        if settings.check != "off" and settings.trace is None:
             check_loaded(ranks)
         return ranks
 
@@ -224,7 +232,7 @@ class Engine:
         if (wrong := wrong_products(self._step_number, answers)) is not None:
             raise wrong
         differing = differing_ranks(answers)
-        if not differing or self.settings.trace:
+        if not differing or self.settings.trace is not None:
             return
         fault = divergence(
             self._step_number, differing, trace if any(trace) else (), self.plan.degree
@@ -273,7 +281,7 @@ class Engine:
 
 
 def _records(answer: dict[str, Any]) -> list[TraceRecord]:
-    return [TraceRecord(site=s, part=p, digest=d) for s, p, d in answer.get("trace", ())]
+    return [record_from(fields) for fields in answer.get("trace", ())]
 
 
 def _combined(errors: dict[int, dict[str, Any]], what: str) -> IsobitError:

@@ -45,7 +45,7 @@ class LayerRunner(LayerRecorder):
         pages = pages_for(length)
         cache = KVCache.allocate(pages, len(plan.kv_heads(0)), spec.head_size, dtype)
         self._look, self._true = look, {n: m.k for n, m in layer_modules(spec, layer).items()}
-        super().__init__(alone, plan, 0, [cache], GatherCollectives(plan, 0), Tracer(False), dtype)
+        super().__init__(alone, plan, 0, [cache], GatherCollectives(plan, 0), Tracer(None), dtype)
         self._residual = torch.empty(0)
         rows = torch.arange(length)
         self._step = Step(

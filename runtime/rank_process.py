@@ -53,7 +53,11 @@ def _serve(link: RankLink, ticket: RankTicket) -> None:
     link.send({"kind": "loaded", "warnings": warnings, **worker.report})
     try:
         while (message := link.receive())["kind"] != "stop":
-            link.send({"kind": "stepped", **worker.step(message)})
+            if message["kind"] == "finish trace":
+                worker.finish_trace()
+                link.send({"kind": "traced"})
+            else:
+                link.send({"kind": "stepped", **worker.step(message)})
     finally:
         worker.close()
 

@@ -78,7 +78,7 @@ class HeadRunner(ForwardPass):
         # No op here looks into the cache; it says how many positions a step may have.
         cache = KVCache.allocate(pages, 0, spec.head_size, dtype)
         gather = GatherCollectives(plan, 0)
-        super().__init__(spec, plan, 0, weights, [cache], gather, Tracer(False), dtype)
+        super().__init__(spec, plan, 0, weights, [cache], gather, Tracer(None), dtype)
 
     def _record(self) -> None:
         self.program.call(lambda: self._enter())

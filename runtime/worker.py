@@ -37,6 +37,7 @@ from .product_check import ProductCheck
 from .sampler import sample
 from .score import score_rows
 from .trace import Tracer
+from .trace_settings import TraceSettings
 
 
 class Worker:
@@ -71,7 +72,10 @@ class Worker:
             checkpoint = open_checkpoint(job.model)
             weights = load_rank(checkpoint, self.spec, self.plan, self.rank, dtype)
         self.check = job.check
-        self.tracer = Tracer(job.trace or job.check == "full")
+        traced = None if job.trace is None else TraceSettings.from_dict(job.trace)
+        if traced is None and job.check == "full":
+            traced = TraceSettings()
+        self.tracer = Tracer(traced, self.rank)
         full, owned = job.check == "full", self.plan.owned(self.rank)
         self.products = ProductCheck(weights, self.plan.atoms, owned) if full else None
         self.decoder = Decoder(
@@ -120,9 +124,11 @@ class Worker:
     def step(self, message: dict[str, Any]) -> dict[str, Any]:
         """Run one step; see Engine for the fields of the message and of the answer."""
         busy, waited = ops.busy_seconds(), ops.external_seconds()
+        number = message["step"]
+        self.tracer.begin_step(number - 1, message["positions"], message["sampled"])
         hidden, logits = self.decoder.forward(step_input(message))
         answer: dict[str, Any] = {
-            "step": message["step"],
+            "step": number,
             "kernels_s": ops.busy_seconds() - busy,
             "collectives_s": ops.external_seconds() - waited,
             "hidden_digest": "",
@@ -141,7 +147,7 @@ class Worker:
         if self.products is not None:
             answer["findings"] = self.products.take()
         if self.tracer.enabled:
-            answer["trace"] = [[r.site, r.part, r.digest] for r in self.tracer.take()]
+            answer["trace"] = [record.fields() for record in self.tracer.take()]
         return answer
 
     def _sampled(self, message: dict[str, Any], logits: torch.Tensor) -> dict[str, Any]:
@@ -154,6 +160,10 @@ class Worker:
                 position = message["positions"][index] + 1
                 tokens[place] = sample(logits[place].numpy(), SamplingSettings(**fields), position)
         return {"tokens": tokens, "finite": finite}
+
+    def finish_trace(self) -> None:
+        """Complete the file of values; nothing is recorded after it."""
+        self.tracer.close()
 
     def close(self) -> None:
         self.choice.collectives.close()

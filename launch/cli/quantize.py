@@ -20,7 +20,14 @@ from .again import command_again
 from .options import Json, Model
 from .output import console, human_bytes, print_json, progress_bar
 from .quantize_evaluate import Source, evaluate_output, show_evaluation
-from .quantize_options import DEFAULT_DAMPING, DEFAULT_GROUP, Method, QuantizeOptions, Scheme
+from .quantize_options import (
+    DEFAULT_DAMPING,
+    DEFAULT_GROUP,
+    Activations,
+    Method,
+    QuantizeOptions,
+    Scheme,
+)
 
 
 def quantize(
@@ -67,13 +74,25 @@ def quantize(
         typer.Option(help=f"Tokens of a sample; {DEFAULT_LENGTH} unless told otherwise."),
     ] = None,
     desc_act: Annotated[
-        bool, typer.Option("--desc-act", help="gptq: features that matter most come first.")
+        bool,
+        typer.Option("--desc-act", help="gptq, awq+gptq: features that matter most come first."),
     ] = False,
     damp_percent: Annotated[
         float | None,
         typer.Option(
-            help="gptq: what is added to the Hessian's diagonal, as a share of its mean; "
+            help="gptq, awq+gptq: what is added to the Hessian's diagonal, as a share of its mean; "
             f"{DEFAULT_DAMPING} unless told otherwise."
+        ),
+    ] = None,
+    mse: Annotated[
+        bool,
+        typer.Option("--mse", help="absmax, gptq, awq+gptq: a smaller range where that errs less."),
+    ] = False,
+    activations: Annotated[
+        Activations | None,
+        typer.Option(
+            help="w8a8: a scale for each token, found as it comes, or one for all, from "
+            "calibration; dynamic unless told otherwise."
         ),
     ] = None,
     evaluate: Annotated[
@@ -105,6 +124,8 @@ def quantize(
         length=length,
         desc_act=desc_act,
         damp_percent=damp_percent,
+        mse=mse,
+        activations=activations,
     )
     stored, calibrated = options.stored(), options.calibrated()
     folder, used, ids, held_out = model_folder(model), {}, None, None
@@ -120,7 +141,7 @@ def quantize(
             bar.update(bar.task_ids[0], completed=done, total=total)
 
         if calibrated is None:
-            report = quantize_folder(folder, out, stored, progress)
+            report = quantize_folder(folder, out, stored, progress, mse=options.exponent)
         else:
             assert ids is not None
             report = quantize_calibrated(folder, out, ids, calibrated, progress)

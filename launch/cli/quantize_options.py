@@ -10,10 +10,11 @@ from ...kernels.errors import InputError
 from ...runtime.calibrate import CalibrateSettings
 from ...shard.quantization import CHANNEL
 from ...shard.quantize.gptq import GptqSettings
-from ...shard.quantize.layer import MethodSettings
+from ...shard.quantize.method import MethodSettings
 from ...shard.quantize.scheme import QuantizeSettings
 
 DEFAULT_GROUP, DEFAULT_DAMPING = 128, 0.01
+USUAL_MSE = 2.4
 
 
 class Scheme(StrEnum):
@@ -22,10 +23,16 @@ class Scheme(StrEnum):
     W8A8 = "w8a8"
 
 
+class Activations(StrEnum):
+    DYNAMIC = "dynamic"
+    STATIC = "static"
+
+
 class Method(StrEnum):
     ABSMAX = "absmax"
     GPTQ = "gptq"
     AWQ = "awq"
+    AWQ_GPTQ = "awq+gptq"
     SMOOTHQUANT = "smoothquant"
 
 
@@ -33,6 +40,7 @@ SCHEMES = {
     Method.ABSMAX: (Scheme.INT4, Scheme.INT8, Scheme.W8A8),
     Method.GPTQ: (Scheme.INT4, Scheme.INT8, Scheme.W8A8),
     Method.AWQ: (Scheme.INT4, Scheme.INT8),
+    Method.AWQ_GPTQ: (Scheme.INT4, Scheme.INT8),
     Method.SMOOTHQUANT: (Scheme.W8A8,),
 }
 """What each method can make, the default first."""
@@ -52,23 +60,31 @@ class QuantizeOptions:
     length: int | None
     desc_act: bool
     damp_percent: float | None
+    mse: bool
+    activations: Activations | None
 
     @property
     def made(self) -> Scheme:
         """The scheme that is made."""
         return self.scheme or SCHEMES[self.method][0]
 
+    @property
+    def exponent(self) -> float:
+        """The exponent of the error that the search for a smaller range minimizes; 0: no search."""
+        return USUAL_MSE if self.mse else 0.0
+
     def stored(self) -> QuantizeSettings:
         """How weights are stored. Raises InputError E-USAGE for options that do not go together."""
         self._check()
         wide = self.made is Scheme.W8A8
         size = DEFAULT_GROUP if self.group_size is None else self.group_size
-        usual = self.method is not Method.AWQ
+        usual = self.method not in (Method.AWQ, Method.AWQ_GPTQ)
         return QuantizeSettings(
             bits=4 if self.made is Scheme.INT4 else 8,
             group_size=CHANNEL if wide else size,
             symmetric=usual if self.symmetric is None else self.symmetric,
             int8_activations=wide,
+            static_activations=self.activations is Activations.STATIC,
             keep=self.keep,
         )
 
@@ -81,7 +97,10 @@ class QuantizeOptions:
         damping = DEFAULT_DAMPING if self.damp_percent is None else self.damp_percent
         GptqSettings(damp_percent=damping)
         method = MethodSettings(
-            method=self.method.value, damp_percent=damping, desc_act=self.desc_act
+            method=self.method.value,
+            damp_percent=damping,
+            desc_act=self.desc_act,
+            mse=self.exponent,
         )
         return CalibrateSettings(stored=stored, method=method)
 
@@ -96,9 +115,21 @@ class QuantizeOptions:
             wrong.append("--group-size: w8a8 has one scale per output")
         if wide and self.symmetric is False:
             wrong.append("--asymmetric: w8a8 is symmetric")
-        if method is not Method.GPTQ:
+        if method not in (Method.GPTQ, Method.AWQ_GPTQ):
             given = {"--desc-act": self.desc_act, "--damp-percent": self.damp_percent is not None}
-            wrong += [f"{name}: goes with --method gptq" for name, yes in given.items() if yes]
+            wrong += [
+                f"{name}: goes with --method gptq and awq+gptq"
+                for name, yes in given.items()
+                if yes
+            ]
+        if self.mse and method is Method.AWQ:
+            wrong.append("--mse: --method awq searches for smaller ranges on its own")
+        if self.mse and method is Method.SMOOTHQUANT:
+            wrong.append("--mse: --method smoothquant rounds to nearest within the whole range")
+        if self.activations is not None and not wide:
+            wrong.append(f"--activations: {self.made} has none that are rounded; w8a8 has")
+        if self.activations is Activations.STATIC and method is Method.ABSMAX:
+            wrong.append("--activations static: needs calibration, by gptq or smoothquant")
         if method is Method.ABSMAX:
             given = {"--text": self.text, "--samples": self.samples, "--length": self.length}
             wrong += [

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from ...kernels.errors import InputError
 from ..quantization import WeightScheme
 from ..safetensors_file import SliceReader
 from ..writer import FolderWriter
@@ -26,12 +27,19 @@ def quantize_folder(
     out: Path,
     settings: QuantizeSettings,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    mse: float = 0.0,
 ) -> QuantizeReport:
     """Write a copy of a model folder, rounded to nearest; embeddings and head stay dense.
 
-    `progress(done, total)` counts tensors. Raises InputError: what module_schemes raises for the
-    settings, E-QUANT-TWICE, E-CKPT-NAN, E-OUT-EXISTS, and what reading a folder raises.
+    `progress(done, total)` counts tensors. `mse` is Grid's. Raises InputError: what module_schemes
+    raises for the settings, E-QUANT-SCHEME for static activations, E-QUANT-TWICE, E-CKPT-NAN,
+    E-OUT-EXISTS, and what reading a folder raises.
     """
+    if settings.static_activations:
+        raise InputError(
+            "E-QUANT-SCHEME", "static activations need calibration: choose gptq or smoothquant"
+        )
     source = open_dense(model)
     schemes = module_schemes(source.spec, settings)
     entries = source.checkpoint.entries
@@ -47,7 +55,7 @@ def quantize_folder(
             if scheme is None:
                 writer.add(name, tensor)
                 continue
-            result = nearest(tensor, scheme)
+            result = nearest(tensor, scheme, mse)
             modules[module] = ModuleReport(
                 bits=scheme.bits, sqnr_db=weight_sqnr(tensor, result, scheme)
             )
@@ -56,15 +64,21 @@ def quantize_folder(
         written = writer.finish(
             {**source.config, "quantization_config": quantization_config(schemes)},
             model,
-            {REPORT: report_json({"method": "absmax", **dataclasses.asdict(settings)}, modules)},
+            {
+                REPORT: report_json(
+                    {"method": "absmax", "mse": mse, **dataclasses.asdict(settings)}, modules
+                )
+            },
         )
         progress(len(entries), len(entries))
     return QuantizeReport(source_bytes=source.nbytes, written_bytes=written, modules=modules)
 
 
-def nearest(weight: torch.Tensor, scheme: WeightScheme) -> QuantizedWeight:
-    """Round a weight [N, K] to nearest, as a scheme stores it."""
-    return quantize_absmax(weight, scheme.bits, scheme.group_size, symmetric=scheme.symmetric)
+def nearest(weight: torch.Tensor, scheme: WeightScheme, mse: float = 0.0) -> QuantizedWeight:
+    """Round a weight [N, K] to nearest, as a scheme stores it; `mse` is Grid's."""
+    return quantize_absmax(
+        weight, scheme.bits, scheme.group_size, symmetric=scheme.symmetric, mse=mse
+    )
 
 
 def weight_sqnr(weight: torch.Tensor, quantized: QuantizedWeight, scheme: WeightScheme) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import cached_property
 
 import torch
 
@@ -13,37 +13,20 @@ from ..modules import layer_modules
 from ..quantization import WeightScheme
 from ..spec import ModelSpec
 from .awq import AwqSettings, search_scales
-from .clipping import ClipSettings, clip, search_bounds
-from .folder import nearest, weight_sqnr
+from .cholesky import Factors
+from .folder import nearest
 from .folding import Fold, fold, fold_map
-from .gptq import GptqSettings, quantize_gptq
 from .grid import QuantizedWeight
+from .method import MethodSettings, Search
 from .quality import layer_error
 from .report import ModuleReport
+from .rounding import round_by_gptq, round_to_nearest
 from .scheme import Schemes, pack
 from .smoothquant import SmoothSettings, int8_error, search_alpha
-from .statistics import Statistics
+from .statistics import Statistics, static_input_scale
 
-Method = Literal["gptq", "awq", "smoothquant"]
 INPUTS = {"q": ("q", "k", "v"), "o": ("o",), "gate": ("gate", "up"), "down": ("down",)}
 """Products by short name that share an input, under the name of the first."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MethodSettings:
-    """`damp_percent` and `desc_act` are GPTQ's; see GptqSettings.
-
-    `desc_act` is with static groups, which need no g_idx: compressed-tensors 0.20 refuses g_idx.
-    """
-
-    method: Method
-    damp_percent: float = 0.01
-    desc_act: bool = False
-
-    def described(self) -> dict[str, Any]:
-        """The settings that the method has, by name."""
-        fields = dataclasses.asdict(self)
-        return fields if self.method == "gptq" else {"method": self.method}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +60,7 @@ def quantize_layer(
     INPUTS. AWQ and SmoothQuant fold scales into norms and products first, which come back dense.
     Raises InputError as the algorithms do: E-QUANT-NAN, E-QUANT-HESSIAN, E-QUANT-SCALE.
     """
-    folds = _folds(tensors, spec, layer, statistics, schemes, settings.method)
+    folds = _folds(tensors, spec, layer, statistics, schemes, settings.search)
     folded = dict(tensors)
     for each in folds.values():
         folded |= fold(folded, each.step, each.scales)
@@ -94,12 +77,15 @@ def quantize_layer(
             if scheme is None:
                 continue
             original, weight = tensors[f"{module}.weight"], folded.pop(f"{module}.weight")
-            if settings.method == "gptq":
-                result, report = _gptq(weight, inputs.hessian, scheme, settings)
+            if settings.feedback:
+                result, report = round_by_gptq(weight, inputs.factors, scheme, settings)
             else:
                 # Errors of attention scores do not add up like those of outputs: see search_bounds.
                 clipping = settings.method == "awq" and short not in ("q", "k")
-                result, report = _nearest(weight, inputs.hessian if clipping else None, scheme)
+                clipped_by = inputs.hessian if clipping else None
+                result, report = round_to_nearest(weight, clipped_by, scheme)
+            if scheme.activation == "int8-static":
+                result = dataclasses.replace(result, input_scale=inputs.scale)
             reports[module] = dataclasses.replace(
                 report,
                 layer_error=inputs.error(weight, result, scheme),
@@ -115,9 +101,17 @@ class _Inputs:
 
     def __init__(self, statistics: Statistics, scales: torch.Tensor | None) -> None:
         self.hessian, self.rows = statistics.hessian(), statistics.rows()
+        highest = statistics.abs_max()
         if scales is not None:
             self.hessian = self.hessian / scales[:, None] / scales
             self.rows = self.rows / scales
+            highest = highest / scales
+        self.scale = static_input_scale(highest)
+
+    @cached_property
+    def factors(self) -> Factors:
+        """Of the Hessian, for all products that read these inputs."""
+        return Factors(self.hessian)
 
     def error(
         self, weight: torch.Tensor, quantized: QuantizedWeight, scheme: WeightScheme
@@ -125,7 +119,8 @@ class _Inputs:
         """Share of error in the outputs of a weight [N, K]."""
         values = quantized.dequantize(scheme.bits)
         if scheme.activation != "float":
-            return int8_error(weight, values, self.rows)
+            static = self.scale if scheme.activation == "int8-static" else None
+            return int8_error(weight, values, self.rows, static)
         return layer_error(weight, values, self.hessian)
 
 
@@ -135,10 +130,10 @@ def _folds(
     layer: int,
     statistics: Mapping[str, Statistics],
     schemes: Schemes,
-    method: Method,
+    by: Search | None,
 ) -> dict[str, FoundScales]:
     """Scales by the first target of a fold; none for GPTQ, nor where a target stays dense."""
-    if method == "gptq":
+    if by is None:
         return {}
     found, modules = {}, layer_modules(spec, layer)
     gathered = {modules[first].name: each for first, each in statistics.items()}
@@ -148,7 +143,7 @@ def _folds(
             continue
         first = step.targets[0]
         weights = [tensors[f"{target}.weight"] for target in step.targets]
-        search = _awq_scales if method == "awq" else _smooth_scales
+        search = _awq_scales if by == "awq" else _smooth_scales
         scales, ratio = search(weights, gathered[first], min(stored, key=lambda each: each.bits))
         found[first] = FoundScales(step=step, scales=scales, ratio=ratio)
     return found
@@ -167,50 +162,6 @@ def _awq_scales(
 def _smooth_scales(
     weights: list[torch.Tensor], statistics: Statistics, scheme: WeightScheme
 ) -> tuple[torch.Tensor, float | None]:
-    assert scheme.activation == "int8-dynamic"
-    found = search_alpha(weights, statistics.abs_max(), statistics.rows(), SmoothSettings())
+    settings = SmoothSettings(static=scheme.activation == "int8-static")
+    found = search_alpha(weights, statistics.abs_max(), statistics.rows(), settings)
     return found.scales, found.alpha
-
-
-def _gptq(
-    weight: torch.Tensor, hessian: torch.Tensor, scheme: WeightScheme, settings: MethodSettings
-) -> tuple[QuantizedWeight, ModuleReport]:
-    result = quantize_gptq(
-        weight,
-        hessian,
-        GptqSettings(
-            bits=scheme.bits,
-            group_size=scheme.group_size,
-            symmetric=scheme.symmetric,
-            desc_act=settings.desc_act,
-            static_groups=settings.desc_act,
-            damp_percent=settings.damp_percent,
-        ),
-    )
-    stats = result.stats
-    return result.weight, ModuleReport(
-        bits=scheme.bits,
-        sqnr_db=stats.sqnr_db,
-        clipped=stats.clipped,
-        damp_percent=stats.damp_percent,
-        retries=stats.retries,
-        dead=stats.dead,
-    )
-
-
-def _nearest(
-    weight: torch.Tensor, hessian: torch.Tensor | None, scheme: WeightScheme
-) -> tuple[QuantizedWeight, ModuleReport]:
-    """Round to nearest; clip first where a Hessian is given."""
-    kept = weight
-    if hessian is not None:
-        bounds = ClipSettings(
-            bits=scheme.bits, group_size=scheme.group_size, symmetric=scheme.symmetric
-        )
-        kept = clip(weight, search_bounds(weight, hessian, bounds))
-    result = nearest(kept, scheme)
-    return result, ModuleReport(
-        bits=scheme.bits,
-        sqnr_db=weight_sqnr(weight, result, scheme),
-        clipped=int((kept != weight).sum()) / weight.numel(),
-    )

@@ -23,7 +23,8 @@ DENSE_BITS = 16
 class QuantizeSettings:
     """`group_size` -1 means one scale per output row.
 
-    `int8_activations`: W8A8, a scale per token. `keep`: patterns such as "layers.0.*=8", as in
+    `int8_activations`: W8A8, a scale per token; with `static_activations` one for all tokens, from
+    calibration. `keep`: patterns such as "layers.0.*=8", as in
     mixed.assign_by_patterns; 16 stays dense.
     """
 
@@ -31,6 +32,7 @@ class QuantizeSettings:
     group_size: int = 128
     symmetric: bool = True
     int8_activations: bool = False
+    static_activations: bool = False
     keep: tuple[str, ...] = ()
 
 
@@ -95,7 +97,10 @@ def _scheme(settings: QuantizeSettings, bits: int) -> WeightScheme | None:
         return None
     if settings.int8_activations:
         return WeightScheme(
-            format="int-quantized", bits=bits, group_size=CHANNEL, activation="int8-dynamic"
+            format="int-quantized",
+            bits=bits,
+            group_size=CHANNEL,
+            activation="int8-static" if settings.static_activations else "int8-dynamic",
         )
     return WeightScheme(
         format="pack-quantized",
@@ -122,8 +127,8 @@ def _config_group(scheme: WeightScheme, targets: list[str]) -> dict[str, Any]:
             "num_bits": 8,
             "type": "int",
             "symmetric": True,
-            "strategy": "token",
-            "dynamic": True,
+            "strategy": "token" if scheme.activation == "int8-dynamic" else "tensor",
+            "dynamic": scheme.activation == "int8-dynamic",
         }
     return {
         "targets": targets,
@@ -146,6 +151,8 @@ def _check(settings: QuantizeSettings) -> None:
         raise InputError(
             "E-QUANT-SCHEME", f"group_size {settings.group_size}: expected a multiple of 8, or -1"
         )
+    if settings.static_activations and not settings.int8_activations:
+        raise InputError("E-QUANT-SCHEME", "static activations without int8 activations")
     whole = settings.bits == 8 and settings.group_size == CHANNEL and settings.symmetric
     if settings.int8_activations and not whole:
         raise InputError(

@@ -25,7 +25,7 @@ from isobit.shard.load import load_layer, load_rank
 from isobit.shard.plan import PlanSettings, make_plan
 from isobit.shard.quantization import CHANNEL
 from isobit.shard.quantize.folder import quantize_folder
-from isobit.shard.quantize.layer import MethodSettings
+from isobit.shard.quantize.method import MethodSettings
 from isobit.shard.quantize.scheme import QuantizeSettings
 from isobit.shard.quantize.source import open_dense
 from isobit.shard.safetensors_file import SliceReader
@@ -96,7 +96,7 @@ def test_the_calibration_forward_is_the_runtimes(samples):
         0,
         load_rank(source.checkpoint, spec, plan, 0, dtype),
         GatherCollectives(plan, 0),
-        Tracer(False),
+        Tracer(None),
         dtype=dtype,
         kv_pages=pages,
     )
