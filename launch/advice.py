@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..runtime.evaluate import Gates
+from ..shard.quantization import CHANNEL
 
 LIMITS = Gates(perplexity_increase=0.05, kl=0.05)
 """More than this is told: between the good and the plain 4-bit weights of an 8B model. By the LLaMA
@@ -55,7 +56,9 @@ def suggestions(made: Made) -> list[Suggestion]:
             found.append(_suggest("smoothquant", why, method="smoothquant", **text, **NO_GPTQ))
         why = "INT8 weights alone leave activations as they are, at the same size"
         method = "gptq" if made.method == "smoothquant" else made.method
-        found.append(_suggest("int8", why, method=method, scheme="int8", activations=None))
+        changes = {"method": method, "scheme": "int8", "activations": None}
+        size = made.divisors[0] if made.divisors else CHANNEL
+        found.append(_suggest("int8", why, group_size=size, **changes))
         return found
     if made.method == "absmax":
         why = "GPTQ chooses codes by their effect on the output, at the same size"

@@ -40,9 +40,7 @@ def calibration_text(
     tokenizer = Text(model, "Calibration text needs one: put the model's tokenizer.json there")
     ids = [token for text in texts for token in tokenizer.encode(text)]
     pieces = len(ids) // length
-    spared = max(1, pieces // HELD_OUT) if pieces > 1 else 0
-    usual = min(pieces - spared, DEFAULT_SAMPLES)
-    wanted = usual if samples is None else samples
+    wanted = usual_samples(pieces) if samples is None else samples
     if not wanted or wanted > pieces:
         raise InputError(
             "E-CALIB-TEXT",
@@ -54,6 +52,12 @@ def calibration_text(
     picked = torch.zeros(pieces, dtype=torch.bool)
     picked[torch.arange(wanted) * pieces // wanted] = True
     return CalibrationText(samples=cut[picked], held_out=cut[~picked])
+
+
+def usual_samples(pieces: int) -> int:
+    """How many of the pieces of a text are calibrated on unless told otherwise."""
+    held_out = max(1, pieces // HELD_OUT) if pieces > 1 else 0
+    return min(pieces - held_out, DEFAULT_SAMPLES)
 
 
 def _read(file: Path) -> str:

@@ -134,7 +134,7 @@ def score_streamed(
     progress(0, total)
     wanted, found = theirs.residual(samples, step), ours.residual(samples, step)
     ours_head, theirs_head = ours.head(), theirs.head()
-    scores, reference_scores = empty(), empty()
+    scores, reference_scores = _empty(), _empty()
     piece = max(1, MOST_LOGITS_BYTES // (4 * ours.spec.vocab_size))
     for number, sample in enumerate(samples.tolist()):
         for start in range(0, length - 1, piece):
@@ -153,7 +153,7 @@ def score_streamed(
     return scores, reference_scores
 
 
-def empty() -> Scores:
+def _empty() -> Scores:
     """Scores of nothing yet."""
     return Scores(log_probabilities=[], tokens=[], finite=[], divergences=[])
 

@@ -13,6 +13,7 @@ from ..evaluation import ModelRun
 from ..tasks import Choice, Task, accuracy, chosen
 from ..text import Text
 from .output import console
+from .turns_report import turn_rows
 
 
 def task_report(
@@ -44,8 +45,9 @@ def stress_report(ours: ModelRun, theirs: ModelRun | None) -> dict[str, Any]:
 def print_report(result: dict[str, Any], text: Text) -> None:
     """A short table, and the verdict when there is one."""
     table = Table("", "value")
-    table.add_row("perplexity", number(result["perplexity"]))
-    if result["reference"] is not None:
+    if result["positions"]:
+        table.add_row("perplexity", number(result["perplexity"]))
+    if result["reference"] is not None and result["positions"]:
         table.add_row("perplexity of the reference", number(result["reference_perplexity"]))
         table.add_row("increase", percent(result["perplexity_increase"]))
         table.add_row("KL divergence, mean (nats)", number(result["kl_mean"]))
@@ -60,11 +62,15 @@ def print_report(result: dict[str, Any], text: Text) -> None:
     for name, seen in (result["stress"] or {}).items():
         if seen is not None:
             table.add_row(f"long text, {name}", _stress(seen))
+    if result["turns"] is not None:
+        for name, line in turn_rows(result["turns"]):
+            table.add_row(name, line)
     console.print(table)
-    console.print(
-        f"{result['samples']} samples, {result['positions']} positions scored · tp {result['tp']}",
-        style="dim",
-    )
+    scored = ""
+    if result["positions"]:
+        scored = f"{result['samples']} samples, {result['positions']} positions scored of "
+        scored += f"{', '.join(result['text'])} · "
+    console.print(f"{scored}tp {result['tp']}", style="dim", markup=False, soft_wrap=True)
     for failure in result["failures"]:
         console.print(f"[bold red]failed[/] {failure}")
     if result["passed"]:
