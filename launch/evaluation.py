@@ -124,7 +124,7 @@ def _run(
     with Engine(model, settings, new_launcher()) as engine:
         greedy: list[list[int]] = []
         if exchange is not None:
-            _check_host(engine)
+            check_host(engine)
         scores = NOTHING
         if work.samples:
             show(f"scoring {name}", 0)
@@ -182,7 +182,8 @@ def _stress(engine: Engine, work: Work, show: Callable[[], None]) -> tuple[list[
     return completion.tokens, completion.error
 
 
-def _check_host(engine: Engine) -> None:
+def check_host(engine: Engine) -> None:
+    """Raise InputError E-EVAL-HOST when rank 0 cannot see this host's files."""
     here, there = os.uname().nodename, engine.ranks[0]["node"]
     if here != there:
         raise InputError(

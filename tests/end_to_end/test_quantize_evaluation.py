@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from isobit.launch import quantize_evaluation
-from isobit.launch.calibration_text import calibration_text
+from isobit.launch.calibration_text import calibration_text, usual_samples
+from isobit.launch.text import Text
 from isobit.runtime.streamed_scores import score_streamed
 from isobit.shard.checkpoint import open_checkpoint
 from safetensors.torch import load_file
@@ -66,24 +67,20 @@ def test_text_that_calibration_did_not_see(command, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("pieces", "taken"), [(1, 1), (2, 1), (7, 6), (8, 7), (80, 70), (200, 128)]
+    ("pieces", "taken"), [(0, 0), (1, 1), (2, 1), (7, 6), (8, 7), (80, 70), (146, 128), (900, 128)]
 )
-def test_an_eighth_of_a_short_text_is_held_out(tmp_path, pieces, taken):
-    path = tmp_path / "text"
-    path.write_text("\n".join(["x"] * 8 * pieces))
-    cut = calibration_text(DENSE, [path], None, 8)
-    total = len(cut.samples) + len(cut.held_out)
-    assert total >= pieces
-    if total == pieces:
-        assert len(cut.samples) == taken
+def test_an_eighth_of_a_short_text_is_held_out(pieces, taken):
+    assert usual_samples(pieces) == taken
 
 
 def test_all_of_the_text_in_calibration(command, tmp_path):
-    (tmp_path / "text").write_text("import os\n" * 20)
-    text = ("--text", tmp_path / "text", "--length", "32", "--samples", "1")
+    path = tmp_path / "text"
+    path.write_text("import os\n" * 20)
+    text = ("--text", path, "--length", len(Text(DENSE).encode(path.read_text())))
     outcome = command("quantize", DENSE, tmp_path / "out", "--method", "gptq", *GROUPS, *text)
     assert outcome.status == 0
-    assert "own sample text" in outcome.stdout or "left of" in outcome.stdout
+    assert "own sample text" in outcome.stdout
+    assert "calibration used all of --text" in " ".join(outcome.stdout.split())
 
 
 def test_advice_that_runs(command, tmp_path, short_text):
@@ -104,7 +101,7 @@ def test_advice_that_runs(command, tmp_path, short_text):
         assert each["command"] in outcome.stdout
     mixed = command(*shlex.split(evaluation["advice"][2]["command"])[1:], "--json").json()
     assert mixed["evaluation"]["kl_mean"] < evaluation["kl_mean"]
-    assert "mixed" not in json.dumps(mixed["evaluation"]["advice"])
+    assert "mixed precision" not in json.dumps(mixed["evaluation"]["advice"])
     int8 = command(*shlex.split(evaluation["advice"][3]["command"])[1:], "--json").json()
     assert int8["evaluation"]["passed"] is True
     assert "advice" not in int8["evaluation"]
