@@ -274,9 +274,10 @@ def test_a_text_of_ones_own_when_none_is_given(command):
 @leaves_nothing
 def test_tasks_and_long_text_need_no_text_but_a_gate_does(command, tmp_path):
     options = ("--tasks", write_tasks(tmp_path, TASKS), "--launcher", "local", "--json")
-    without = command("evaluate", DENSE, *options, "--stress").json()
+    model = copy_model(DENSE, tmp_path / "model", max_position_embeddings=100)
+    without = command("evaluate", model, *options, "--stress").json()
     assert (without["positions"], without["perplexity"], without["text"]) == (0, None, [])
-    assert without["stress"]["model"]["tokens"] == 1024 - 32
+    assert without["stress"]["model"]["tokens"] == 100 - 32
     options = (*options, "--reference", DENSE, "--max-kl", 0)
     gated = command("evaluate", DENSE, *options).json()
     assert gated["positions"] > 0
