@@ -16,7 +16,7 @@ from ..runtime.streamed_scores import score_streamed
 from .advice import LIMITS
 from .evaluation_text import EvaluationText, built_in_text, given_text, spread
 
-HELD_OUT = "what calibration left of --text"
+HELD_OUT = "text that calibration did not see"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,9 @@ def plan_evaluation(
         return Plan(text=None, reason=error.message)
     if held_out is None:
         return Plan(text=text, reason="--evaluate-text FILE takes yours")
-    return Plan(text=text, reason="calibration used all of --text; --evaluate-text FILE takes more")
+    return Plan(
+        text=text, reason="calibration used all of its text; --evaluate-text FILE takes more"
+    )
 
 
 def loss(evaluation: Mapping[str, Any]) -> str:

@@ -10,10 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ..kernels.errors import InputError, IsobitError, RankFault
+from ..kernels.errors import RankFault
 from ..shard.checkpoint import open_checkpoint
 from ..shard.verify_load import compare, file_fingerprints
-from . import wire
 from .batch import Request, StepRows, advance, assign_pages, check_requests, form_step
 from .completion import Batch, completions
 from .config import (
@@ -23,9 +22,8 @@ from .config import (
 )
 from .consistency import check_loaded, differing_ranks, divergence, wrong_products
 from .launcher import Launcher
-from .link import DriverLink, unique_lines
 from .prepare import prepare
-from .rendezvous import Rendezvous
+from .rank_group import RankGroup
 from .replay import write_replay
 from .trace import TraceRecord, record_from
 
@@ -49,15 +47,11 @@ class Engine:
         Raises InputError as `prepare` and loading do, RankFault when a rank dies or is silent.
         """
         started = time.perf_counter()
-        self.settings, self._launcher, self._model = settings, launcher, model
+        self.settings, self._model = settings, model
         self.spec, self.plan = prepare(model, settings)
         self._step_number = 0
-        address = launcher.address()
-        self._link = DriverLink(self.plan.degree, address)
+        self._group = RankGroup(self.plan.degree, launcher, settings.load_timeout_s)
         try:
-            self._rendezvous = Rendezvous(self._link.folder, address.host)
-            self._launcher.launch([self._link.ticket(rank) for rank in range(self.plan.degree)])
-            self._collect("hello", "starting the ranks", settings.load_timeout_s)
             self.ranks = self._load(model)
             if settings.verify_load:
                 self._verify_load(model)
@@ -79,13 +73,7 @@ class Engine:
 
     def close(self) -> None:
         """Tell the ranks to stop, then end their processes."""
-        for rank in range(self.plan.degree):
-            try:
-                self._link.send(rank, {"kind": "stop"})
-            except RankFault:
-                continue
-        self._launcher.stop()
-        self._link.close()
+        self._group.close()
 
     def generate(
         self,
@@ -139,9 +127,8 @@ class Engine:
 
     def finish_trace(self) -> None:
         """Have every rank complete its file of values; raises InputError E-TRACE-DISK."""
-        for rank in range(self.plan.degree):
-            self._link.send(rank, {"kind": "finish trace"})
-        self._collect("traced", "writing the trace", self.settings.step_timeout_s)
+        self._group.tell({"kind": "finish trace"})
+        self._group.collect("traced", "writing the trace", self.settings.step_timeout_s)
 
     def _load(self, model: Path) -> list[dict[str, Any]]:
         settings = self.settings
@@ -153,17 +140,15 @@ class Engine:
             "dtype": settings.dtype,
             "kv_pages": settings.kv_pages,
             "threads": settings.threads,
-            "ranks_per_host": self._launcher.ranks_per_host(),
-            "rendezvous": self._rendezvous.address,
+            **self._group.meeting_place,
             "trace": None if settings.trace is None else settings.trace.to_dict(),
             "check": settings.check,
             "all_reduce": settings.all_reduce,
             "collective_timeout_s": settings.collective_timeout_s,
             "verify_load": settings.verify_load,
         }
-        for rank in range(self.plan.degree):
-            self._link.send(rank, job)
-        reports = self._collect(
+        self._group.tell(job)
+        reports = self._group.collect(
             "loaded", "loading the weights", settings.load_timeout_s, stop_at_error=False
         )
         ranks = [reports[rank] for rank in range(self.plan.degree)]
@@ -202,7 +187,7 @@ class Engine:
         self, requests: list[Request], rows: StepRows, more: Mapping[str, Any] = NOTHING
     ) -> dict[int, dict[str, Any]]:
         self._step_number += 1
-        message = wire.encode(
+        self._group.tell(
             {
                 "kind": "step",
                 "step": self._step_number,
@@ -215,9 +200,8 @@ class Engine:
                 **more,
             }
         )
-        for rank in range(self.plan.degree):
-            self._link.send_bytes(rank, message)
-        return self._collect("stepped", f"step {self._step_number}", self.settings.step_timeout_s)
+        what, timeout_s = f"step {self._step_number}", self.settings.step_timeout_s
+        return self._group.collect("stepped", what, timeout_s)
 
     def _check(
         self,
@@ -270,25 +254,6 @@ class Engine:
             requests[owner].logits_digests.append(digest)
             on_token(owner, token)
 
-    def _collect(
-        self, kind: str, what: str, timeout_s: float, stop_at_error: bool = True
-    ) -> dict[int, dict[str, Any]]:
-        answers = self._link.collect(kind, what, timeout_s, self._launcher.dead, stop_at_error)
-        errors = {rank: a for rank, a in answers.items() if a["kind"] == "error"}
-        if errors:
-            raise _combined(errors, what)
-        return answers
-
 
 def _records(answer: dict[str, Any]) -> list[TraceRecord]:
     return [record_from(fields) for fields in answer.get("trace", ())]
-
-
-def _combined(errors: dict[int, dict[str, Any]], what: str) -> IsobitError:
-    """One error for what several ranks reported, each line once."""
-    code = next(iter(errors.values()))["code"]
-    text = unique_lines(error["message"] for error in errors.values() if error["code"] == code)
-    if any(error["fault"] for error in errors.values()):
-        ranks = ", ".join(f"rank {rank}" for rank in sorted(errors))
-        return RankFault(code, f"{what}: {ranks}: {text}")
-    return InputError(code, text)

@@ -51,13 +51,17 @@ class StreamedModel:
         """
         spec, dtype = self.spec, self.spec.torch_dtype
         with SliceReader() as reader:
-            residual = embed(self.checkpoint, spec, reader, samples)
+            rows = [embed(self.checkpoint, spec, reader, ids) for ids in samples]
+        residual = torch.stack(rows)
+        collectives = GatherCollectives(self.plan, 0)
         for layer in range(spec.layers):
             weights = load_layer(self.checkpoint, spec, self.plan, 0, layer, dtype)
-            runner = LayerRunner(spec, self.plan, weights, layer, dtype, samples.shape[1])
+            length = samples.shape[1]
+            runner = LayerRunner(spec, self.plan, 0, weights, layer, dtype, length, collectives)
             for sample in residual:
                 sample.copy_(runner.run(sample))
                 on_sample()
+            runner.close()
         return residual
 
     def head(self) -> HeadRunner:

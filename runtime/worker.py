@@ -121,6 +121,13 @@ class Worker:
             "padding": padding_faults(self.plan, self.rank, self.spec, weights),
         }
 
+    def answer(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Do what the driver asks for, and return what is sent back to it."""
+        if message["kind"] == "finish trace":
+            self.tracer.close()
+            return {"kind": "traced"}
+        return {"kind": "stepped", **self.step(message)}
+
     def step(self, message: dict[str, Any]) -> dict[str, Any]:
         """Run one step; see Engine for the fields of the message and of the answer."""
         busy, waited = ops.busy_seconds(), ops.external_seconds()
@@ -160,10 +167,6 @@ class Worker:
                 position = message["positions"][index] + 1
                 tokens[place] = sample(logits[place].numpy(), SamplingSettings(**fields), position)
         return {"tokens": tokens, "finite": finite}
-
-    def finish_trace(self) -> None:
-        """Complete the file of values; nothing is recorded after it."""
-        self.tracer.close()
 
     def close(self) -> None:
         self.choice.collectives.close()

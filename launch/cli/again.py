@@ -7,14 +7,14 @@ from typing import Any
 
 import typer
 
-NOT_REPEATED = {"as_json"}
+NOT_REPEATED = {"as_json", "restart"}
 
 
 def command_again(context: typer.Context, **changes: Any) -> str:
     """What to type to run the same command with some parameters changed, as a shell takes it.
 
     `changes` are by the name of the function's parameter; None leaves an option out. Options that
-    have their defaults are left out, and --json.
+    have their defaults are left out, and what is for one run only.
     """
     values = {k: v for k, v in context.params.items() if k not in NOT_REPEATED} | changes
     words: list[str] = []

@@ -9,21 +9,23 @@ from typing import Annotated, Any
 import typer
 
 from ...kernels.errors import InputError
-from ...runtime.calibrate import quantize_calibrated
+from ...runtime.calibrate import check_calibration, quantize_calibrated
 from ...shard.quantize.folder import quantize_folder
 from ...shard.quantize.report import QuantizeReport
 from ...shard.quantize.scheme import QuantizeSettings
 from ..calibration_text import DEFAULT_LENGTH, DEFAULT_SAMPLES, calibration_text
+from ..hub_dataset import parse_dataset
 from ..models import model_folder
 from ..quantize_evaluation import plan_evaluation
 from .again import command_again
-from .options import Json, Model
-from .output import console, human_bytes, print_json, progress_bar
+from .options import Degree, Json, LauncherChoice, Model, RayAddress
+from .output import console, errors, human_bytes, print_json, progress_bar
 from .quantize_evaluate import Source, evaluate_output, show_evaluation
 from .quantize_options import (
     DEFAULT_DAMPING,
     DEFAULT_GROUP,
     Activations,
+    CalibrationRun,
     Method,
     QuantizeOptions,
     Scheme,
@@ -35,7 +37,7 @@ def quantize(
     model: Model,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
     method: Annotated[
-        Method, typer.Option(help="How codes are chosen; all but absmax need --text.")
+        Method, typer.Option(help="How codes are chosen; all but absmax need text.")
     ] = Method.ABSMAX,
     scheme: Annotated[
         Scheme | None,
@@ -64,6 +66,14 @@ def quantize(
     ] = None,
     text: Annotated[
         list[Path] | None, typer.Option(help="A file of calibration text; may be given again.")
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID[@CONFIG][:SPLIT[:COLUMN]]",
+            help="A Hugging Face dataset in place of --text: its column 'text' of the split "
+            "'train' unless told otherwise.",
+        ),
     ] = None,
     samples: Annotated[
         int | None,
@@ -95,6 +105,12 @@ def quantize(
             "calibration; dynamic unless told otherwise."
         ),
     ] = None,
+    degree: Degree = 1,
+    launcher: LauncherChoice = None,
+    ray_address: RayAddress = None,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Begin anew where an earlier run was stopped.")
+    ] = False,
     evaluate: Annotated[
         bool,
         typer.Option(
@@ -103,7 +119,7 @@ def quantize(
     ] = True,
     evaluate_text: Annotated[
         list[Path] | None,
-        typer.Option(help="Text to compare on, instead of what calibration left of --text."),
+        typer.Option(help="Text to compare on, instead of what calibration left over."),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -120,31 +136,48 @@ def quantize(
         symmetric=symmetric,
         keep=tuple(keep or ()),
         text=tuple(text or ()),
+        dataset=dataset,
         samples=samples,
         length=length,
         desc_act=desc_act,
         damp_percent=damp_percent,
         mse=mse,
         activations=activations,
+        run=CalibrationRun(
+            degree=degree, launcher=launcher, ray_address=ray_address, restart=restart
+        ),
     )
     stored, calibrated = options.stored(), options.calibrated()
     folder, used, ids, held_out = model_folder(model), {}, None, None
     tokens = DEFAULT_LENGTH if length is None else length
-    if calibrated is not None:
-        cut = calibration_text(folder, options.text, samples, tokens)
-        ids, held_out = cut.samples, cut.held_out
-        used = {"samples": ids.shape[0], "length": ids.shape[1]}
-    plan = plan_evaluation(folder, evaluate_text or (), held_out, tokens) if evaluate else None
     with progress_bar("quantizing") as bar:
 
         def progress(done: int, total: int) -> None:
             bar.update(bar.task_ids[0], completed=done, total=total)
 
+        if calibrated is not None:
+            check_calibration(folder, out, calibrated, degree)
+            chosen = None if dataset is None else parse_dataset(dataset)
+            cut = calibration_text(folder, options.text, samples, tokens, chosen)
+            ids, held_out = cut.samples, cut.held_out
+            used = {"samples": ids.shape[0], "length": ids.shape[1]}
+        plan = plan_evaluation(folder, evaluate_text or (), held_out, tokens) if evaluate else None
         if calibrated is None:
             report = quantize_folder(folder, out, stored, progress, mse=options.exponent)
         else:
             assert ids is not None
-            report = quantize_calibrated(folder, out, ids, calibrated, progress)
+            with options.run.ranks() as ranks:
+                report = quantize_calibrated(
+                    folder,
+                    out,
+                    ids,
+                    calibrated,
+                    progress,
+                    degree=degree,
+                    launcher=ranks,
+                    restart=restart,
+                    note=lambda line: errors.print(line, markup=False, soft_wrap=True),
+                )
     named = {"out": str(out), "method": method.value, "scheme": options.made.value}
     summary = {**named, "group_size": stored.group_size, **used, **_summary(report)}
     if not as_json:

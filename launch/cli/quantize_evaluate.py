@@ -99,7 +99,7 @@ def _advice(
         scheme=options.made.value,
         group_size=stored.group_size,
         mixed=len({module["bits"] for module in modules.values()}) > 1 or bool(stored.keep),
-        has_text=bool(options.text),
+        has_text=bool(options.text) or options.dataset is not None,
         divisors=tuple(g for g in GROUP_SIZES if not any(k % g for k in sizes)),
         modules=modules,
     )

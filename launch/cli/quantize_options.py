@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from ...kernels.errors import InputError
-from ...runtime.calibrate import CalibrateSettings
+from ...runtime.calibration.job import CalibrateSettings
+from ...runtime.launcher import Launcher
 from ...shard.quantization import CHANNEL
 from ...shard.quantize.gptq import GptqSettings
 from ...shard.quantize.method import MethodSettings
 from ...shard.quantize.scheme import QuantizeSettings
+from .options import LauncherName, launchers
 
 DEFAULT_GROUP, DEFAULT_DAMPING = 128, 0.01
 USUAL_MSE = 2.4
@@ -47,6 +51,36 @@ SCHEMES = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class CalibrationRun:
+    """Where calibration runs; `launcher` None stands for not given."""
+
+    degree: int
+    launcher: LauncherName | None
+    ray_address: str | None
+    restart: bool
+
+    def given(self) -> list[str]:
+        """The options that were given, by name."""
+        options = {
+            "--tensor-parallel-size": self.degree != 1,
+            "--launcher": self.launcher is not None,
+            "--ray-address": self.ray_address is not None,
+            "--restart": self.restart,
+        }
+        return [name for name, yes in options.items() if yes]
+
+    @contextmanager
+    def ranks(self) -> Iterator[Launcher | None]:
+        """A launcher of ranks for the block; None at degree 1, which is this process."""
+        if self.degree == 1:
+            yield None
+            return
+        name = LauncherName.RAY if self.launcher is None else self.launcher
+        with launchers(name, self.ray_address, self.degree, 0) as new_launcher:
+            yield new_launcher()
+
+
+@dataclass(frozen=True, kw_only=True)
 class QuantizeOptions:
     """Options as they were given; None and () stand for not given."""
 
@@ -56,12 +90,14 @@ class QuantizeOptions:
     symmetric: bool | None
     keep: tuple[str, ...]
     text: tuple[Path, ...]
+    dataset: str | None
     samples: int | None
     length: int | None
     desc_act: bool
     damp_percent: float | None
     mse: bool
     activations: Activations | None
+    run: CalibrationRun
 
     @property
     def made(self) -> Scheme:
@@ -131,13 +167,17 @@ class QuantizeOptions:
         if self.activations is Activations.STATIC and method is Method.ABSMAX:
             wrong.append("--activations static: needs calibration, by gptq or smoothquant")
         if method is Method.ABSMAX:
-            given = {"--text": self.text, "--samples": self.samples, "--length": self.length}
+            given = {"--text": self.text, "--dataset": self.dataset}
+            given |= {"--samples": self.samples, "--length": self.length}
+            named = [name for name, value in given.items() if value not in (None, ())]
             wrong += [
                 f"{name}: --method absmax needs no calibration"
-                for name, value in given.items()
-                if value not in (None, ())
+                for name in (*named, *self.run.given())
             ]
-        elif not self.text:
-            wrong.append(f"--method {method} calibrates: give --text FILE")
+        elif bool(self.text) == (self.dataset is not None):
+            wrong.append(f"--method {method} calibrates: give --text FILE, or --dataset ID")
+        elif self.run.degree == 1:
+            alone = [name for name in self.run.given() if name != "--restart"]
+            wrong += [f"{name}: goes with -tp 2 or more" for name in alone]
         if wrong:
             raise InputError("E-USAGE", "\n  ".join(wrong))

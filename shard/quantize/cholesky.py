@@ -28,7 +28,7 @@ class Factor:
 
 
 class Factors:
-    """Factors of one Hessian [K, K], each computed once for all products that share their inputs."""
+    """Factors of one Hessian [K, K], each computed once for all products that share inputs."""
 
     def __init__(self, hessian: torch.Tensor) -> None:
         self.hessian = hessian

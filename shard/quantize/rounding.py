@@ -15,9 +15,16 @@ from .report import ModuleReport
 
 
 def round_by_gptq(
-    weight: torch.Tensor, factors: Factors, scheme: WeightScheme, settings: MethodSettings
+    weight: torch.Tensor,
+    factors: Factors,
+    energy: float | None,
+    scheme: WeightScheme,
+    settings: MethodSettings,
 ) -> tuple[QuantizedWeight, ModuleReport]:
-    """Round a weight [N, K] by GPTQ; `factors` are shared by the products that share an input."""
+    """Round a weight [N, K] by GPTQ; products that share an input share `factors`.
+
+    `energy` is that of the output, where it is known.
+    """
     result = quantize_gptq(
         weight,
         factors,
@@ -30,12 +37,14 @@ def round_by_gptq(
             damp_percent=settings.damp_percent,
             mse=settings.mse,
         ),
+        energy,
     )
     stats = result.stats
     return result.weight, ModuleReport(
         bits=scheme.bits,
         sqnr_db=stats.sqnr_db,
         clipped=stats.clipped,
+        layer_error=stats.layer_error if scheme.activation == "float" else None,
         damp_percent=stats.damp_percent,
         retries=stats.retries,
         dead=stats.dead,

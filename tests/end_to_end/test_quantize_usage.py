@@ -50,6 +50,16 @@ def test_methods_from_the_command_line(command, tmp_path, method, scheme):
     assert "indexing errors" not in outcome.stderr
 
 
+def test_two_ranks_write_what_one_writes(command, tmp_path):
+    folders = []
+    for degree in ((), ("-tp", "2", "--launcher", "local")):
+        folders.append(tmp_path / str(len(degree)))
+        outcome = command("quantize", DENSE, folders[-1], *GPTQ, *TEXT, *degree, "--json")
+        assert outcome.status == 0, outcome.stdout
+    one, two = ({p.name: p.read_bytes() for p in folder.iterdir()} for folder in folders)
+    assert one == two
+
+
 def test_absmax_makes_w8a8_and_zero_points_without_text(command, tmp_path):
     wide = command("quantize", DENSE, tmp_path / "wide", "--scheme", "w8a8", "--json").json()
     assert "layer_error" not in wide
@@ -74,6 +84,12 @@ def test_absmax_makes_w8a8_and_zero_points_without_text(command, tmp_path):
         (("--method", "smoothquant", "--scheme", "int4", *TEXT), "--scheme int4"),
         (("--method", "smoothquant", "--group-size", "32", *TEXT), "--group-size"),
         (("--method", "awq", "--scheme", "w8a8", *TEXT), "--scheme w8a8"),
+        (("--dataset", "org/texts"), "--dataset"),
+        (("-tp", "2"), "--tensor-parallel-size"),
+        (("--restart",), "--restart"),
+        (("--method", "gptq", *TEXT, "--launcher", "local"), "--launcher"),
+        (("--method", "gptq", *TEXT, "--ray-address", "auto"), "--ray-address"),
+        (("--method", "gptq", *TEXT, "--dataset", "org/texts"), "--dataset"),
         (("--scheme", "w8a8", "--asymmetric"), "--asymmetric"),
         (("--scheme", "w8a8", "--group-size", "32"), "--group-size"),
     ],
@@ -99,6 +115,17 @@ def test_text_that_is_none(refused, tmp_path, contents):
     if contents is not None:
         file.write_bytes(contents)
     assert str(file) in refused("E-CALIB-TEXT", *GPTQ, "--text", file)
+
+
+def test_all_files_without_text_are_named_at_once(refused, tmp_path):
+    (tmp_path / "empty").touch()
+    options = ("--text", tmp_path / "empty", "--text", tmp_path / "absent")
+    message = refused("E-CALIB-TEXT", *GPTQ, *options)
+    assert all(str(tmp_path / name) in message for name in ("empty", "absent"))
+
+
+def test_a_dataset_that_is_none(refused):
+    assert "ID[@CONFIG]" in refused("E-CALIB-DATASET", *GPTQ, "--dataset", "a/b/c")
 
 
 @pytest.mark.parametrize("extra", [(), ("--samples", "1")], ids=str)
@@ -147,6 +174,10 @@ def test_no_tokenizer(refused, tmp_path):
 def test_a_group_size_that_divides_nothing(refused):
     options = ("--method", "gptq", "--group-size", "128", *TEXT)
     assert "mlp.down_proj: 416" in refused("E-QUANT-GROUP", *options)
+
+
+def test_more_ranks_than_atoms(refused):
+    refused("E-PLAN-DEGREE", *GPTQ, *TEXT, "-tp", "9", "--launcher", "local")
 
 
 def test_a_quantized_model(refused):
