@@ -15,8 +15,7 @@ LIMITS = Gates(perplexity_increase=0.05, kl=0.05)
 and 4.3 % of perplexity, q4_0 0.072 nats and 7.5 %."""
 
 GROUP_SIZES = (128, 64, 32)
-MOST_WIDENED = 6
-WIDENED_SHARE = 10
+BUDGET = 5.0
 TEXT = "TEXT.txt"
 
 
@@ -76,32 +75,33 @@ def suggestions(made: Made) -> list[Suggestion]:
         why = f"a scale for {size} weights fits them closer, {more:g} bits per weight more"
         found.append(_suggest(f"g{size}", why, group_size=size))
     if made.scheme == "int4" and not made.mixed:
-        worst = worst_modules(made.modules)
-        value = measure(made.modules[worst[0]])
-        why = f"mixed precision: 8 bits where the error is greatest ({worst[0]}: {value})"
-        keep = [f"{name.removeprefix('model.')}=8" for name in worst]
-        found.append(_suggest("mixed", why, keep=keep))
+        name, error = worst_module(made.modules)
+        why = f"mixed precision: more bits where they matter, {BUDGET:g} a weight in all; now "
+        why += f"{name} errs most, {error}"
+        found.append(_suggest("mixed", why, budget=BUDGET, scheme=None, **text))
     if made.scheme == "int4":
         why = "INT8 is nearly lossless for most models, at twice the size"
-        found.append(_suggest("int8", why, scheme="int8", keep=None))
+        # What only the budget needed has to go with it.
+        unused = NO_TEXT if made.method == "absmax" else {}
+        found.append(_suggest("int8", why, scheme="int8", keep=None, budget=None, **unused))
     return found
 
 
 NO_GPTQ = {"desc_act": False, "damp_percent": None, "mse": False}
 """Options of GPTQ, which other methods refuse."""
 
-
-def worst_modules(modules: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """A tenth of the modules, at most six: those with the greatest error, the worst first."""
-    by_error = sorted(modules, key=lambda name: _error(modules[name]), reverse=True)
-    return by_error[: max(1, min(MOST_WIDENED, len(by_error) // WIDENED_SHARE))]
+NO_TEXT = {"text": None, "dataset": None, "samples": None, "length": None}
+"""Options of calibration, which absmax refuses."""
 
 
-def measure(module: Mapping[str, Any]) -> str:
-    """The error of a module in words."""
+def worst_module(modules: Mapping[str, Mapping[str, Any]]) -> tuple[str, str]:
+    """The module of the greatest error, and that error in words."""
+    name = max(modules, key=lambda name: _error(modules[name]))
+    module = modules[name]
     if "layer_error" in module:
-        return f"{module['layer_error']:.2%} of its output"
-    return f"{module['sqnr_db']:.1f} dB"
+        return name, f"{module['layer_error']:.2%} of its output"
+    noise = module["sqnr_db"]
+    return name, "not at all" if noise is None else f"{noise:.1f} dB of signal to noise"
 
 
 def _error(module: Mapping[str, Any]) -> float:

@@ -44,6 +44,9 @@ def _fact(value: Any) -> str:
     """A setting in words."""
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        plain = {k: v for k, v in value.items() if not isinstance(v, Mapping)}
+        return ", ".join(f"{k} {v:.4g}" for k, v in plain.items())
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value)) or "none"
     return str(value)

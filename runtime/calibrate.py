@@ -77,7 +77,7 @@ def quantize_calibrated(
         length=samples.shape[1],
         degree=degree,
     )
-    with _kept_or_discarded(state, source.spec.layers, note), _one_thread():
+    with _kept_or_discarded(state, source.spec.layers, note), one_thread():
         if state.resumed:
             note(_described(state, source.spec.layers, "going on after"))
         else:
@@ -254,7 +254,7 @@ def _described(state: CalibrationState, layers: int, what: str) -> str:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -62,7 +62,7 @@ class EngineSettings:
     `all_reduce` "auto" takes "custom", over shared memory, where all ranks share a host and its
     self-test passes, and "gather" elsewhere; "library" is not invariant. A collective waits
     `collective_timeout_s` for the other ranks. `trace` keeps what was seen at sites, and lets ranks
-    differ.
+    differ. `examine` makes ranks watch their own operations and answer the doctor.
     """
 
     plan: PlanSettings = dataclasses.field(default_factory=PlanSettings)
@@ -74,6 +74,7 @@ class EngineSettings:
     load_timeout_s: float = 1800.0
     step_timeout_s: float = 300.0
     trace: TraceSettings | None = None
+    examine: bool = False
     check: str = "step"
     all_reduce: Mode = "auto"
     collective_timeout_s: float = 60.0
@@ -147,6 +148,7 @@ class RankJob:
     ranks_per_host: int
     rendezvous: str
     trace: dict | None
+    examine: bool
     check: str
     all_reduce: Mode
     collective_timeout_s: float

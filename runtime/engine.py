@@ -142,6 +142,7 @@ class Engine:
             "threads": settings.threads,
             **self._group.meeting_place,
             "trace": None if settings.trace is None else settings.trace.to_dict(),
+            "examine": settings.examine,
             "check": settings.check,
             "all_reduce": settings.all_reduce,
             "collective_timeout_s": settings.collective_timeout_s,
@@ -182,6 +183,12 @@ class Engine:
         answers = self._step(requests, rows, {"score": score})
         self._check(requests, answers, [_records(answers[rank]) for rank in sorted(answers)])
         return answers[0]
+
+    def ask(self, kind: str, what: str) -> list[dict[str, Any]]:
+        """The answer of each rank to a question; raises RankFault as `generate`."""
+        self._group.tell({"kind": kind})
+        answers = self._group.collect("answered", what, self.settings.step_timeout_s)
+        return [answers[rank] for rank in range(self.plan.degree)]
 
     def _step(
         self, requests: list[Request], rows: StepRows, more: Mapping[str, Any] = NOTHING

@@ -15,6 +15,7 @@ from ..shard.plan import ShardPlan
 from ..shard.spec import ModelSpec
 from .collectives.interface import Collectives
 from .collectives.recorded import record_all_gather
+from .doctor.op_check import OpCheck
 from .layer import LayerRecorder, Pending
 from .product_check import ProductCheck
 from .trace import Parts, Tracer
@@ -38,7 +39,7 @@ class ForwardPass(LayerRecorder):
         collectives: Collectives,
         tracer: Tracer,
         dtype: torch.dtype,
-        products: ProductCheck | None = None,
+        products: ProductCheck | OpCheck | None = None,
     ) -> None:
         super().__init__(spec, plan, rank, caches, collectives, tracer, dtype, products)
         self.weights = weights
@@ -74,6 +75,7 @@ class ForwardPass(LayerRecorder):
         own = program.buffer(max(self._vocab_sizes), torch.float32)
         record_rows.sampled_rows(program, self.hidden, rows)
         record.rms_norm(program, rows, self.weights.final_norm, spec.norm_eps, self.last)
+        self._ops.norm("norm", rows, self.weights.final_norm, spec.norm_eps, self.last)
         self._watch("norm.out", self.last)
         record.linear(program, self.last, [self.weights.head], [own])
         self._check_product("lm_head", self.weights.head, self.last, own, None)

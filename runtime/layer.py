@@ -19,6 +19,8 @@ from ..shard.spec import ModelSpec
 from .collectives.interface import Collectives
 from .collectives.recorded import record_all_reduce
 from .collectives.tree import subtree_merges
+from .doctor.op_check import OpCheck
+from .doctor.op_hooks import OpHooks
 from .product_check import ProductCheck, product_name
 from .trace import Parts, Tracer
 
@@ -52,7 +54,7 @@ class LayerRecorder:
         collectives: Collectives,
         tracer: Tracer,
         dtype: torch.dtype,
-        products: ProductCheck | None = None,
+        products: ProductCheck | OpCheck | None = None,
     ) -> None:
         self.spec, self.plan, self.rank, self.dtype = spec, plan, rank, dtype
         self.caches = caches
@@ -61,6 +63,8 @@ class LayerRecorder:
             vocabulary=spec.vocab_size, positions=spec.max_positions, pages=caches[0].pages
         )
         self.program = Program(limits)
+        watching = products if isinstance(products, OpCheck) else None
+        self._ops = OpHooks(self.program, watching)
         self._cos, self._sin = rotary_tables(spec.rotary, spec.head_size, spec.max_positions)
         self._head_to_kv = torch.tensor(plan.head_to_kv(rank), dtype=torch.int32)
         owned, kept = plan.owned(rank), plan.kv_heads(rank)
@@ -90,8 +94,19 @@ class LayerRecorder:
 
     def record_end(self, pending: Pending) -> None:
         """Record how the sum that the last layer left joins the residual stream."""
+        self._ops.before_norm(self.hidden, None if pending is None else pending.root)
         record.add(self.program, self.hidden, pending.root, pending.bias)
+        self._ops.joined(pending.site, self.hidden, pending.bias)
         self._watch_sum(pending)
+
+    def tables(self) -> dict[str, torch.Tensor]:
+        """What was derived from the plan and the config, and recorded."""
+        return {
+            "head_to_kv": self._head_to_kv,
+            "merges": self.merges,
+            "cos": self._cos,
+            "sin": self._sin,
+        }
 
     def _make_buffers(self) -> None:
         hidden, make = self.spec.hidden_size, self.program.buffer
@@ -108,13 +123,16 @@ class LayerRecorder:
 
     def _norm(self, weight: torch.Tensor, site: str, index: int, pending: Pending | None) -> None:
         program, eps = self.program, self.spec.norm_eps
+        self._ops.before_norm(self.hidden, None if pending is None else pending.root)
         if pending is None:
             record.rms_norm(program, self.hidden, weight, eps, self._h)
         else:
             record.rms_norm(
                 program, self.hidden, weight, eps, self._h, add=pending.root, bias=pending.bias
             )
+            self._ops.joined(pending.site, self.hidden, pending.bias)
             self._watch_sum(pending)
+        self._ops.norm(site, self.hidden, weight, eps, self._h)
         self._watch(site, self._h)
         record_rows.last_row(program, self._h, self.normed[index])
 
@@ -138,6 +156,9 @@ class LayerRecorder:
             k_norm=weights.k_norm,
             eps=self.spec.norm_eps,
         )
+        self._ops.rope(
+            site + "q_rope", q, self._rotated, (self._cos, self._sin), weights.q_norm, self.spec
+        )
         self._watch_columns(site + "q_rope.out", self._rotated, self._query_parts)
         self._watch_keys(site + "k_rope.out", cache)
         record.attention(
@@ -150,6 +171,9 @@ class LayerRecorder:
             window=self.spec.windows[layer],
         )
         out = self._attended
+        self._ops.attention(
+            site + "attn", self._rotated, cache, out, self.spec.head_size, self.spec.windows[layer]
+        )
         self._watch_columns(site + "o_proj.in", out, self._query_parts)
         return self._row(layer, weights, "o", out)
 
@@ -159,6 +183,7 @@ class LayerRecorder:
         self._watch_columns(site + "gate_proj.out", self._gate, self._wide_parts)
         self._watch_columns(site + "up_proj.out", self._up, self._wide_parts)
         record.silu_mul(self.program, self._gate, self._up, self._inner)
+        self._ops.silu_mul(site + "silu_mul", self._gate, self._up, self._inner)
         self._watch_columns(site + "down_proj.in", self._inner, self._wide_parts)
         return self._row(layer, weights, "down", self._inner)
 

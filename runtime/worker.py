@@ -31,6 +31,7 @@ from .config import (
 from .consistency import replicated, software
 from .decoder import Decoder
 from .digest import chain_digests, tensor_digest
+from .doctor.on_rank import Examination
 from .fault import FaultContext, inject_fault
 from .launcher import cores
 from .product_check import ProductCheck
@@ -71,13 +72,14 @@ class Worker:
         else:
             checkpoint = open_checkpoint(job.model)
             weights = load_rank(checkpoint, self.spec, self.plan, self.rank, dtype)
-        self.check = job.check
+        self.check, self.model = job.check, job.model
         traced = None if job.trace is None else TraceSettings.from_dict(job.trace)
         if traced is None and job.check == "full":
             traced = TraceSettings()
         self.tracer = Tracer(traced, self.rank)
         full, owned = job.check == "full", self.plan.owned(self.rank)
         self.products = ProductCheck(weights, self.plan.atoms, owned) if full else None
+        self.examination = Examination(self.plan, self.rank, dtype) if job.examine else None
         self.decoder = Decoder(
             self.spec,
             self.plan,
@@ -87,7 +89,7 @@ class Worker:
             self.tracer,
             dtype=dtype,
             kv_pages=job.kv_pages,
-            products=self.products,
+            products=self.examination.operations if self.examination else self.products,
         )
         self.report = {
             "rank": self.rank,
@@ -123,10 +125,15 @@ class Worker:
 
     def answer(self, message: dict[str, Any]) -> dict[str, Any]:
         """Do what the driver asks for, and return what is sent back to it."""
-        if message["kind"] == "finish trace":
+        kind = message["kind"]
+        if kind == "finish trace":
             self.tracer.close()
             return {"kind": "traced"}
-        return {"kind": "stepped", **self.step(message)}
+        if kind == "step":
+            return {"kind": "stepped", **self.step(message)}
+        assert self.examination is not None, kind
+        found = self.examination.answer(kind, self.model, self.decoder)
+        return {"kind": "answered", **found}
 
     def step(self, message: dict[str, Any]) -> dict[str, Any]:
         """Run one step; see Engine for the fields of the message and of the answer."""

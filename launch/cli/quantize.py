@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ...kernels.errors import InputError
-from ...runtime.calibrate import check_calibration, quantize_calibrated
+from ...runtime.calibrate import Progress, check_calibration, quantize_calibrated
+from ...runtime.mixed_precision import with_budget
 from ...shard.quantize.folder import quantize_folder
+from ...shard.quantize.mixed import MixedWidths
 from ...shard.quantize.report import QuantizeReport
 from ...shard.quantize.scheme import QuantizeSettings
 from ..calibration_text import DEFAULT_LENGTH, DEFAULT_SAMPLES, calibration_text
@@ -63,6 +69,13 @@ def quantize(
     keep: Annotated[
         list[str] | None,
         typer.Option(help="Other widths for some modules, as in 'layers.0.*=8'; 16 stays dense."),
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            help="Mixed precision: the best of 4, 8 and 16 bits for each product within so many "
+            "bits per weight, scales included; --keep comes first. Needs --text or --dataset."
+        ),
     ] = None,
     text: Annotated[
         list[Path] | None, typer.Option(help="A file of calibration text; may be given again.")
@@ -135,6 +148,7 @@ def quantize(
         group_size=group_size,
         symmetric=symmetric,
         keep=tuple(keep or ()),
+        budget=budget,
         text=tuple(text or ()),
         dataset=dataset,
         samples=samples,
@@ -150,18 +164,21 @@ def quantize(
     stored, calibrated = options.stored(), options.calibrated()
     folder, used, ids, held_out = model_folder(model), {}, None, None
     tokens = DEFAULT_LENGTH if length is None else length
-    with progress_bar("quantizing") as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.update(bar.task_ids[0], completed=done, total=total)
-
-        if calibrated is not None:
-            check_calibration(folder, out, calibrated, degree)
-            chosen = None if dataset is None else parse_dataset(dataset)
-            cut = calibration_text(folder, options.text, samples, tokens, chosen)
-            ids, held_out = cut.samples, cut.held_out
-            used = {"samples": ids.shape[0], "length": ids.shape[1]}
-        plan = plan_evaluation(folder, evaluate_text or (), held_out, tokens) if evaluate else None
+    if calibrated is not None:
+        check_calibration(folder, out, calibrated, degree)
+    if calibrated is not None or budget is not None:
+        chosen = None if dataset is None else parse_dataset(dataset)
+        cut = calibration_text(folder, options.text, samples, tokens, chosen)
+        ids, held_out = cut.samples, cut.held_out
+        used = {"samples": ids.shape[0], "length": ids.shape[1]}
+    plan = plan_evaluation(folder, evaluate_text or (), held_out, tokens) if evaluate else None
+    if budget is not None:
+        assert ids is not None
+        by = None if calibrated is None else calibrated.method
+        with _progress("measuring sensitivity") as progress:
+            exponent = options.exponent
+            stored = with_budget(folder, out, ids, stored, by, budget, progress, mse=exponent)
+    with _progress("quantizing") as progress:
         if calibrated is None:
             report = quantize_folder(folder, out, stored, progress, mse=options.exponent)
         else:
@@ -171,15 +188,17 @@ def quantize(
                     folder,
                     out,
                     ids,
-                    calibrated,
+                    dataclasses.replace(calibrated, stored=stored),
                     progress,
                     degree=degree,
                     launcher=ranks,
                     restart=restart,
                     note=lambda line: errors.print(line, markup=False, soft_wrap=True),
                 )
-    named = {"out": str(out), "method": method.value, "scheme": options.made.value}
+    named = {"out": str(out), "method": method.value, "scheme": options.named_scheme}
     summary = {**named, "group_size": stored.group_size, **used, **_summary(report)}
+    if stored.mixed is not None:
+        summary["mixed"] = _mixed(stored.mixed)
     if not as_json:
         _show(summary, stored)
     source = Source(name=model, folder=folder, options=options, stored=stored)
@@ -192,6 +211,22 @@ def quantize(
         show_evaluation(out, summary["evaluation"], plan)
     if (summary["evaluation"] or {}).get("not_finite", {}).get("positions"):
         raise typer.Exit(1)
+
+
+@contextmanager
+def _progress(description: str) -> Iterator[Progress]:
+    with progress_bar(description) as bar:
+        yield lambda done, total: bar.update(bar.task_ids[0], completed=done, total=total)
+
+
+def _mixed(mixed: MixedWidths) -> dict[str, Any]:
+    counts = Counter(each.bits for each in mixed.products.values())
+    return {
+        "budget": mixed.budget,
+        "average": float(f"{mixed.average:.6g}"),
+        "predicted_kl": float(f"{mixed.kl:.4g}"),
+        "products": {str(bits): counts[bits] for bits in sorted(counts)},
+    }
 
 
 def _summary(report: QuantizeReport) -> dict[str, Any]:
@@ -223,12 +258,19 @@ def _spread(values: dict[str, float], worst_of: Any) -> dict[str, Any]:
 
 def _show(summary: dict[str, Any], stored: QuantizeSettings) -> None:
     size = stored.group_size
+    made = summary["scheme"] if stored.mixed is None else "mixed widths"
     console.print(
-        f"{summary['out']}: {summary['quantized']} weights to {summary['scheme']} by "
+        f"{summary['out']}: {summary['quantized']} weights to {made} by "
         f"{summary['method']}, "
         + (f"group size {size}" if size > 0 else "one scale per output")
         + f"; {human_bytes(summary['source_bytes'])} -> {human_bytes(summary['written_bytes'])}"
     )
+    if (mixed := summary.get("mixed")) is not None:
+        console.print(
+            f"{mixed['average']:.4g} bits per weight of a budget of {mixed['budget']:g}: "
+            + ", ".join(f"{n} weights at {bits}" for bits, n in mixed["products"].items())
+            + f"; divergence from the dense model, predicted: {mixed['predicted_kl']:.3g} nats"
+        )
     noise = summary["sqnr_db"]
     console.print(
         f"signal to quantization noise: median {noise['median']} dB, "

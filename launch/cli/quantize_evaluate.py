@@ -50,7 +50,7 @@ def evaluate_output(
     made = {
         "model": source.name,
         "method": source.options.method.value,
-        "scheme": source.options.made.value,
+        "scheme": source.options.named_scheme,
         "source_bytes": report.source_bytes,
         "written_bytes": report.written_bytes,
     }
@@ -98,7 +98,7 @@ def _advice(
         method=options.method.value,
         scheme=options.made.value,
         group_size=stored.group_size,
-        mixed=len({module["bits"] for module in modules.values()}) > 1 or bool(stored.keep),
+        mixed=bool(stored.keep) or options.budget is not None,
         has_text=bool(options.text) or options.dataset is not None,
         divisors=tuple(g for g in GROUP_SIZES if not any(k % g for k in sizes)),
         modules=modules,

@@ -14,7 +14,7 @@ from ..formats.codes import WholeWeight
 from ..modules import layer_modules
 from ..quantization import CHANNEL, WeightScheme
 from ..spec import ModelSpec
-from .mixed import assign_by_patterns
+from .mixed import MixedWidths, assign_by_patterns
 
 DENSE_BITS = 16
 
@@ -25,7 +25,8 @@ class QuantizeSettings:
 
     `int8_activations`: W8A8, a scale per token; with `static_activations` one for all tokens, from
     calibration. `keep`: patterns such as "layers.0.*=8", as in
-    mixed.assign_by_patterns; 16 stays dense.
+    mixed.assign_by_patterns; 16 stays dense. `mixed` has the widths that a budget chose, of every
+    product, `keep` included.
     """
 
     bits: int = 4
@@ -34,6 +35,7 @@ class QuantizeSettings:
     int8_activations: bool = False
     static_activations: bool = False
     keep: tuple[str, ...] = ()
+    mixed: MixedWidths | None = None
 
 
 Schemes = Mapping[str, WeightScheme | None]
@@ -52,14 +54,14 @@ def module_schemes(spec: ModelSpec, settings: QuantizeSettings) -> Schemes:
         for layer in range(spec.layers)
         for module in layer_modules(spec, layer).values()
     }
-    bits = assign_by_patterns(list(inputs), settings.keep, settings.bits)
+    bits = _widths(settings, list(inputs))
     quantized = {name: k for name, k in inputs.items() if bits[name] != DENSE_BITS}
     if not quantized:
         raise InputError("E-QUANT-PATTERN", "--keep leaves every product dense: nothing to do")
     _check_groups(quantized, settings.group_size)
     if settings.int8_activations and (wrong := sorted({*bits.values()} - {8, DENSE_BITS})):
         raise InputError("E-QUANT-PATTERN", f"W8A8 with {wrong[0]} bits: expected 8 or 16")
-    return {name: _scheme(settings, bits[name]) for name in inputs}
+    return {name: scheme_of(settings, bits[name]) for name in inputs}
 
 
 def pack(module: str, weight: WholeWeight, scheme: WeightScheme) -> dict[str, torch.Tensor]:
@@ -69,17 +71,19 @@ def pack(module: str, weight: WholeWeight, scheme: WeightScheme) -> dict[str, to
 
 
 def quantization_config(schemes: Schemes) -> dict[str, Any]:
-    """The quantization_config of compressed-tensors: the usual scheme is that of "Linear"."""
+    """The quantization_config of compressed-tensors.
+
+    "Linear" stands for all products where they have one scheme. Where they have several, each is
+    named: for a fused product, which no list names, vLLM tries "Linear" before the names of its
+    members, and so would give q, k and v the scheme of the rest.
+    """
     members: dict[WeightScheme, list[str]] = {}
     for module, scheme in schemes.items():
         if scheme is not None:
             members.setdefault(scheme, []).append(module)
-    # Readers take the first group that matches, so those with names come before "Linear".
     rising = sorted(members.items(), key=lambda item: len(item[1]))
     groups = {
-        f"group_{number}": _config_group(
-            scheme, ["Linear"] if number == len(rising) - 1 else modules
-        )
+        f"group_{number}": _config_group(scheme, ["Linear"] if len(rising) == 1 else modules)
         for number, (scheme, modules) in enumerate(rising)
     }
     dense = [module for module, scheme in schemes.items() if scheme is None]
@@ -92,7 +96,14 @@ def quantization_config(schemes: Schemes) -> dict[str, Any]:
     }
 
 
-def _scheme(settings: QuantizeSettings, bits: int) -> WeightScheme | None:
+def _widths(settings: QuantizeSettings, modules: list[str]) -> dict[str, int]:
+    if settings.mixed is None:
+        return assign_by_patterns(modules, settings.keep, settings.bits)
+    return {module: settings.mixed.products[module].bits for module in modules}
+
+
+def scheme_of(settings: QuantizeSettings, bits: int) -> WeightScheme | None:
+    """How a weight of some width is stored; None for 16, which stays dense."""
     if bits == DENSE_BITS:
         return None
     if settings.int8_activations:

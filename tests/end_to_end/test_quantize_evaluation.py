@@ -99,7 +99,8 @@ def test_advice_that_runs(command, tmp_path, short_text):
     ]
     for each in evaluation["advice"]:
         assert each["command"] in outcome.stdout
-    mixed = command(*shlex.split(evaluation["advice"][2]["command"])[1:], "--json").json()
+    words = shlex.split(evaluation["advice"][2]["command"].replace("TEXT.txt", str(CODE)))
+    mixed = command(*words[1:], "--samples", "4", "--length", "64", "--json").json()
     assert mixed["evaluation"]["kl_mean"] < evaluation["kl_mean"]
     assert "mixed precision" not in json.dumps(mixed["evaluation"]["advice"])
     int8 = command(*shlex.split(evaluation["advice"][3]["command"])[1:], "--json").json()

@@ -92,11 +92,43 @@ def test_absmax_makes_w8a8_and_zero_points_without_text(command, tmp_path):
         (("--method", "gptq", *TEXT, "--dataset", "org/texts"), "--dataset"),
         (("--scheme", "w8a8", "--asymmetric"), "--asymmetric"),
         (("--scheme", "w8a8", "--group-size", "32"), "--group-size"),
+        (("--budget", "5"), "--text"),
+        (("--budget", "5", "--scheme", "int4", *TEXT), "--scheme int4"),
+        (("--budget", "8", "--method", "smoothquant", *TEXT), "--budget"),
+        (("--budget", "5", "-tp", "2", *TEXT), "one process"),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",
 )
 def test_options_that_do_not_go_together(refused, options, named):
     assert named in refused("E-USAGE", *options)
+
+
+def test_a_budget_from_the_command_line(command, tmp_path):
+    options = ("--budget", "5", "--group-size", "32", *TEXT, "--json")
+    summary = command("quantize", DENSE, tmp_path / "out", *options).json()
+    assert summary["scheme"] == "mixed"
+    mixed = summary["mixed"]
+    assert mixed["budget"] == 5
+    assert 4.5 < mixed["average"] <= 5
+    assert sum(mixed["products"].values()) == 35
+    assert mixed["predicted_kl"] > 0
+
+
+@pytest.mark.parametrize(
+    ("code", "budget", "keep", "named"),
+    [
+        ("E-QUANT-BUDGET", "4.4", (), "at least 4.5 bits"),
+        ("E-QUANT-BUDGET", "nan", (), "at least 4.5 bits"),
+        ("E-QUANT-BUDGET", "5", ("*.down_proj=16",), "at least 6.874"),
+        ("E-QUANT-BUDGET", "16", (), "dense"),
+        ("E-QUANT-PATTERN", "5", ("*.q_proj=8", "layers.2.*.v_proj=4"), "layers.2.self_attn.q_p"),
+        ("E-QUANT-PATTERN", "5", ("*=16",), "dense"),
+    ],
+)
+def test_budgets_that_cannot_be(refused, code, budget, keep, named):
+    options = [option for pattern in keep for option in ("--keep", pattern)]
+    sizes = ("--group-size", "32", *TEXT)
+    assert named in refused(code, "--budget", budget, *sizes, *options)
 
 
 def test_all_options_that_do_not_apply_are_named_at_once(refused):

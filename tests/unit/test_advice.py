@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from isobit.launch.advice import Made, suggestions, worst_modules
+from isobit.launch.advice import Made, suggestions, worst_module
 from isobit.launch.cli.quantize_options import (
     Activations,
     CalibrationRun,
@@ -31,7 +31,7 @@ def suggested(given: QuantizeOptions, **more) -> dict[str, dict]:
         "method": given.method.value,
         "scheme": given.made.value,
         "group_size": stored.group_size,
-        "mixed": bool(given.keep),
+        "mixed": bool(given.keep) or given.budget is not None,
         "has_text": bool(given.text),
         "divisors": (128, 64, 32),
         "modules": MODULES,
@@ -45,6 +45,7 @@ TEXT = (Path("a.txt"),)
 STARTS = {
     "absmax": options(),
     "absmax mse asymmetric": options(mse=True, symmetric=False),
+    "absmax budget": options(budget=5.0, text=TEXT, samples=3),
     "absmax w8a8": options(scheme=Scheme.W8A8),
     "gptq": options(method=Method.GPTQ, text=TEXT, desc_act=True, damp_percent=0.1, mse=True),
     "gptq w8a8 static": options(
@@ -75,6 +76,7 @@ def test_options_that_go_together(start):
     ("start", "names"),
     [
         ("absmax", ["gptq", "awq", "g64", "mixed", "int8"]),
+        ("absmax budget", ["gptq", "awq", "g64", "int8"]),
         ("absmax w8a8", ["smoothquant", "int8"]),
         ("gptq", ["awq-gptq", "g64", "mixed", "int8"]),
         ("awq", ["awq-gptq", "g32", "mixed", "int8"]),
@@ -97,9 +99,9 @@ def test_text_is_asked_for_once():
     assert "text" not in suggested(STARTS["gptq"])["awq-gptq"]
 
 
-def test_the_modules_of_greatest_error():
-    assert worst_modules(MODULES) == [f"model.layers.{n}.mlp.up_proj" for n in (29, 28, 27)]
-    by_output = {name: {**m, "layer_error": m["sqnr_db"]} for name, m in MODULES.items()}
-    assert worst_modules(by_output)[0] == "model.layers.0.mlp.up_proj"
+def test_the_module_of_greatest_error():
+    assert worst_module(MODULES) == ("model.layers.29.mlp.up_proj", "-9.0 dB of signal to noise")
+    by_output = {name: {**m, "layer_error": m["sqnr_db"] / 100} for name, m in MODULES.items()}
+    assert worst_module(by_output) == ("model.layers.0.mlp.up_proj", "20.00% of its output")
     exact = {"a": {"bits": 4, "sqnr_db": None}, "b": {"bits": 4, "sqnr_db": 80.0}}
-    assert worst_modules(exact) == ["b"]
+    assert worst_module(exact)[0] == "b"
