@@ -1,4 +1,4 @@
-"""`isobit quantize`: a dense model folder in, a compressed-tensors folder out."""
+"""`isobit quantize`: a dense model folder in, a quantized folder out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import typer
 
 from ...runtime.calibrate import Progress, check_calibration, quantize_calibrated
 from ...runtime.mixed_precision import with_budget
-from ...shard.quantize.folder import quantize_folder
+from ...shard.quantize.folder import check_request, quantize_folder
 from ...shard.quantize.mixed import MixedWidths
 from ...shard.quantize.report import QuantizeReport
 from ...shard.quantize.scheme import QuantizeSettings
@@ -28,6 +28,7 @@ from .quantize_options import (
     DEFAULT_GROUP,
     Activations,
     CalibrationRun,
+    Format,
     Method,
     QuantizeOptions,
     Scheme,
@@ -47,6 +48,9 @@ def quantize(
             "otherwise, w8a8 with smoothquant."
         ),
     ] = None,
+    out_format: Annotated[
+        Format, typer.Option("--format", help="What other engines read OUT as.")
+    ] = Format.COMPRESSED_TENSORS,
     group_size: Annotated[
         int | None,
         typer.Option(
@@ -125,6 +129,7 @@ def quantize(
     options = QuantizeOptions(
         method=method,
         scheme=scheme,
+        format=out_format,
         group_size=group_size,
         symmetric=symmetric,
         keep=tuple(keep or ()),
@@ -143,7 +148,9 @@ def quantize(
     )
     stored, calibrated = options.stored(), options.calibrated()
     folder, used, ids = model_folder(model), {}, None
-    if calibrated is not None:
+    if calibrated is None:
+        check_request(folder, out, stored)
+    else:
         check_calibration(folder, out, calibrated, degree)
     if calibrated is not None or budget is not None:
         tokens = DEFAULT_LENGTH if length is None else length
@@ -174,6 +181,7 @@ def quantize(
                     note=lambda line: errors.print(line, markup=False, soft_wrap=True),
                 )
     named = {"out": str(out), "method": method.value, "scheme": options.named_scheme}
+    named["format"] = out_format.value
     summary = {**named, "group_size": stored.group_size, **used, **_summary(report)}
     if stored.mixed is not None:
         summary["mixed"] = _mixed(stored.mixed)

@@ -190,6 +190,14 @@ def test_a_dataset_that_is_none(refused):
     assert "ID[@CONFIG]" in refused("E-CALIB-DATASET", *GPTQ, "--dataset", "a/b/c")
 
 
+def test_a_dataset_without_a_hub(refused, monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    message = refused("E-CALIB-DATASET", *GPTQ, "--dataset", "org/texts")
+    assert "org/texts@default:train:text: default/train/0000.parquet" in message
+    assert "--text FILE" in message
+
+
 @pytest.mark.parametrize("extra", [(), ("--samples", "1")], ids=str)
 def test_text_shorter_than_one_sample(refused, tmp_path, extra):
     (tmp_path / "text").write_text("import os\n")
@@ -258,3 +266,32 @@ def test_patterns_that_mean_nothing(refused, pattern):
 
 def test_w8a8_keeps_no_module_at_4_bits(refused):
     refused("E-QUANT-PATTERN", "--scheme", "w8a8", "--keep", "layers.0.*=4")
+
+
+@pytest.mark.parametrize(
+    ("code", "options"),
+    [
+        ("E-QUANT-GROUP", ("--group-size", "128")),
+        ("E-QUANT-PATTERN", ("--keep", "layers.9.*=8", "--group-size", "32")),
+        ("E-QUANT-FORMAT", ("--format", "gptq", "--asymmetric", "--group-size", "32")),
+        ("E-QUANT-FORMAT", ("--format", "awq", "--scheme", "int8", "--group-size", "32")),
+        ("E-QUANT-FORMAT", ("--format", "gptq_v2", "--scheme", "w8a8")),
+    ],
+    ids=str,
+)
+def test_settings_are_checked_before_the_text_is_read(refused, tmp_path, code, options):
+    refused(code, "--method", "gptq", "--text", tmp_path / "absent", *options)
+
+
+def test_the_source_and_the_place_are_checked_before_the_text_is_read(refused, tmp_path):
+    absent = ("--text", tmp_path / "absent")
+    refused("E-QUANT-TWICE", *GPTQ, *absent, model=INT4)
+    (tmp_path / "mine").mkdir()
+    refused("E-OUT-EXISTS", *GPTQ, *absent, out="mine")
+
+
+def test_a_format_from_the_command_line(command, tmp_path):
+    options = ("--format", "gptq_v2", "--group-size", "32", "--json")
+    assert command("quantize", DENSE, tmp_path / "out", *options).json()["format"] == "gptq_v2"
+    written = json.loads((tmp_path / "out" / "quantize_config.json").read_text())
+    assert written["checkpoint_format"] == "gptq_v2"
