@@ -24,7 +24,8 @@ from ...shard.quantize.layer import (
     fold_rest,
     quantize_products,
 )
-from ...shard.quantize.scheme import module_schemes, quantization_config
+from ...shard.quantize.output import quantization_config
+from ...shard.quantize.scheme import module_schemes
 from ...shard.quantize.source import open_dense
 from ...shard.quantize.statistics import Statistics
 from ...shard.safetensors_file import SliceReader
