@@ -1,4 +1,4 @@
-"""`isobit quantize`: a dense model folder in, a compressed-tensors folder out."""
+"""`isobit quantize`: a dense model folder in, a quantized folder out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import typer
 from ...kernels.errors import InputError
 from ...runtime.calibrate import Progress, check_calibration, quantize_calibrated
 from ...runtime.mixed_precision import with_budget
-from ...shard.quantize.folder import quantize_folder
+from ...shard.quantize.folder import check_request, quantize_folder
 from ...shard.quantize.mixed import MixedWidths
 from ...shard.quantize.report import QuantizeReport
 from ...shard.quantize.scheme import QuantizeSettings
@@ -32,6 +32,7 @@ from .quantize_options import (
     DEFAULT_GROUP,
     Activations,
     CalibrationRun,
+    Format,
     Method,
     QuantizeOptions,
     Scheme,
@@ -52,6 +53,9 @@ def quantize(
             "otherwise, w8a8 with smoothquant."
         ),
     ] = None,
+    out_format: Annotated[
+        Format, typer.Option("--format", help="What other engines read OUT as.")
+    ] = Format.COMPRESSED_TENSORS,
     group_size: Annotated[
         int | None,
         typer.Option(
@@ -145,6 +149,7 @@ def quantize(
     options = QuantizeOptions(
         method=method,
         scheme=scheme,
+        format=out_format,
         group_size=group_size,
         symmetric=symmetric,
         keep=tuple(keep or ()),
@@ -164,7 +169,9 @@ def quantize(
     stored, calibrated = options.stored(), options.calibrated()
     folder, used, ids, held_out = model_folder(model), {}, None, None
     tokens = DEFAULT_LENGTH if length is None else length
-    if calibrated is not None:
+    if calibrated is None:
+        check_request(folder, out, stored)
+    else:
         check_calibration(folder, out, calibrated, degree)
     if calibrated is not None or budget is not None:
         chosen = None if dataset is None else parse_dataset(dataset)
@@ -196,6 +203,7 @@ def quantize(
                     note=lambda line: errors.print(line, markup=False, soft_wrap=True),
                 )
     named = {"out": str(out), "method": method.value, "scheme": options.named_scheme}
+    named["format"] = out_format.value
     summary = {**named, "group_size": stored.group_size, **used, **_summary(report)}
     if stored.mixed is not None:
         summary["mixed"] = _mixed(stored.mixed)

@@ -39,7 +39,6 @@ class OpCheck:
 
     def __init__(self, plan: ShardPlan, rank: int) -> None:
         self._owned, self._atoms = plan.owned(rank), plan.atoms
-        self._head_to_kv = torch.tensor(plan.head_to_kv(rank), dtype=torch.int32)
         self._layouts: dict[str, PackedWeight] = {}
         self._known: dict[str, tuple[PackedWeight, Checksum]] = {}
         self._before = torch.empty(0)
@@ -146,10 +145,10 @@ class OpCheck:
         cache: KVCache,
         out: torch.Tensor,
         step: Step,
-        scale: float,
+        head_to_kv: torch.Tensor,
         window: int,
     ) -> None:
-        """q [T, Hq * D] over the cache to out; heads read the KV heads that the plan says."""
+        """q [T, Hq * D] over the cache to out, as ops.attention."""
         if not q.numel() or not _sane(q):
             return
         rows = _ends(len(q))
@@ -159,8 +158,8 @@ class OpCheck:
             block_tables=step.block_tables,
             row_sequence=step.sequence[rows],
             positions=step.positions[rows],
-            head_to_kv=self._head_to_kv,
-            scale=scale,
+            head_to_kv=head_to_kv,
+            scale=cache.head_size**-0.5,
             window=window,
         )
         self._compare(name, "attention", out[rows], wanted)

@@ -15,6 +15,7 @@ import pytest
 from huggingface_hub import constants
 from isobit.kernels.errors import InputError
 from isobit.launch.calibration_text import calibration_text
+from isobit.launch.cli.output import print_error
 from isobit.launch.hub_dataset import HubDataset, parse_dataset
 from isobit.launch.text import Text
 
@@ -168,3 +169,9 @@ def test_a_file_that_is_no_parquet(monkeypatch, tmp_path):
     (tmp_path / "bad").write_bytes(b"PAR1 and no more")
     monkeypatch.setattr(HubDataset, "_fetch", lambda *_: tmp_path / "bad")
     assert "cannot be read" in refused(parse_dataset("org/texts"))
+
+
+def test_names_of_splits_are_shown_as_they_are(capsys):
+    """rich turns :train: into a picture of one unless it is told not to."""
+    print_error("E-CALIB-DATASET", "org/texts@default:train:text", as_json=False)
+    assert "org/texts@default:train:text" in capsys.readouterr().err
