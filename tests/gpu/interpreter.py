@@ -63,7 +63,7 @@ def _dot(
 ) -> TensorHandle:
     number = start.data.dtype
     if number == np.int32:  # exact in any order
-        total = a.data.astype(np.float64) @ b.data.astype(np.float64) + start.data
+        total = a.data.astype(np.int32) @ b.data.astype(np.int32) + start.data
         return TensorHandle(total.astype(number), start.dtype.scalar)
     left, right = _numbers(a).astype(number), _numbers(b).astype(number)
     total = start.data.copy()
