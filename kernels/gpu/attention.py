@@ -6,12 +6,11 @@ import math
 from dataclasses import dataclass
 
 import torch
-import triton
 
 from ..cache import PAGE, KVCache
 from ..errors import InputError
-from .attention_kernel import STRETCH, attend, combine_stretches
-from .launch import Launch
+from .jit.attention import STRETCH, attend, combine_stretches
+from .launch import Launch, power_of_2
 from .linear import Work
 
 STRETCH_KEYS = STRETCH * PAGE
@@ -66,9 +65,11 @@ def plan_chunks(
 ) -> Chunks:
     """Chunks of neighbouring rows of one sequence, from tables `[M]` on the CPU."""
     sequences = row_sequence.tolist()
-    ends = [i + 1 for i in range(len(sequences)) if sequences[i : i + 1] != sequences[i + 1 : i + 2]]
+    ends = [
+        i + 1 for i in range(len(sequences)) if sequences[i : i + 1] != sequences[i + 1 : i + 2]
+    ]
     longest = max((e - b for b, e in zip([0, *ends], ends, strict=False)), default=0)
-    least = max(LEAST_COLUMNS, triton.next_power_of_2(heads.most))
+    least = max(LEAST_COLUMNS, power_of_2(heads.most))
     columns = least if longest * heads.most <= least else max(least, columns)
     together = columns // max(1, heads.most)
     rows = [
@@ -133,12 +134,18 @@ def attention_work(
         "scale": scale * math.log2(math.e),
         "window": window,
         "BM": chunks.columns,
-        "BD": max(16, triton.next_power_of_2(head)),
+        "BD": max(16, power_of_2(head)),
         "STAGES": STAGES,
     }
     grid = (len(chunks.rows), cache.kv_heads, chunks.stretches if split else 1)
     work.launches.append(
-        Launch(kernel=attend, grid=grid, arguments=arguments, warps=4, stages=STAGES)
+        Launch(
+            kernel=attend,
+            grid=grid,
+            arguments=arguments,
+            warps=4 if chunks.columns <= LEAST_COLUMNS else 8,
+            stages=STAGES,
+        )
     )
     if split:
         names = ("tops", "weights", "partial", "positions", "out", "q_heads", "D", "stretches")

@@ -7,6 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 
+def ceil_div(count: int, size: int) -> int:
+    """How many pieces of a size cover a count."""
+    return -(-count // size)
+
+
+def power_of_2(count: int) -> int:
+    """The least power of two that is not less."""
+    return 1 << max(0, count - 1).bit_length()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Launch:
     """`arguments` by the kernel's names: tensors, numbers, and constants of the compilation.

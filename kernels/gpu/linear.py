@@ -5,17 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-import triton
 import triton.language as tl
 
 from ..errors import InputError
 from .architecture import architecture_of
-from .dense_product import dense_product
-from .inputs import gather_inputs, quantize_inputs
-from .launch import Launch
-from .product import quantized_product
+from .jit.dense_product import dense_product
+from .jit.inputs import gather_inputs, quantize_inputs
+from .jit.product import quantized_product
+from .jit.tree import add_planes
+from .launch import Launch, ceil_div
 from .table import Block, product_block
-from .tree import add_planes
 from .unpack import unpacking
 from .weight import GpuWeight
 
@@ -91,16 +90,12 @@ def product_work(
             )
     elif block.loop:
         for plane, node in zip(out, nodes, strict=True):
-            work.launches.append(
-                _product(inputs, scales, weight, plane, node, 1, bias, block)
-            )
+            work.launches.append(_product(inputs, scales, weight, plane, node, 1, bias, block))
     else:
         rows, segments = x.shape[0], weight.segments
         planes = work.empty(segments, rows, weight.n, dtype=torch.float32, like=x)
         leaf = Node(0, 0)
-        work.launches.append(
-            _product(inputs, scales, weight, planes, leaf, segments, None, block)
-        )
+        work.launches.append(_product(inputs, scales, weight, planes, leaf, segments, None, block))
         for plane, node in zip(out, nodes, strict=True):
             work.launches.append(_addition(planes[node.first :], bias, plane, node.level))
     return work
@@ -140,7 +135,7 @@ def _inputs(
         "packed_k": weight.packed_k,
         "BLOCK": ROW_BLOCK,
     }
-    grid = (rows, triton.cdiv(weight.packed_k, ROW_BLOCK))
+    grid = (rows, ceil_div(weight.packed_k, ROW_BLOCK))
     work.launches.append(Launch(kernel=gather_inputs, grid=grid, arguments=arguments))
     return packed, None
 
@@ -156,7 +151,7 @@ def _product(
     block: Block,
 ) -> Launch:
     rows = x.shape[0]
-    grid = (triton.cdiv(rows, block.rows), triton.cdiv(weight.n, block.columns), planes)
+    grid = (ceil_div(rows, block.rows), ceil_div(weight.n, block.columns), planes)
     arguments = {
         "x": x,
         "offsets": weight.offsets,
@@ -218,5 +213,5 @@ def _addition(
         "LEVEL": level,
         "BLOCK": ROW_BLOCK,
     }
-    grid = (triton.cdiv(out.numel(), ROW_BLOCK),)
+    grid = (ceil_div(out.numel(), ROW_BLOCK),)
     return Launch(kernel=add_planes, grid=grid, arguments=arguments)

@@ -1,8 +1,7 @@
 """Codes of 4 or 8 bits out of 32-bit words, as integers that bf16 and fp16 hold exactly.
 
-128 k of an output column are a chunk: 16 words of nibbles or 32 of bytes. Nibble j of word i is
-k = 16 j + i, byte j is k = 32 j + i; all words at one j are a plane. UNIT k of a chunk, one or more
-planes, are unpacked at once: one scale and one zero point belong to them.
+All words of a chunk (see `weight`) at one nibble or byte are a plane. A unit, one or more planes,
+is unpacked at once: one scale and one zero point belong to it.
 
 In assembly two words give pairs of codes side by side; a mask and an exponent around a code make a
 float of it that is off by 128, 1024 or 2^23, and one addition of minus that and minus the zero
@@ -13,7 +12,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import triton
 import triton.language as tl
 
 CHUNK = 128
@@ -83,43 +81,3 @@ def _plane(bits: int, dtype: tl.dtype, plane: int, out: int, outs: int, wide: bo
         add=(one if bf16 else "add.rn.f16x2 {out}, pair, {n0};").format(**names),
         **names,
     )
-
-
-@triton.jit
-def unit_values(
-    words,
-    zero,
-    FIRST: tl.constexpr,
-    UNIT: tl.constexpr,
-    BITS: tl.constexpr,
-    ASSEMBLY: tl.constexpr,
-    CONSTRAINTS: tl.constexpr,
-    TYPES: tl.constexpr,
-    BASE: tl.constexpr,
-    NUMBER: tl.constexpr,
-):
-    """(code - zero) of k = FIRST..FIRST + UNIT - 1: words `[BN, 4 * BITS]`, zero int32 `[BN]` or a
-    number, give `[BN, UNIT]`. UNIT is 32, 64 or 128."""
-    PER: tl.constexpr = UNIT // (4 * BITS)
-    offset = tl.full(words.shape, 0.0, tl.float32) - (BASE + zero)
-    planes = tl.inline_asm_elementwise(
-        ASSEMBLY[FIRST // UNIT],
-        CONSTRAINTS,
-        [words, offset.to(NUMBER)],
-        dtype=TYPES,
-        is_pure=True,
-        pack=2,
-    )
-    # Joining two puts them innermost: the last pair joined is the lowest bit of the plane.
-    if PER == 1:
-        values = planes[0]
-    elif PER == 2:
-        values = tl.permute(tl.join(planes[0], planes[1]), (0, 2, 1))
-    elif PER == 4:
-        even, odd = tl.join(planes[0], planes[2]), tl.join(planes[1], planes[3])
-        values = tl.permute(tl.join(even, odd), (0, 2, 3, 1))
-    else:
-        even = tl.join(tl.join(planes[0], planes[4]), tl.join(planes[2], planes[6]))
-        odd = tl.join(tl.join(planes[1], planes[5]), tl.join(planes[3], planes[7]))
-        values = tl.permute(tl.join(even, odd), (0, 2, 3, 4, 1))
-    return tl.reshape(values, (words.shape[0], UNIT))

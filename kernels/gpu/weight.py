@@ -39,7 +39,7 @@ class GpuWeight:
     packed_k: int
     data: torch.Tensor
     offsets: torch.Tensor
-    """int32 `[S + 1]`: where segments begin, in runs where `run_chunks` is given, else in chunks."""
+    """int32 `[S + 1]`: where segments begin, in runs if `run_chunks` is given, else in chunks."""
     tables: torch.Tensor | None = None
     """int32 `[tiles, R, fields, 64]`. One field: the 16 bits of the scale, the zero point above
     them. Two: the bits of an fp32 scale, the zero point. None for dense weights and for those under

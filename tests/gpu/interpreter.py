@@ -3,8 +3,8 @@
 Its matrix product goes to BLAS, whose order of additions changes with the shape, and takes bfloat16
 for integers. Here every element is one chain over k in float32, product by product: no matrix unit
 adds like this, but, as there, an element's bits depend on its own row and column alone. So tests
-can ask for equal bits where the kernels promise them. Inline assembly is run by `assembly`. Besides,
-numpy 2.4 no longer takes an array of one element for a number, as bounds of loops are.
+can ask for equal bits where the kernels promise them. Inline assembly is run by `assembly`.
+Besides, numpy 2.4 no longer takes an array of one element for a number, as bounds of loops are.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _bfloat16(values: np.ndarray) -> np.ndarray:
     return wide.bfloat16().view(torch.int16).numpy().view(np.uint16)
 
 
-def _cast(self: Any, source: TensorHandle, wanted: Any) -> TensorHandle:
+def _cast(_: Any, source: TensorHandle, wanted: Any) -> TensorHandle:
     values = _numbers(source)
     kind = wanted.scalar
     if kind == tl.bfloat16:
@@ -58,9 +58,7 @@ def _cast(self: Any, source: TensorHandle, wanted: Any) -> TensorHandle:
     return TensorHandle(values.astype(interpreter._get_np_dtype(wanted)), kind)
 
 
-def _dot(
-    self: Any, a: TensorHandle, b: TensorHandle, start: TensorHandle, *_: Any
-) -> TensorHandle:
+def _dot(_: Any, a: TensorHandle, b: TensorHandle, start: TensorHandle, *__: Any) -> TensorHandle:
     number = start.data.dtype
     if number == np.int32:  # exact in any order
         total = a.data.astype(np.int32) @ b.data.astype(np.int32) + start.data
@@ -72,7 +70,7 @@ def _dot(
     return TensorHandle(total, start.dtype.scalar)
 
 
-def _fma(self: Any, x: TensorHandle, y: TensorHandle, z: TensorHandle) -> TensorHandle:
+def _fma(_: Any, x: TensorHandle, y: TensorHandle, z: TensorHandle) -> TensorHandle:
     # A product of two float32 is exact in float64.
     total = x.data.astype(np.float64) * y.data.astype(np.float64) + z.data
     return TensorHandle(total.astype(z.data.dtype), z.dtype.scalar)
@@ -86,12 +84,12 @@ class _Results:
 
 
 def _inline_asm(
-    self: Any,
+    _: Any,
     text: str,
     constraints: str,
     values: list[TensorHandle],
     types: list[Any],
-    pure: bool,
+    _pure: bool,
     pack: int,
 ) -> _Results:
     """Elements go through in pairs: two registers of 32 bits, or one of twice 16."""
@@ -101,7 +99,9 @@ def _inline_asm(
     for value in values:
         data = np.ascontiguousarray(value.data).reshape(-1)
         wide = data.dtype.itemsize == 4
-        registers += [data.view(np.uint32)[i::2] for i in (0, 1)] if wide else [data.view(np.uint32)]
+        registers += (
+            [data.view(np.uint32)[i::2] for i in (0, 1)] if wide else [data.view(np.uint32)]
+        )
     outs = assembly.run(text, registers, constraints.count("="))
     numbers = [interpreter._get_np_dtype(kind) for kind in types]
     return _Results(

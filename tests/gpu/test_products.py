@@ -42,9 +42,7 @@ def test_groups(form: str, bits: int, dtype: torch.dtype, device: str) -> None:
     runs, segments = FORMS[form]
     symmetric = quantized(70, runs, segments, bits=bits)
     check(torch.randn(3, symmetric.k).to(dtype), symmetric, device)
-    asymmetric = quantized(
-        70, runs, segments, bits=bits, zeros=True, scale_dtype=torch.bfloat16
-    )
+    asymmetric = quantized(70, runs, segments, bits=bits, zeros=True, scale_dtype=torch.bfloat16)
     check(torch.randn(3, asymmetric.k).to(dtype), asymmetric, device)
 
 
@@ -57,9 +55,7 @@ def test_dtypes_of_scales(scale_dtype: torch.dtype, zeros: bool, device: str) ->
 
 @pytest.mark.parametrize("bits", [4, 8])
 def test_act_order(bits: int, device: str) -> None:
-    weight = quantized(
-        24, UNEVEN, [0, 2, 5], bits=bits, zeros=True, order=torch.randperm(211)
-    )
+    weight = quantized(24, UNEVEN, [0, 2, 5], bits=bits, zeros=True, order=torch.randperm(211))
     check(torch.randn(5, weight.k).bfloat16(), weight, device)
 
 

@@ -1,4 +1,4 @@
-"""Ops on rows against float64, against the CPU where bits are the same, and a row against itself."""
+"""Ops on rows against float64, and against the CPU where bits are the same."""
 
 from __future__ import annotations
 

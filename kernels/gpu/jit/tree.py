@@ -40,15 +40,14 @@ def subtree(planes, stride, place, inside, FIRST: tl.constexpr, LEVEL: tl.conste
     """The sum of planes FIRST..FIRST + 2^LEVEL - 1, fp32, `stride` apart."""
     if LEVEL == 0:
         return tl.load(planes + FIRST * stride + place, mask=inside, other=0.0)
-    else:
-        left = subtree(planes, stride, place, inside, FIRST, LEVEL - 1)
-        right = subtree(planes, stride, place, inside, FIRST + (1 << (LEVEL - 1)), LEVEL - 1)
-        return left + right
+    left = subtree(planes, stride, place, inside, FIRST, LEVEL - 1)
+    right = subtree(planes, stride, place, inside, FIRST + (1 << (LEVEL - 1)), LEVEL - 1)
+    return left + right
 
 
 @triton.jit(do_not_specialize=["size"])
 def add_planes(planes, bias, out, size, N, LEVEL: tl.constexpr, BLOCK: tl.constexpr):
-    """out fp32 `[M, N]` = the tree over fp32 `[2^LEVEL, M, N]`, plus a bias `[N]`; size is M * N."""
+    """out fp32 `[M, N]`, M * N = size: the tree over fp32 `[2^LEVEL, M, N]`, plus bias `[N]`."""
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = place < size
     value = subtree(planes, size, place, inside, 0, LEVEL)
