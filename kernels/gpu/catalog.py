@@ -78,7 +78,7 @@ FORMS = (
 )
 
 
-BASIC = (FORMS[0], FORMS[1], FORMS[3], FORMS[6], FORMS[8], FORMS[9], FORMS[10])
+BASIC = (FORMS[0], FORMS[9], FORMS[10])
 
 
 def meta_weight(form: WeightForm, n: int = N, k: int = K, segments: int = ATOMS) -> GpuWeight:
@@ -175,7 +175,7 @@ def _row_ops() -> Iterator[Entry]:
             )  # fmt: skip
     launches["rms_norm_rows: residual alone"] = rows.rms_norm(x, None, 0.0, None, add=x)
     for name, launch in launches.items():
-        yield Entry(name=name, same=name, launch=launch, basic=True)
+        yield Entry(name=name, same=name, launch=launch, basic="float16" not in name)
 
 
 def _attention() -> Iterator[Entry]:

@@ -19,16 +19,21 @@ from isobit.kernels.gpu.architecture import ARCHITECTURES, Architecture
 from isobit.kernels.gpu.catalog import Entry, entries
 
 catalog = cache(entries)
-EVERYWHERE = "quantized_product: int4 group 128 symmetric float16 scales, bfloat16"
+SHARED = "quantized_product: int4 group 128 symmetric float16 scales, bfloat16"
 
 
 def chosen(which: str) -> Iterator[tuple[int, int]]:
     """Architectures, and places in their catalogs."""
     for capability, architecture in ARCHITECTURES.items():
         for place, entry in enumerate(catalog(architecture)):
-            some = entry.same == EVERYWHERE or (entry.basic and capability in (86, 90))
-            if which == "all" or some:
+            if which == "all" or _few(capability, entry):
                 yield capability, place
+
+
+def _few(capability: int, entry: Entry) -> bool:
+    if capability in (80, 89):  # the instructions of 86
+        return entry.same == SHARED and (entry.spills or "blocks of 16" in entry.name)
+    return entry.basic and (entry.matrix or capability == 90)
 
 
 def compiled(job: tuple[int, int]) -> dict:
