@@ -64,6 +64,10 @@ class KVCache:
     def head_size(self) -> int:
         return self.keys.shape[2]
 
+    def keys_at(self, slots: torch.Tensor) -> torch.Tensor:
+        """A copy of the keys `[M, Hkv * D]` in slots int64 `[M]`."""
+        return self.keys[slots // PAGE, :, :, slots % PAGE].flatten(1)
+
     @property
     def dtype(self) -> torch.dtype:
         return self.keys.dtype

@@ -1,47 +1,42 @@
-"""Quantizing with calibration: the model streams through memory, layer by layer.
+"""Quantizing with calibration: the model streams through its ranks, layer by layer.
 
 Every sample runs through the dense layer, which shows the inputs of its products; the layer is
 quantized; every sample then runs through the quantized layer, so that the next one is calibrated on
 the errors it will meet, as in GPTQ's authors' code. Products of one layer are all calibrated on one
-dense pass through that layer. Memory holds one layer and the residual stream of all samples.
+dense pass through that layer. Ranks hold one layer; the residual stream of all samples and what is
+finished lie on the disk, from where a run that was killed goes on.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ..kernels.errors import InputError
-from ..shard.checkpoint import SINGLE, Checkpoint
-from ..shard.load import LayerWeights, load_layer
-from ..shard.plan import PlanSettings, ShardPlan, make_plan
-from ..shard.quantize.layer import INPUTS, MethodSettings, quantize_layer
-from ..shard.quantize.report import REPORT, ModuleReport, QuantizeReport, report_json
-from ..shard.quantize.scheme import QuantizeSettings, module_schemes, quantization_config
+from ..shard.checkpoint import Checkpoint
+from ..shard.plan import PlanSettings, check_settings
+from ..shard.quantize.output import Schemes, quantization_config, repeated_in
+from ..shard.quantize.report import REPORT, QuantizeReport, report_json
+from ..shard.quantize.scheme import module_schemes
 from ..shard.quantize.source import DenseModel, check_values, open_dense
-from ..shard.quantize.statistics import Statistics
-from ..shard.safetensors_file import SliceReader, read_header
-from ..shard.safetensors_writer import SafetensorsWriter
-from ..shard.spec import ModelSpec, spec_from_config
-from ..shard.validate import stored_intermediate_size
-from ..shard.writer import FolderWriter, write_errors
-from .layer_runner import LayerRunner, Look
+from ..shard.safetensors_file import SliceReader
+from ..shard.spec import ModelSpec
+from ..shard.writer import FolderWriter, check_out
+from .calibration.fingerprint import calibration_software, run_fingerprint
+from .calibration.job import CalibrateSettings, CalibrationJob
+from .calibration.ranks import LaunchedRanks, RankInProcess, Ranks
+from .calibration.residual import ResidualWriter
+from .calibration.state import CalibrationState, residual_file
+from .launcher import Launcher
 
+log = logging.getLogger("isobit.runtime")
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class CalibrateSettings:
-    """How weights are stored, and by which method they are chosen."""
-
-    stored: QuantizeSettings
-    method: MethodSettings
 
 
 def quantize_calibrated(
@@ -50,40 +45,57 @@ def quantize_calibrated(
     samples: torch.Tensor,
     settings: CalibrateSettings,
     progress: Progress = lambda done, total: None,
+    *,
+    degree: int = 1,
+    launcher: Launcher | None = None,
+    restart: bool = False,
+    note: Callable[[str], None] = log.warning,
 ) -> QuantizeReport:
     """Write a quantized copy of a model folder, calibrated on `samples` int64 [samples, length].
 
-    Activations have the dtype of the model. The same input gives the same bytes: torch runs on one
-    thread meanwhile, since its sums depend on their number; the runtime's kernels may use any.
-    `progress(done, total)` counts samples through layers. Raises InputError E-CALIB-TEXT,
-    E-CALIB-LENGTH, E-CALIB-IDS for samples, and what quantize_folder and quantize_layer raise.
+    Activations have the dtype of the model. The same input gives the same bytes, at every degree
+    and also when it was stopped and started again: torch runs on one thread meanwhile, since its
+    sums depend on their number; the runtime's kernels may use any. A `launcher` starts `degree`
+    ranks; without one the only rank is this process. `restart` discards what an earlier run left.
+    `progress(done, total)` counts samples through layers; `note` gets a line when the run goes on
+    where another one was stopped, and when it is stopped itself.
+
+    A run that is stopped, or loses a rank or room on the disk, leaves its state beside `out`; one
+    that cannot work leaves nothing. Raises InputError E-CALIB-TEXT, E-CALIB-LENGTH, E-CALIB-IDS
+    for samples, E-CALIB-STATE when an earlier run left something else, E-OUT-BUSY, and what
+    make_plan, open_dense, module_schemes, quantize_products and the ranks raise.
     """
-    source = open_dense(model)
-    schemes = module_schemes(source.spec, settings.stored)
+    assert launcher is not None or degree == 1
+    source, schemes = check_calibration(model, out, settings, degree)
+    quantization = quantization_config(schemes)
     check_samples(source.spec, samples)
-    config = {**source.config, "quantization_config": quantization_config(schemes)}
-    named = {**settings.method.described(), **dataclasses.asdict(settings.stored)}
-    named |= {"samples": samples.shape[0], "length": samples.shape[1]}
-    note = f"{settings.method.method}, {settings.stored.bits} bits"
-    modules: dict[str, ModuleReport] = {}
-    with FolderWriter(out, note) as writer, _one_thread(), SliceReader() as reader:
-        stream = _Stream(source, spec_from_config(config, None), samples, reader)
-        _carry(source, reader, writer)
-        total = source.spec.layers * stream.steps
-        for layer in range(source.spec.layers):
-            before = layer * stream.steps
-            tensors = _layer_tensors(source, reader, layer)
-            statistics = stream.statistics(layer, lambda n, b=before: progress(b + n, total))
-            made = quantize_layer(tensors, source.spec, layer, statistics, schemes, settings.method)
-            del statistics, tensors
-            modules |= made.modules
-            for name, tensor in made.tensors.items():
-                writer.add(name, tensor)
-            middle = before + 2 * len(samples)
-            stream.advance(layer, made.tensors, out, lambda n, b=middle: progress(b + n, total))
-        written = writer.finish(config, model, {REPORT: report_json(named, modules)})
-        progress(total, total)
-    return QuantizeReport(source_bytes=source.nbytes, written_bytes=written, modules=modules)
+    state = CalibrationState(out, run_fingerprint(source, samples, settings), restart)
+    job = CalibrationJob(
+        model=model.absolute(),
+        folder=state.folder,
+        run=state.run,
+        settings=settings,
+        samples=samples.shape[0],
+        length=samples.shape[1],
+        degree=degree,
+    )
+    with _kept_or_discarded(state, source.spec.layers, note), one_thread():
+        if state.resumed:
+            note(f"going on {_described(state, source.spec.layers)}; --restart begins anew")
+        else:
+            _begin(source, samples, state)
+        _calibrate(source, job, state, launcher, progress)
+        return _assemble(source, quantization, job, state)
+
+
+def check_calibration(
+    model: Path, out: Path, settings: CalibrateSettings, degree: int
+) -> tuple[DenseModel, Schemes]:
+    """What can be checked without samples; raises as quantize_calibrated does."""
+    check_out(out)
+    check_settings(PlanSettings(degree=degree))
+    source = open_dense(model)
+    return source, module_schemes(source.spec, settings.stored)
 
 
 def check_samples(spec: ModelSpec, samples: torch.Tensor) -> None:
@@ -105,119 +117,153 @@ def check_samples(spec: ModelSpec, samples: torch.Tensor) -> None:
         )
 
 
-class _Stream:
-    """The residual stream float32 [samples, length, hidden] on its way through the layers."""
-
-    def __init__(
-        self, source: DenseModel, quantized: ModelSpec, samples: torch.Tensor, reader: SliceReader
-    ) -> None:
-        self._source, self._quantized = source, quantized
-        size, settings = stored_intermediate_size(source.checkpoint), PlanSettings(degree=1)
-        self._dense_plan = make_plan(source.spec, settings, size)
-        self._plan = make_plan(quantized, settings, size)
-        self._dtype = source.spec.torch_dtype
-        self.residual = embed(source, reader, samples)
-
-    @property
-    def steps(self) -> int:
-        """Steps of progress in a layer: quantizing counts as much as the samples once."""
-        return 3 * len(self.residual)
-
-    def statistics(self, layer: int, progress: Callable[[int], None]) -> dict[str, Statistics]:
-        """Gather the inputs of the dense layer's products, by the keys of INPUTS."""
-        spec, gathered = self._source.spec, {}
-        current = 0
-
-        def look(name: str, inputs: torch.Tensor) -> None:
-            if name not in gathered:
-                gathered[name] = Statistics(inputs.shape[1])
-            gathered[name].add(current, inputs)
-
-        weights = load_layer(self._source.checkpoint, spec, self._dense_plan, 0, layer, self._dtype)
-        runner = self._runner(spec, self._dense_plan, weights, layer, look)
-        for current, sample in enumerate(self.residual):
-            progress(current)
-            runner.run(sample)
-        assert set(gathered) == set(INPUTS)
-        return gathered
-
-    def advance(
-        self,
-        layer: int,
-        tensors: Mapping[str, torch.Tensor],
-        out: Path,
-        progress: Callable[[int], None],
-    ) -> None:
-        """Replace each sample by what the quantized layer makes of it.
-
-        The layer is read back from a file by the loader of every rank: what is run is what will be.
-        """
-        with _stored(tensors, out) as checkpoint:
-            weights = load_layer(checkpoint, self._quantized, self._plan, 0, layer, self._dtype)
-        runner = self._runner(self._quantized, self._plan, weights, layer, None)
-        for number, sample in enumerate(self.residual):
-            progress(number)
-            sample.copy_(runner.run(sample))
-
-    def _runner(
-        self,
-        spec: ModelSpec,
-        plan: ShardPlan,
-        weights: LayerWeights,
-        layer: int,
-        look: Look | None,
-    ) -> LayerRunner:
-        length = self.residual.shape[1]
-        return LayerRunner(spec, plan, weights, layer, self._dtype, length, look)
+def embed(
+    checkpoint: Checkpoint, spec: ModelSpec, reader: SliceReader, ids: torch.Tensor
+) -> torch.Tensor:
+    """The residual stream before the first layer, float32 [length, hidden], of ids [length]."""
+    entry = checkpoint.entries["model.embed_tokens.weight"]
+    rows, places = ids.unique(return_inverse=True)
+    values = reader.read(entry, rows, slice(0, spec.hidden_size))
+    return values.to(spec.torch_dtype).float()[places]
 
 
-def embed(source: DenseModel, reader: SliceReader, samples: torch.Tensor) -> torch.Tensor:
-    """The residual stream before the first layer, float32 [samples, length, hidden]."""
-    entry = source.checkpoint.entries["model.embed_tokens.weight"]
-    ids, places = samples.unique(return_inverse=True)
-    rows = reader.read(entry, ids, slice(0, source.spec.hidden_size))
-    check_values(entry.name, rows)
-    return rows.to(source.spec.torch_dtype).float()[places]
+def _begin(source: DenseModel, samples: torch.Tensor, state: CalibrationState) -> None:
+    """Look at the tensors that are carried over, before anything takes long, and embed."""
+    with SliceReader() as reader:
+        for name in _carried(source):
+            check_values(name, reader.read(source.checkpoint.entries[name]))
+        count, length = samples.shape
+        path = state.part(residual_file(0))
+        writer = ResidualWriter(path, count, length, source.spec.hidden_size)
+        try:
+            for number, ids in enumerate(samples):
+                writer.write(number, embed(source.checkpoint, source.spec, reader, ids))
+        finally:
+            writer.close()
+    state.keep([residual_file(0)])
+
+
+def _calibrate(
+    source: DenseModel,
+    job: CalibrationJob,
+    state: CalibrationState,
+    launcher: Launcher | None,
+    progress: Progress,
+) -> None:
+    """Quantize all layers that are not finished. Quantizing counts as much as the samples once."""
+    count, layers = job.samples, source.spec.layers
+    total = (3 * layers - 1) * count
+    if state.next_layer == layers - 1 and state.has_layer(layers - 1):
+        return
+    ranks = _ranks(source, job, launcher)
+    try:
+        for layer in range(state.next_layer, layers):
+            done = 3 * layer * count
+            if not state.has_layer(layer):
+                _quantize_layer(ranks, job, layer, lambda n, d=done: progress(d + n, total))
+                state.keep_layer(layer)
+            if layer + 1 < layers:
+                ranks.ask(do="load", layer=layer)
+                for sample in range(count):
+                    progress(done + 2 * count + sample, total)
+                    ranks.ask(do="advance", sample=sample)
+                ranks.ask(do="end")
+                state.advance(layer + 1)
+    finally:
+        ranks.close()
+    progress(total, total)
+
+
+def _quantize_layer(
+    ranks: Ranks, job: CalibrationJob, layer: int, progress: Callable[[int], None]
+) -> None:
+    """Have the ranks gather statistics, find scales together, and write the layer's tensors."""
+    ranks.ask(do="gather", layer=layer)
+    for sample in range(job.samples):
+        progress(sample)
+        ranks.ask(do="observe", sample=sample)
+    progress(job.samples)
+    folds = {}
+    for answer in ranks.ask(do="find"):
+        folds |= answer["folds"]
+    ranks.ask(do="quantize", folds=folds)
+
+
+def _ranks(source: DenseModel, job: CalibrationJob, launcher: Launcher | None) -> Ranks:
+    if launcher is None:
+        return RankInProcess(job, source.spec)
+    software = calibration_software(source.folder, source.spec.torch_dtype)
+    return LaunchedRanks(job, launcher, software)
+
+
+def _assemble(
+    source: DenseModel, quantization: dict[str, Any], job: CalibrationJob, state: CalibrationState
+) -> QuantizeReport:
+    """Put the folder together from what is carried over and from the finished layers."""
+    settings, modules = job.settings, {}
+    named = {**settings.method.described(), **dataclasses.asdict(settings.stored)}
+    named |= {"samples": job.samples, "length": job.length}
+    note = f"{settings.method.method}, {settings.stored.bits} bits"
+    with FolderWriter(state.out, note, state.folder) as writer, SliceReader() as reader:
+        for name in _carried(source):
+            writer.add(name, reader.read(source.checkpoint.entries[name]))
+        for layer in range(source.spec.layers):
+            with SliceReader() as kept:
+                for name, entry in state.layer_tensors(layer).entries.items():
+                    writer.add(name, kept.read(entry))
+            modules |= state.layer_reports(layer)
+        written = writer.finish(
+            {**source.config, "quantization_config": quantization},
+            source.folder,
+            {REPORT: report_json(named, modules), **repeated_in(quantization)},
+        )
+    return QuantizeReport(source_bytes=source.nbytes, written_bytes=written, modules=modules)
+
+
+def _carried(source: DenseModel) -> list[str]:
+    """Tensors that belong to no layer that the model runs."""
+
+    def of_layer(name: str) -> bool:
+        parts = name.split(".")
+        return parts[:2] == ["model", "layers"] and int(parts[2]) < source.spec.layers
+
+    return [name for name in source.checkpoint.entries if not of_layer(name)]
 
 
 @contextmanager
-def _stored(tensors: Mapping[str, torch.Tensor], out: Path) -> Iterator[Checkpoint]:
-    """A checkpoint of some tensors, beside `out` while the block lasts."""
-    prefix, parent = f".{out.name}.", out.absolute().parent
-    with write_errors(out), tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as name:
-        file = SafetensorsWriter(Path(name) / SINGLE, {"format": "pt"})
-        for each, tensor in tensors.items():
-            file.add(each, tensor)
-        file.close()
-        entries = {entry.name: entry for entry in read_header(file.path)}
-        yield Checkpoint(folder=Path(name), entries=entries)
+def _kept_or_discarded(
+    state: CalibrationState, layers: int, note: Callable[[str], None]
+) -> Iterator[None]:
+    """Discard the state when the block is through or cannot work, else say what is kept."""
+    try:
+        yield
+    except BaseException as error:
+        hopeless = isinstance(error, InputError) and error.code not in (
+            "E-OUT-WRITE",
+            "E-CALIB-HOST",
+        )
+        if hopeless or not state.next_layer:
+            state.discard()
+        else:
+            note(
+                f"stopped {_described(state, layers)}. The same command goes on from there; remove "
+                "the folder to give up"
+            )
+            state.close()
+        raise
+    state.discard()
+
+
+def _described(state: CalibrationState, layers: int) -> str:
+    size = state.nbytes / (1 << 20)
+    return f"after {state.next_layer} of {layers} layers, kept in {state.folder} ({size:.0f} MiB)"
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _is_layers(source: DenseModel, name: str) -> bool:
-    """Whether a tensor belongs to a layer that the model runs."""
-    parts = name.split(".")
-    return parts[:2] == ["model", "layers"] and int(parts[2]) < source.spec.layers
-
-
-def _carry(source: DenseModel, reader: SliceReader, writer: FolderWriter) -> None:
-    for name, entry in source.checkpoint.entries.items():
-        if not _is_layers(source, name):
-            tensor = reader.read(entry)
-            check_values(name, tensor)
-            writer.add(name, tensor)
-
-
-def _layer_tensors(source: DenseModel, reader: SliceReader, layer: int) -> dict[str, torch.Tensor]:
-    prefix = f"model.layers.{layer}."
-    entries = source.checkpoint.entries.items()
-    return {name: reader.read(entry) for name, entry in entries if name.startswith(prefix)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .batch import Request
+from .batch import Request, StepRows
 from .digest import chain_digests
 from .trace import Run
 
@@ -28,6 +28,8 @@ class Completion:
 class Batch:
     """What came of a static batch. `hidden_digests` has one entry a step; times in seconds.
 
+    `traces` and `steps`, the rows behind them, have one entry a step of a traced run.
+
     `decode_kernels_s` and `decode_collectives_s` are the times of the slowest rank of each decode
     step inside kernels, and inside collectives that need no Python.
     """
@@ -35,6 +37,7 @@ class Batch:
     completions: list[Completion]
     hidden_digests: list[str]
     traces: Run
+    steps: list[StepRows]
     prefill_s: float
     decode_s: list[float]
     decode_kernels_s: list[float]

@@ -14,6 +14,7 @@ from ..shard.plan import PlanSettings
 from ..shard.quantization import assumed_quantization
 from ..shard.spec import DTYPES, ModelSpec, read_spec
 from .collectives.interface import MODES, Mode
+from .trace_settings import TraceSettings
 
 PAGE_TOKENS = PAGE
 
@@ -60,8 +61,8 @@ class EngineSettings:
     ranks loaded and what every step gave, "full" every site of every layer as well, "off" nothing.
     `all_reduce` "auto" takes "custom", over shared memory, where all ranks share a host and its
     self-test passes, and "gather" elsewhere; "library" is not invariant. A collective waits
-    `collective_timeout_s` for the other ranks. `trace` keeps what was seen at every site, and lets
-    ranks differ.
+    `collective_timeout_s` for the other ranks. `trace` keeps what was seen at sites, and lets ranks
+    differ. `examine` makes ranks watch their own operations and answer the doctor.
     """
 
     plan: PlanSettings = dataclasses.field(default_factory=PlanSettings)
@@ -72,7 +73,8 @@ class EngineSettings:
     threads: int = 0
     load_timeout_s: float = 1800.0
     step_timeout_s: float = 300.0
-    trace: bool = False
+    trace: TraceSettings | None = None
+    examine: bool = False
     check: str = "step"
     all_reduce: Mode = "auto"
     collective_timeout_s: float = 60.0
@@ -145,7 +147,8 @@ class RankJob:
     threads: int
     ranks_per_host: int
     rendezvous: str
-    trace: bool
+    trace: dict | None
+    examine: bool
     check: str
     all_reduce: Mode
     collective_timeout_s: float

@@ -10,6 +10,7 @@ from ..shard.load import RankWeights
 from ..shard.plan import ShardPlan
 from ..shard.spec import ModelSpec
 from .collectives.interface import Collectives
+from .doctor.op_check import OpCheck
 from .forward import ForwardPass
 from .product_check import ProductCheck
 from .trace import Tracer
@@ -29,7 +30,7 @@ class Decoder:
         *,
         dtype: torch.dtype,
         kv_pages: int,
-        products: ProductCheck | None = None,
+        products: ProductCheck | OpCheck | None = None,
     ) -> None:
         self.spec, self.plan, self.rank, self.dtype = spec, plan, rank, dtype
         self.weights, self.collectives, self.tracer = weights, collectives, tracer

@@ -10,10 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ..kernels.errors import InputError, IsobitError, RankFault
+from ..kernels.errors import RankFault
 from ..shard.checkpoint import open_checkpoint
 from ..shard.verify_load import compare, file_fingerprints
-from . import wire
 from .batch import Request, StepRows, advance, assign_pages, check_requests, form_step
 from .completion import Batch, completions
 from .config import (
@@ -23,11 +22,10 @@ from .config import (
 )
 from .consistency import check_loaded, differing_ranks, divergence, wrong_products
 from .launcher import Launcher
-from .link import DriverLink, unique_lines
 from .prepare import prepare
-from .rendezvous import Rendezvous
+from .rank_group import RankGroup
 from .replay import write_replay
-from .trace import TraceRecord
+from .trace import TraceRecord, record_from
 
 log = logging.getLogger("isobit.runtime")
 
@@ -49,15 +47,11 @@ class Engine:
         Raises InputError as `prepare` and loading do, RankFault when a rank dies or is silent.
         """
         started = time.perf_counter()
-        self.settings, self._launcher, self._model = settings, launcher, model
+        self.settings, self._model = settings, model
         self.spec, self.plan = prepare(model, settings)
         self._step_number = 0
-        address = launcher.address()
-        self._link = DriverLink(self.plan.degree, address)
+        self._group = RankGroup(self.plan.degree, launcher, settings.load_timeout_s)
         try:
-            self._rendezvous = Rendezvous(self._link.folder, address.host)
-            self._launcher.launch([self._link.ticket(rank) for rank in range(self.plan.degree)])
-            self._collect("hello", "starting the ranks", settings.load_timeout_s)
             self.ranks = self._load(model)
             if settings.verify_load:
                 self._verify_load(model)
@@ -79,13 +73,7 @@ class Engine:
 
     def close(self) -> None:
         """Tell the ranks to stop, then end their processes."""
-        for rank in range(self.plan.degree):
-            try:
-                self._link.send(rank, {"kind": "stop"})
-            except RankFault:
-                continue
-        self._launcher.stop()
-        self._link.close()
+        self._group.close()
 
     def generate(
         self,
@@ -105,7 +93,7 @@ class Engine:
         ]
         check_requests(self.spec, prompts, sampling)
         assign_pages(requests, self.settings.kv_pages)
-        hidden, traces, times, kernels, waits = [], [], [], [], []
+        hidden, traces, steps, times, kernels, waits = [], [], [], [], [], []
         started = time.perf_counter()
         first_token_s = 0.0
         while not all(request.finished for request in requests):
@@ -115,8 +103,9 @@ class Engine:
             trace = [_records(answers[rank]) for rank in range(self.plan.degree)]
             self._check(requests, answers, trace)
             hidden.append(answers[0]["hidden_digest"])
-            if self.settings.trace:
+            if self.settings.trace is not None:
                 traces.append(trace)
+                steps.append(rows)
             self._commit(requests, rows, answers[0], on_token)
             started_all = all(request.emitted or request.finished for request in requests)
             if started_all and not first_token_s:
@@ -129,11 +118,17 @@ class Engine:
             completions=completions(requests),
             hidden_digests=hidden,
             traces=traces,
+            steps=steps,
             prefill_s=first_token_s,
             decode_s=times,
             decode_kernels_s=kernels,
             decode_collectives_s=waits,
         )
+
+    def finish_trace(self) -> None:
+        """Have every rank complete its file of values; raises InputError E-TRACE-DISK."""
+        self._group.tell({"kind": "finish trace"})
+        self._group.collect("traced", "writing the trace", self.settings.step_timeout_s)
 
     def _load(self, model: Path) -> list[dict[str, Any]]:
         settings = self.settings
@@ -145,17 +140,16 @@ class Engine:
             "dtype": settings.dtype,
             "kv_pages": settings.kv_pages,
             "threads": settings.threads,
-            "ranks_per_host": self._launcher.ranks_per_host(),
-            "rendezvous": self._rendezvous.address,
-            "trace": settings.trace,
+            **self._group.meeting_place,
+            "trace": None if settings.trace is None else settings.trace.to_dict(),
+            "examine": settings.examine,
             "check": settings.check,
             "all_reduce": settings.all_reduce,
             "collective_timeout_s": settings.collective_timeout_s,
             "verify_load": settings.verify_load,
         }
-        for rank in range(self.plan.degree):
-            self._link.send(rank, job)
-        reports = self._collect(
+        self._group.tell(job)
+        reports = self._group.collect(
             "loaded", "loading the weights", settings.load_timeout_s, stop_at_error=False
         )
         ranks = [reports[rank] for rank in range(self.plan.degree)]
@@ -165,7 +159,7 @@ class Engine:
         log.info("all-reduce: %s, %s; self-test %s", *(chosen[k] for k in CHOICE))
         if not chosen["invariant"]:
             log.warning("all-reduce %s: %s", chosen["name"], OUTSIDE_CONTRACT)
-        if settings.check != "off" and not settings.trace:
+        if settings.check != "off" and settings.trace is None:
             check_loaded(ranks)
         return ranks
 
@@ -190,11 +184,17 @@ class Engine:
         self._check(requests, answers, [_records(answers[rank]) for rank in sorted(answers)])
         return answers[0]
 
+    def ask(self, kind: str, what: str) -> list[dict[str, Any]]:
+        """The answer of each rank to a question; raises RankFault as `generate`."""
+        self._group.tell({"kind": kind})
+        answers = self._group.collect("answered", what, self.settings.step_timeout_s)
+        return [answers[rank] for rank in range(self.plan.degree)]
+
     def _step(
         self, requests: list[Request], rows: StepRows, more: Mapping[str, Any] = NOTHING
     ) -> dict[int, dict[str, Any]]:
         self._step_number += 1
-        message = wire.encode(
+        self._group.tell(
             {
                 "kind": "step",
                 "step": self._step_number,
@@ -207,9 +207,8 @@ class Engine:
                 **more,
             }
         )
-        for rank in range(self.plan.degree):
-            self._link.send_bytes(rank, message)
-        return self._collect("stepped", f"step {self._step_number}", self.settings.step_timeout_s)
+        what, timeout_s = f"step {self._step_number}", self.settings.step_timeout_s
+        return self._group.collect("stepped", what, timeout_s)
 
     def _check(
         self,
@@ -224,7 +223,7 @@ class Engine:
         if (wrong := wrong_products(self._step_number, answers)) is not None:
             raise wrong
         differing = differing_ranks(answers)
-        if not differing or self.settings.trace:
+        if not differing or self.settings.trace is not None:
             return
         fault = divergence(
             self._step_number, differing, trace if any(trace) else (), self.plan.degree
@@ -262,25 +261,6 @@ class Engine:
             requests[owner].logits_digests.append(digest)
             on_token(owner, token)
 
-    def _collect(
-        self, kind: str, what: str, timeout_s: float, stop_at_error: bool = True
-    ) -> dict[int, dict[str, Any]]:
-        answers = self._link.collect(kind, what, timeout_s, self._launcher.dead, stop_at_error)
-        errors = {rank: a for rank, a in answers.items() if a["kind"] == "error"}
-        if errors:
-            raise _combined(errors, what)
-        return answers
-
 
 def _records(answer: dict[str, Any]) -> list[TraceRecord]:
-    return [TraceRecord(site=s, part=p, digest=d) for s, p, d in answer.get("trace", ())]
-
-
-def _combined(errors: dict[int, dict[str, Any]], what: str) -> IsobitError:
-    """One error for what several ranks reported, each line once."""
-    code = next(iter(errors.values()))["code"]
-    text = unique_lines(error["message"] for error in errors.values() if error["code"] == code)
-    if any(error["fault"] for error in errors.values()):
-        ranks = ", ".join(f"rank {rank}" for rank in sorted(errors))
-        return RankFault(code, f"{what}: {ranks}: {text}")
-    return InputError(code, text)
+    return [record_from(fields) for fields in answer.get("trace", ())]

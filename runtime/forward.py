@@ -15,9 +15,10 @@ from ..shard.plan import ShardPlan
 from ..shard.spec import ModelSpec
 from .collectives.interface import Collectives
 from .collectives.recorded import record_all_gather
+from .doctor.op_check import OpCheck
 from .layer import LayerRecorder, Pending
 from .product_check import ProductCheck
-from .trace import Tracer
+from .trace import Parts, Tracer
 
 
 class ForwardPass(LayerRecorder):
@@ -38,11 +39,10 @@ class ForwardPass(LayerRecorder):
         collectives: Collectives,
         tracer: Tracer,
         dtype: torch.dtype,
-        products: ProductCheck | None = None,
+        products: ProductCheck | OpCheck | None = None,
     ) -> None:
         super().__init__(spec, plan, rank, caches, collectives, tracer, dtype, products)
         self.weights = weights
-        self._vocab = plan.vocab.owned_ends(plan.owned(rank))
         self._vocab_sizes = [plan.vocab.slice(plan.owned(r)).size for r in range(plan.degree)]
         self._record()
 
@@ -75,10 +75,15 @@ class ForwardPass(LayerRecorder):
         own = program.buffer(max(self._vocab_sizes), torch.float32)
         record_rows.sampled_rows(program, self.hidden, rows)
         record.rms_norm(program, rows, self.weights.final_norm, spec.norm_eps, self.last)
+        self._ops.norm("norm", rows, self.weights.final_norm, spec.norm_eps, self.last)
         self._watch("norm.out", self.last)
         record.linear(program, self.last, [self.weights.head], [own])
         self._check_product("lm_head", self.weights.head, self.last, own, None)
-        self._watch_columns("lm_head.out", own, "atom", self._first_atom, self._vocab)
+        owned = self.plan.owned(self.rank)
+        parts = Parts.atoms(
+            owned, self.plan.vocab.owned_ends(owned), self.plan.vocab.slice(owned).offset
+        )
+        self._watch_columns("lm_head.out", own, parts)
         gathered = self._all_gather(own, "lm_head.out")
         self.logits = program.buffer(spec.vocab_size, torch.float32)
         record_rows.join_columns(program, gathered, self._vocab_sizes, self.logits)

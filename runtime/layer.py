@@ -19,17 +19,23 @@ from ..shard.spec import ModelSpec
 from .collectives.interface import Collectives
 from .collectives.recorded import record_all_reduce
 from .collectives.tree import subtree_merges
+from .doctor.op_check import OpCheck
+from .doctor.op_hooks import OpHooks
 from .product_check import ProductCheck, product_name
-from .trace import Tracer
+from .trace import Parts, Tracer
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pending:
-    """The root of a sum over atoms that has not yet joined the residual stream."""
+    """The root of a sum over atoms that has not yet joined the residual stream.
+
+    `site` is that of the sum, `residual` that of the stream with it.
+    """
 
     root: Buffer
     bias: torch.Tensor | None
     site: str
+    residual: str
 
 
 class LayerRecorder:
@@ -48,7 +54,7 @@ class LayerRecorder:
         collectives: Collectives,
         tracer: Tracer,
         dtype: torch.dtype,
-        products: ProductCheck | None = None,
+        products: ProductCheck | OpCheck | None = None,
     ) -> None:
         self.spec, self.plan, self.rank, self.dtype = spec, plan, rank, dtype
         self.caches = caches
@@ -57,14 +63,23 @@ class LayerRecorder:
             vocabulary=spec.vocab_size, positions=spec.max_positions, pages=caches[0].pages
         )
         self.program = Program(limits)
+        watching = products if isinstance(products, OpCheck) else None
+        self._ops = OpHooks(self.program, watching)
         self._cos, self._sin = rotary_tables(spec.rotary, spec.head_size, spec.max_positions)
         self._head_to_kv = torch.tensor(plan.head_to_kv(rank), dtype=torch.int32)
         owned, kept = plan.owned(rank), plan.kv_heads(rank)
         self.merges = torch.tensor(subtree_merges(plan.atoms, owned), dtype=torch.int32)
-        self._first_atom, self._first_kv = owned.start, kept.start
-        self._heads = plan.heads.owned_ends(owned, spec.head_size)
+        self._first_atom = owned.start
+        head = spec.head_size
+        self._heads = plan.heads.owned_ends(owned, head)
         self._wide = plan.intermediate.owned_ends(owned)
-        self._kv = [i * spec.head_size for i in range(len(kept) + 1)]
+        self._kv = [i * head for i in range(len(kept) + 1)]
+        queries, wide = plan.heads.slice(owned), plan.intermediate.slice(owned)
+        self._query_parts = Parts.atoms(owned, self._heads, queries.offset * head)
+        self._key_parts = Parts(
+            kind="kv head", first=kept.start, ends=self._kv, begin=kept.start * head
+        )
+        self._wide_parts = Parts.atoms(owned, self._wide, wide.offset)
         self.normed = torch.empty(2 * spec.layers, spec.hidden_size, dtype=dtype)
         self._make_buffers()
 
@@ -79,8 +94,19 @@ class LayerRecorder:
 
     def record_end(self, pending: Pending) -> None:
         """Record how the sum that the last layer left joins the residual stream."""
+        self._ops.before_norm(self.hidden, None if pending is None else pending.root)
         record.add(self.program, self.hidden, pending.root, pending.bias)
-        self._watch(pending.site, pending.root)
+        self._ops.joined(pending.site, self.hidden, pending.bias)
+        self._watch_sum(pending)
+
+    def tables(self) -> dict[str, torch.Tensor]:
+        """What was derived from the plan and the config, and recorded."""
+        return {
+            "head_to_kv": self._head_to_kv,
+            "merges": self.merges,
+            "cos": self._cos,
+            "sin": self._sin,
+        }
 
     def _make_buffers(self) -> None:
         hidden, make = self.spec.hidden_size, self.program.buffer
@@ -97,13 +123,16 @@ class LayerRecorder:
 
     def _norm(self, weight: torch.Tensor, site: str, index: int, pending: Pending | None) -> None:
         program, eps = self.program, self.spec.norm_eps
+        self._ops.before_norm(self.hidden, None if pending is None else pending.root)
         if pending is None:
             record.rms_norm(program, self.hidden, weight, eps, self._h)
         else:
             record.rms_norm(
                 program, self.hidden, weight, eps, self._h, add=pending.root, bias=pending.bias
             )
-            self._watch(pending.site, pending.root)
+            self._ops.joined(pending.site, self.hidden, pending.bias)
+            self._watch_sum(pending)
+        self._ops.norm(site, self.hidden, weight, eps, self._h)
         self._watch(site, self._h)
         record_rows.last_row(program, self._h, self.normed[index])
 
@@ -111,9 +140,9 @@ class LayerRecorder:
         site, cache = f"layers.{layer}.self_attn.", self.caches[layer]
         self._columns(layer, weights, ("q", "k", "v"), self._qkv)
         q, k, v = self._qkv
-        self._watch_columns(site + "q_proj.out", q, "atom", self._first_atom, self._heads)
-        self._watch_columns(site + "k_proj.out", k, "kv head", self._first_kv, self._kv)
-        self._watch_columns(site + "v_proj.out", v, "kv head", self._first_kv, self._kv)
+        self._watch_columns(site + "q_proj.out", q, self._query_parts)
+        self._watch_columns(site + "k_proj.out", k, self._key_parts)
+        self._watch_columns(site + "v_proj.out", v, self._key_parts)
         record.rope_and_cache(
             self.program,
             q,
@@ -127,6 +156,11 @@ class LayerRecorder:
             k_norm=weights.k_norm,
             eps=self.spec.norm_eps,
         )
+        self._ops.rope(
+            site + "q_rope", q, self._rotated, (self._cos, self._sin), weights.q_norm, self.spec
+        )
+        self._watch_columns(site + "q_rope.out", self._rotated, self._query_parts)
+        self._watch_keys(site + "k_rope.out", cache)
         record.attention(
             self.program,
             self._rotated,
@@ -137,17 +171,20 @@ class LayerRecorder:
             window=self.spec.windows[layer],
         )
         out = self._attended
-        self._watch_columns(site + "attn.out", out, "atom", self._first_atom, self._heads)
+        self._ops.attention(
+            site + "attn", self._rotated, cache, out, self._head_to_kv, self.spec.windows[layer]
+        )
+        self._watch_columns(site + "o_proj.in", out, self._query_parts)
         return self._row(layer, weights, "o", out)
 
     def _mlp(self, layer: int, weights: LayerWeights) -> Pending:
         site = f"layers.{layer}.mlp."
         self._columns(layer, weights, ("gate", "up"), (self._gate, self._up))
-        first, ends = self._first_atom, self._wide
-        self._watch_columns(site + "gate_proj.out", self._gate, "atom", first, ends)
-        self._watch_columns(site + "up_proj.out", self._up, "atom", first, ends)
+        self._watch_columns(site + "gate_proj.out", self._gate, self._wide_parts)
+        self._watch_columns(site + "up_proj.out", self._up, self._wide_parts)
         record.silu_mul(self.program, self._gate, self._up, self._inner)
-        self._watch_columns(site + "down_proj.in", self._inner, "atom", first, ends)
+        self._ops.silu_mul(site + "silu_mul", self._gate, self._up, self._inner)
+        self._watch_columns(site + "down_proj.in", self._inner, self._wide_parts)
         return self._row(layer, weights, "down", self._inner)
 
     def _columns(
@@ -163,17 +200,21 @@ class LayerRecorder:
         """Bias is added once, after the root of the tree, where the root joins the residual."""
         product, site = weights.products[name], product_name(layer, name)
         record.linear(self.program, x, [product], [self._nodes], merges=self.merges)
-        if self.tracer.enabled:
+        traced = self.tracer.wants(site + ".partial")
+        if traced or self.products is not None:
             atoms = self.program.buffer(product.n, torch.float32, planes=product.segments)
             record.linear(self.program, x, [product], [atoms])
-            self.program.call(lambda: self._trace_partials(site + ".partial", atoms))
+            if traced:
+                self.program.call(lambda: self._trace_partials(site + ".partial", atoms))
             self._check_product(site, product, x, atoms, None)
             self._check_tree(site, atoms)
         if self.plan.degree > 1:
             record_all_reduce(
                 self.program, self.collectives, self._nodes, self._root, site + ".out"
             )
-        return Pending(root=self._root, bias=weights.biases[name], site=site + ".out")
+        residual = site.rpartition(".")[0] + ".residual"
+        bias = weights.biases[name]
+        return Pending(root=self._root, bias=bias, site=site + ".out", residual=residual)
 
     def _check_product(
         self, site: str, product: PackedWeight, x: Buffer, out: Buffer, bias: torch.Tensor | None
@@ -190,16 +231,27 @@ class LayerRecorder:
             self.program.call(lambda: checks.tree(site, planes(atoms), planes(nodes)))
 
     def _watch(self, site: str, buffer: Buffer) -> None:
-        if self.tracer.enabled:
-            rows_of = self.program.rows_of
-            self.program.call(lambda: self.tracer.whole(site, rows_of(buffer)))
+        if self.tracer.wants(site):
+            rows_of, trace = self.program.rows_of, self.tracer.whole
+            self.program.call(lambda: trace(site, rows_of(buffer), sampled=buffer.sampled))
 
-    def _watch_columns(
-        self, site: str, buffer: Buffer, kind: str, first: int, ends: Sequence[int]
-    ) -> None:
-        if self.tracer.enabled:
-            rows_of = self.program.rows_of
-            self.program.call(lambda: self.tracer.columns(site, rows_of(buffer), kind, first, ends))
+    def _watch_sum(self, pending: Pending) -> None:
+        self._watch(pending.site, pending.root)
+        self._watch(pending.residual, self.hidden)
+
+    def _watch_columns(self, site: str, buffer: Buffer, parts: Parts) -> None:
+        if self.tracer.wants(site):
+            rows_of, trace = self.program.rows_of, self.tracer.columns
+            self.program.call(lambda: trace(site, rows_of(buffer), parts, sampled=buffer.sampled))
+
+    def _watch_keys(self, site: str, cache: KVCache) -> None:
+        """Keys exist with their positions turned in nowhere but in the cache."""
+        if self.tracer.wants(site):
+            self.program.call(
+                lambda: self.tracer.columns(
+                    site, cache.keys_at(self.program.step.slots), self._key_parts
+                )
+            )
 
     def _trace_partials(self, site: str, atoms: Buffer) -> None:
         self.tracer.partials(site, self.program.planes_of(atoms), self._first_atom)

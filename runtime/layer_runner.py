@@ -11,11 +11,11 @@ from ..kernels.cache import KVCache
 from ..kernels.program import Buffer
 from ..kernels.step import Step
 from ..shard.load import LayerWeights
-from ..shard.modules import layer_modules
+from ..shard.modules import feature_slice, layer_modules
 from ..shard.plan import ShardPlan
 from ..shard.spec import ModelSpec
 from .batch import pages_for
-from .collectives.gather import GatherCollectives
+from .collectives.interface import Collectives
 from .layer import LayerRecorder, Pending
 from .trace import Tracer
 
@@ -23,29 +23,31 @@ Look = Callable[[str, torch.Tensor], None]
 
 
 class LayerRunner(LayerRecorder):
-    """Runs a layer over whole samples of `length` tokens, one after another, at degree 1.
+    """Runs a rank's shard of a layer over whole samples of `length` tokens, one after another.
 
     The same recorded ops as those of ForwardPass, so the same bits. `look(name, inputs)` sees the
-    inputs [length, K] of the products that share them, in the dtype of the run, by the short name
-    of the first: q, o, gate, down. They are overwritten by what follows.
+    whole inputs [length, K] of the products that share them, gathered from all ranks, in the dtype
+    of the run, by the short name of the first: q, o, gate, down. What follows overwrites them.
+    Every rank of a group looks, or none.
     """
 
     def __init__(
         self,
         spec: ModelSpec,
         plan: ShardPlan,
+        rank: int,
         weights: LayerWeights,
         layer: int,
         dtype: torch.dtype,
         length: int,
+        collectives: Collectives,
         look: Look | None = None,
     ) -> None:
-        assert plan.degree == 1
         alone = dataclasses.replace(spec, layers=1, windows=(spec.windows[layer],))
         pages = pages_for(length)
-        cache = KVCache.allocate(pages, len(plan.kv_heads(0)), spec.head_size, dtype)
-        self._look, self._true = look, {n: m.k for n, m in layer_modules(spec, layer).items()}
-        super().__init__(alone, plan, 0, [cache], GatherCollectives(plan, 0), Tracer(False), dtype)
+        cache = KVCache.allocate(pages, len(plan.kv_heads(rank)), spec.head_size, dtype)
+        self._look, self._modules = look, layer_modules(spec, layer)
+        super().__init__(alone, plan, rank, [cache], collectives, Tracer(None), dtype)
         self._residual = torch.empty(0)
         rows = torch.arange(length)
         self._step = Step(
@@ -66,20 +68,36 @@ class LayerRunner(LayerRecorder):
         self.program.run(self._step)
         return self.program.rows_of(self.hidden)
 
+    def close(self) -> None:
+        """Let go of the weights at once."""
+        self.program.close()
+
     def _enter(self) -> None:
         self.program.rows_of(self.hidden).copy_(self._residual)
 
     def _columns(
         self, layer: int, weights: LayerWeights, names: Sequence[str], outs: Sequence[Buffer]
     ) -> None:
-        self._show(names[0], self._h)
+        if (look := self._look) is not None:
+            self.program.call(lambda: look(names[0], self.program.rows_of(self._h)))
         super()._columns(layer, weights, names, outs)
 
     def _row(self, layer: int, weights: LayerWeights, name: str, x: Buffer) -> Pending:
-        self._show(name, x)
+        if (look := self._look) is not None:
+            self.program.call(lambda: look(name, self._whole(name, self.program.rows_of(x))))
         return super()._row(layer, weights, name, x)
 
-    def _show(self, name: str, buffer: Buffer) -> None:
-        if (look := self._look) is not None:
-            true = self._true[name]
-            self.program.call(lambda: look(name, self.program.rows_of(buffer)[:, :true]))
+    def _whole(self, name: str, own: torch.Tensor) -> torch.Tensor:
+        """All features [T, K] of a row-parallel product's input, given those of this rank."""
+        plan, module = self.plan, self._modules[name]
+        slices = [feature_slice(plan, module, rank) for rank in range(plan.degree)]
+        if plan.degree == 1:
+            return own[:, : slices[0].true]
+        # Gathered tensors are of one size; what fills them up is not read.
+        sent = own.new_zeros((len(own), max(each.size for each in slices)))
+        sent[:, : own.shape[1]] = own
+        gathered = sent.new_empty((plan.degree, *sent.shape))
+        self.collectives.all_gather(sent, gathered, f"{module.name}.in")
+        return torch.cat(
+            [part[:, : each.true] for part, each in zip(gathered, slices, strict=True)], dim=1
+        )

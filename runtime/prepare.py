@@ -11,6 +11,8 @@ from ..shard.spec import ModelSpec
 from ..shard.validate import check_checkpoint, stored_intermediate_size
 from .config import EngineSettings, check_collectives, read_run_spec, run_dtype
 from .consistency import check_name
+from .sites import site_names
+from .trace_settings import check_trace_settings
 
 
 def prepare(model: Path, settings: EngineSettings) -> tuple[ModelSpec, ShardPlan]:
@@ -27,8 +29,11 @@ def prepare(model: Path, settings: EngineSettings) -> tuple[ModelSpec, ShardPlan
     if settings.load.format == "dummy":
         if settings.verify_load:
             raise InputError("E-LOAD-FORMAT", "dummy weights have no file to be compared with")
-        return spec, make_plan(spec, settings.plan)
-    checkpoint = open_checkpoint(model)
-    plan = make_plan(spec, settings.plan, stored_intermediate_size(checkpoint))
-    check_checkpoint(checkpoint, spec)
+        plan = make_plan(spec, settings.plan)
+    else:
+        checkpoint = open_checkpoint(model)
+        plan = make_plan(spec, settings.plan, stored_intermediate_size(checkpoint))
+        check_checkpoint(checkpoint, spec)
+    if settings.trace is not None:
+        check_trace_settings(settings.trace, site_names(spec, plan), plan.degree)
     return spec, plan

@@ -11,12 +11,16 @@ import os
 import signal
 import sys
 import traceback
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..kernels.errors import IsobitError, RankFault
 from ..shard.captured_warnings import captured_warnings
 from .link import RankLink
 from .ticket import RankTicket
+
+if TYPE_CHECKING:
+    from .calibration.worker import CalibrationWorker
+    from .worker import Worker
 
 log = logging.getLogger("isobit.runtime")
 
@@ -39,23 +43,32 @@ def run_rank(ticket: RankTicket) -> None:
 
 def _serve(link: RankLink, ticket: RankTicket) -> None:
     job = link.receive()
-    if job.pop("kind") == "stop":
+    kind = job.pop("kind")
+    if kind == "stop":
         return
     if str(job["rendezvous"]).startswith("file:"):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    # torch takes a second to import; by now the driver knows that this process lives.
-    from .worker import Worker, job_from_message
-
     # A rank has no terminal that anybody sees: its warnings go to the driver.
     with captured_warnings("isobit") as records:
-        worker = Worker(job_from_message({**job, "rank": ticket.rank}))
+        worker = _worker(kind, {**job, "rank": ticket.rank})
     warnings = [record.getMessage() for record in records]
     link.send({"kind": "loaded", "warnings": warnings, **worker.report})
     try:
         while (message := link.receive())["kind"] != "stop":
-            link.send({"kind": "stepped", **worker.step(message)})
+            link.send(worker.answer(message))
     finally:
         worker.close()
+
+
+def _worker(kind: str, job: dict[str, Any]) -> Worker | CalibrationWorker:
+    # torch takes a second to import; by now the driver knows that this process lives.
+    if kind == "calibrate":
+        from .calibration.worker import CalibrationWorker
+
+        return CalibrationWorker(job)
+    from .worker import Worker, job_from_message
+
+    return Worker(job_from_message(job))
 
 
 def _die_with(driver: int) -> None:

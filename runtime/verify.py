@@ -18,6 +18,7 @@ from .engine import OUTSIDE_CONTRACT, Engine
 from .launcher import Launcher
 from .prepare import prepare
 from .trace import Difference, first_difference
+from .trace_settings import TraceSettings
 
 OnProgress = Callable[[str], None]
 
@@ -81,7 +82,8 @@ def verify(
 
     def at(degree: int, trace: bool) -> EngineSettings:
         plan = dataclasses.replace(settings.plan, degree=degree)
-        return dataclasses.replace(settings, plan=plan, kv_pages=needed, trace=trace)
+        traced = TraceSettings() if trace else None
+        return dataclasses.replace(settings, plan=plan, kv_pages=needed, trace=traced)
 
     for degree in degrees:
         spec, _ = prepare(model, at(degree, False))

@@ -31,12 +31,14 @@ from .config import (
 from .consistency import replicated, software
 from .decoder import Decoder
 from .digest import chain_digests, tensor_digest
+from .doctor.on_rank import Examination
 from .fault import FaultContext, inject_fault
 from .launcher import cores
 from .product_check import ProductCheck
 from .sampler import sample
 from .score import score_rows
 from .trace import Tracer
+from .trace_settings import TraceSettings
 
 
 class Worker:
@@ -70,10 +72,14 @@ class Worker:
         else:
             checkpoint = open_checkpoint(job.model)
             weights = load_rank(checkpoint, self.spec, self.plan, self.rank, dtype)
-        self.check = job.check
-        self.tracer = Tracer(job.trace or job.check == "full")
+        self.check, self.model = job.check, job.model
+        traced = None if job.trace is None else TraceSettings.from_dict(job.trace)
+        if traced is None and job.check == "full":
+            traced = TraceSettings()
+        self.tracer = Tracer(traced, self.rank)
         full, owned = job.check == "full", self.plan.owned(self.rank)
         self.products = ProductCheck(weights, self.plan.atoms, owned) if full else None
+        self.examination = Examination(self.plan, self.rank, dtype) if job.examine else None
         self.decoder = Decoder(
             self.spec,
             self.plan,
@@ -83,7 +89,7 @@ class Worker:
             self.tracer,
             dtype=dtype,
             kv_pages=job.kv_pages,
-            products=self.products,
+            products=self.examination.operations if self.examination else self.products,
         )
         self.report = {
             "rank": self.rank,
@@ -117,12 +123,26 @@ class Worker:
             "padding": padding_faults(self.plan, self.rank, self.spec, weights),
         }
 
+    def answer(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Do what the driver asks for, and return what is sent back to it."""
+        kind = message["kind"]
+        if kind == "finish trace":
+            self.tracer.close()
+            return {"kind": "traced"}
+        if kind == "step":
+            return {"kind": "stepped", **self.step(message)}
+        assert self.examination is not None, kind
+        found = self.examination.answer(kind, self.model, self.decoder)
+        return {"kind": "answered", **found}
+
     def step(self, message: dict[str, Any]) -> dict[str, Any]:
         """Run one step; see Engine for the fields of the message and of the answer."""
         busy, waited = ops.busy_seconds(), ops.external_seconds()
+        number = message["step"]
+        self.tracer.begin_step(number - 1, message["positions"], message["sampled"])
         hidden, logits = self.decoder.forward(step_input(message))
         answer: dict[str, Any] = {
-            "step": message["step"],
+            "step": number,
             "kernels_s": ops.busy_seconds() - busy,
             "collectives_s": ops.external_seconds() - waited,
             "hidden_digest": "",
@@ -141,7 +161,7 @@ class Worker:
         if self.products is not None:
             answer["findings"] = self.products.take()
         if self.tracer.enabled:
-            answer["trace"] = [[r.site, r.part, r.digest] for r in self.tracer.take()]
+            answer["trace"] = [record.fields() for record in self.tracer.take()]
         return answer
 
     def _sampled(self, message: dict[str, Any], logits: torch.Tensor) -> dict[str, Any]:

@@ -26,18 +26,14 @@ class FolderWriter:
     """Writes tensors into safetensors files of about FILE_BYTES each.
 
     Use as a context manager; `finish` makes the folder appear under its name, and leaving the
-    block without it removes everything. `note` goes into the metadata of every file. Raises
-    InputError E-OUT-EXISTS, E-OUT-PARENT; E-OUT-WRITE when the system refuses, as on a full disk.
+    block without it removes everything. `note` goes into the metadata of every file. Files grow in
+    `within`, a folder on the disk of `out`, or beside `out`. Raises what check_out does, and
+    InputError E-OUT-WRITE when the system refuses, as on a full disk.
     """
 
-    def __init__(self, out: Path, note: str) -> None:
-        if out.exists():
-            raise InputError(
-                "E-OUT-EXISTS", f"{out}: already exists. Remove it or choose another folder"
-            )
-        parent = out.absolute().parent
-        if not parent.is_dir():
-            raise InputError("E-OUT-PARENT", f"{parent}: no such folder")
+    def __init__(self, out: Path, note: str, within: Path | None = None) -> None:
+        check_out(out)
+        parent = out.absolute().parent if within is None else within
         self.out = out
         self._metadata = {"format": "pt", "isobit": note}
         with write_errors(out):
@@ -108,6 +104,31 @@ class FolderWriter:
         total = sum(file.nbytes for file in self._files)
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         (self._folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def write_beside(path: Path, text: str) -> None:
+    """Put a file into a folder that is whole, or replace it there: all of it or nothing.
+
+    Raises InputError E-OUT-WRITE; the folder is then as it was.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    with write_errors(path):
+        try:
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def check_out(out: Path) -> None:
+    """Raise InputError E-OUT-EXISTS or E-OUT-PARENT for a folder that cannot be made."""
+    if out.exists():
+        raise InputError(
+            "E-OUT-EXISTS", f"{out}: already exists. Remove it or choose another folder"
+        )
+    parent = out.absolute().parent
+    if not parent.is_dir():
+        raise InputError("E-OUT-PARENT", f"{parent}: no such folder")
 
 
 @contextmanager

@@ -73,7 +73,7 @@ def all_logits(
             rank,
             weights,
             ThreadCollectives(plan, rank, board, barrier),
-            Tracer(False),
+            Tracer(None),
             dtype=DTYPES[dtype],
             kv_pages=pages,
         )

@@ -5,12 +5,15 @@ from __future__ import annotations
 import typer
 
 from .bench import bench
+from .compare import compare
+from .doctor import doctor
 from .evaluate import evaluate
 from .generate import generate
 from .inspect import inspect
 from .pad import pad
 from .plan import plan
 from .quantize import quantize
+from .trace import trace
 from .verify import verify
 from .version import root
 
@@ -22,7 +25,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.callback()(root)
-for command in (plan, inspect, quantize, pad, generate, verify, evaluate):
+commands = (plan, inspect, quantize, pad, generate, verify, evaluate, doctor, trace, compare)
+for command in commands:
     app.command()(command)
 app.add_typer(bench)
 

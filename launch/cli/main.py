@@ -35,6 +35,13 @@ def main() -> None:
 
 
 def _run(as_json: bool) -> int:
+    if sys.argv[1:2] == ["doctor"]:
+        # The doctor has to speak where nothing else can even be imported.
+        from .doctor_without_torch import report_if_nothing_runs
+
+        status = report_if_nothing_runs(sys.argv[2:], as_json)
+        if status is not None:
+            return status
     # torch takes a second to import; Ctrl-C in that second is an interrupt like any other.
     import typer
 

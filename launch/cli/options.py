@@ -81,6 +81,11 @@ LauncherOption = Annotated[
     LauncherName, typer.Option("--launcher", help="Who places ranks: Ray, or plain processes.")
 ]
 
+LauncherChoice = Annotated[
+    LauncherName | None,
+    typer.Option("--launcher", help="Who places several ranks: ray, unless told otherwise."),
+]
+
 
 class LoadFormat(StrEnum):
     AUTO = "auto"

@@ -11,6 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+LONG_S = 3600.0
+
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
@@ -18,8 +20,9 @@ class _Console(Console):
         raise BrokenPipeError
 
 
-console = _Console(highlight=False)
-errors = _Console(stderr=True, highlight=False)
+# Without emoji: in names such as org/texts:train: rich would see a picture of one.
+console = _Console(highlight=False, emoji=False)
+errors = _Console(stderr=True, highlight=False, emoji=False)
 
 
 def print_json(value: dict[str, Any]) -> None:
@@ -47,6 +50,8 @@ def progress_bar(description: str) -> Iterator[Progress]:
         console=errors,
         transient=True,
         disable=not errors.is_terminal,
+        # Short and long steps take turns: only a long look back tells the time that is left.
+        speed_estimate_period=LONG_S,
     ) as progress:
         progress.add_task(description, total=None)
         yield progress

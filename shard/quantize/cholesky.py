@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -24,6 +25,31 @@ class Factor:
     damping: torch.Tensor
     damp_percent: float
     retries: int
+
+
+class Factors:
+    """Factors of one Hessian [K, K], each computed once for all products that share inputs."""
+
+    def __init__(self, hessian: torch.Tensor) -> None:
+        self.hessian = hessian
+        self._found: dict[tuple[bool, float, float], tuple[list[Factor], Iterator[Factor]]] = {}
+
+    @cached_property
+    def falling(self) -> torch.Tensor:
+        """Input features in the order of falling diagonal, int64 [K]: act-order."""
+        return self.hessian.diagonal().argsort(descending=True, stable=True)
+
+    def damped(self, falling: bool, damp_percent: float, most: float) -> Iterator[Factor]:
+        """Yield what `factors` does, in act-order or not."""
+        key = (falling, damp_percent, most)
+        if key not in self._found:
+            order = self.falling if falling else None
+            self._found[key] = [], factors(self.hessian, order, damp_percent, most)
+        found, rest = self._found[key]
+        yield from found
+        for factor in rest:
+            found.append(factor)
+            yield factor
 
 
 def factors(

@@ -61,7 +61,8 @@ def fold(
     """Return the tensors that change: the source's divided, the targets' weights multiplied.
 
     `tensors` by full name: `<source>.weight` [K] or [K, *], `<source>.bias` [K] where there is one,
-    `<target>.weight` [N, K]. `scales` [K]. Computed in float64, returned in each tensor's dtype.
+    `<target>.weight` [N, K]; those that another rank works on may be absent. `scales` [K]. Computed
+    in float64, returned in each tensor's dtype.
     Raises InputError E-QUANT-SCALE for scales that are not positive and finite, or where a result
     is not.
     """
@@ -79,9 +80,9 @@ def fold(
             tensor = tensors[name]
             divisor = wide if tensor.dim() == 1 else wide[:, None]
             changed[name] = (tensor.double() / divisor).to(tensor.dtype)
-    for target in step.targets:
-        tensor = tensors[f"{target}.weight"]
-        changed[f"{target}.weight"] = (tensor.double() * wide).to(tensor.dtype)
+    for name in (f"{target}.weight" for target in step.targets):
+        if name in tensors:
+            changed[name] = (tensors[name].double() * wide).to(tensors[name].dtype)
     overflown = [name for name, tensor in changed.items() if not bool(tensor.isfinite().all())]
     if overflown:
         raise InputError(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from ...kernels.errors import InputError
-from .cholesky import factors
+from .cholesky import Factors
 from .gptq_sweep import Sweep
 from .grid import Grid, QuantizedWeight, check_bits, check_finite, group_width
 from .quality import check_hessian, output_energy
@@ -85,19 +85,25 @@ class GptqResult:
 
 
 def quantize_gptq(
-    weight: torch.Tensor, hessian: torch.Tensor, settings: GptqSettings
+    weight: torch.Tensor,
+    hessian: torch.Tensor | Factors,
+    settings: GptqSettings,
+    energy: float | None = None,
 ) -> GptqResult:
     """Quantize a weight [N, K] given H = 2/n sum x x^T [K, K] of its inputs; float32 inside.
 
     Returns codes uint8 [N, K] in the order of the input features, scales [N, G] in `scale_dtype`,
     zeros uint8 [N, G] or None, g_idx int32 [K] or None. The scale of a group is chosen from weights
-    that make up for all errors before its block. Outputs do not depend on each other: products that
-    share an input may be stacked, and share the work on H. Raises InputError E-QUANT-GROUP,
-    E-QUANT-NAN, and E-QUANT-HESSIAN when even `max_damp_percent` does not help.
+    that make up for all errors before its block. Outputs do not depend on each other; products that
+    share an input share the work on H when they are given the same Factors of it. `energy` is that
+    of the output, tr(W H W^T), where it is known. Raises InputError E-QUANT-GROUP, E-QUANT-NAN, and
+    E-QUANT-HESSIAN when even `max_damp_percent` does not help.
     """
     n, k = weight.shape
     width = group_width(k, settings.group_size)
     check_finite(weight)
+    factors = hessian if isinstance(hessian, Factors) else Factors(hessian)
+    hessian = factors.hessian
     check_hessian(hessian, k)
     dead = hessian.diagonal() == 0
     columns = weight.T.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
@@ -111,17 +117,20 @@ def quantize_gptq(
     fixed = grid.fit(columns.view(-1, width, n), dim=1) if settings.static_groups else None
     order, groups = None, torch.arange(k) // width
     if settings.desc_act:
-        order = hessian.diagonal().argsort(descending=True, stable=True)
+        order = factors.falling
         columns = columns[order]
         groups = order // width if settings.static_groups else groups
     sweep = next(
         swept
-        for factor in factors(hessian, order, settings.damp_percent, settings.max_damp_percent)
+        for factor in factors.damped(
+            settings.desc_act, settings.damp_percent, settings.max_damp_percent
+        )
         if (swept := Sweep(columns, factor, grid, groups.tolist(), width, fixed)).run(
             settings.block_size
         )
     )
-    energy = output_energy(weight, hessian)
+    if energy is None:
+        energy = output_energy(weight, hessian)
     return GptqResult(
         weight=_stored(sweep, order, groups, settings),
         stats=GptqStats(

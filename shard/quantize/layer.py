@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import cached_property
 
 import torch
 
@@ -13,37 +13,21 @@ from ..modules import layer_modules
 from ..quantization import WeightScheme
 from ..spec import ModelSpec
 from .awq import AwqSettings, search_scales
-from .clipping import ClipSettings, clip, search_bounds
-from .folder import nearest, weight_sqnr
+from .cholesky import Factors
+from .folder import nearest
 from .folding import Fold, fold, fold_map
-from .gptq import GptqSettings, quantize_gptq
 from .grid import QuantizedWeight
-from .quality import layer_error
+from .method import MethodSettings, Search
+from .output import Schemes
+from .quality import layer_error, output_energy
 from .report import ModuleReport
-from .scheme import Schemes, pack
+from .rounding import round_by_gptq, round_to_nearest
+from .scheme import pack, scale_dtype
 from .smoothquant import SmoothSettings, int8_error, search_alpha
-from .statistics import Statistics
+from .statistics import Statistics, static_input_scale
 
-Method = Literal["gptq", "awq", "smoothquant"]
 INPUTS = {"q": ("q", "k", "v"), "o": ("o",), "gate": ("gate", "up"), "down": ("down",)}
 """Products by short name that share an input, under the name of the first."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MethodSettings:
-    """`damp_percent` and `desc_act` are GPTQ's; see GptqSettings.
-
-    `desc_act` is with static groups, which need no g_idx: compressed-tensors 0.20 refuses g_idx.
-    """
-
-    method: Method
-    damp_percent: float = 0.01
-    desc_act: bool = False
-
-    def described(self) -> dict[str, Any]:
-        """The settings that the method has, by name."""
-        fields = dataclasses.asdict(self)
-        return fields if self.method == "gptq" else {"method": self.method}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,102 +47,162 @@ class QuantizedLayer:
     modules: dict[str, ModuleReport]
 
 
-def quantize_layer(
+def find_folds(
     tensors: Mapping[str, torch.Tensor],
     spec: ModelSpec,
     layer: int,
     statistics: Mapping[str, Statistics],
     schemes: Schemes,
-    settings: MethodSettings,
-) -> QuantizedLayer:
-    """Quantize a layer.
-
-    `tensors` are all of the layer's, by full name; `statistics` those of the inputs, by the keys of
-    INPUTS. AWQ and SmoothQuant fold scales into norms and products first, which come back dense.
-    Raises InputError as the algorithms do: E-QUANT-NAN, E-QUANT-HESSIAN, E-QUANT-SCALE.
-    """
-    folds = _folds(tensors, spec, layer, statistics, schemes, settings.method)
-    folded = dict(tensors)
-    for each in folds.values():
-        folded |= fold(folded, each.step, each.scales)
-    modules = layer_modules(spec, layer)
-    reports: dict[str, ModuleReport] = {}
-    for first, names in INPUTS.items():
-        found = folds.get(modules[first].name)
-        plain = inputs = _Inputs(statistics[first], None)
-        if found is not None:
-            inputs = _Inputs(statistics[first], found.scales)
-        for short in names:
-            module = modules[short].name
-            scheme = schemes[module]
-            if scheme is None:
-                continue
-            original, weight = tensors[f"{module}.weight"], folded.pop(f"{module}.weight")
-            if settings.method == "gptq":
-                result, report = _gptq(weight, inputs.hessian, scheme, settings)
-            else:
-                # Errors of attention scores do not add up like those of outputs: see search_bounds.
-                clipping = settings.method == "awq" and short not in ("q", "k")
-                result, report = _nearest(weight, inputs.hessian if clipping else None, scheme)
-            reports[module] = dataclasses.replace(
-                report,
-                layer_error=inputs.error(weight, result, scheme),
-                nearest_error=plain.error(original, nearest(original, scheme), scheme),
-                ratio=None if found is None else found.ratio,
-            )
-            folded |= pack(module, result, scheme)
-    return QuantizedLayer(tensors=folded, modules=reports)
-
-
-class _Inputs:
-    """What is known about the input of some products; `scales` [K] divide its features."""
-
-    def __init__(self, statistics: Statistics, scales: torch.Tensor | None) -> None:
-        self.hessian, self.rows = statistics.hessian(), statistics.rows()
-        if scales is not None:
-            self.hessian = self.hessian / scales[:, None] / scales
-            self.rows = self.rows / scales
-
-    def error(
-        self, weight: torch.Tensor, quantized: QuantizedWeight, scheme: WeightScheme
-    ) -> float:
-        """Share of error in the outputs of a weight [N, K]."""
-        values = quantized.dequantize(scheme.bits)
-        if scheme.activation != "float":
-            return int8_error(weight, values, self.rows)
-        return layer_error(weight, values, self.hessian)
-
-
-def _folds(
-    tensors: Mapping[str, torch.Tensor],
-    spec: ModelSpec,
-    layer: int,
-    statistics: Mapping[str, Statistics],
-    schemes: Schemes,
-    method: Method,
+    by: Search | None,
 ) -> dict[str, FoundScales]:
-    """Scales by the first target of a fold; none for GPTQ, nor where a target stays dense."""
-    if method == "gptq":
+    """Scales by the first target of a fold; none where a target stays dense.
+
+    Products whose inputs `statistics` lacks are another rank's: their folds are left out.
+    """
+    if by is None:
         return {}
     found, modules = {}, layer_modules(spec, layer)
     gathered = {modules[first].name: each for first, each in statistics.items()}
     for step in fold_map(spec, layer).folds:
         stored = [scheme for target in step.targets if (scheme := schemes[target]) is not None]
-        if len(stored) < len(step.targets):
+        if step.targets[0] not in gathered or len(stored) < len(step.targets):
             continue
         first = step.targets[0]
         weights = [tensors[f"{target}.weight"] for target in step.targets]
-        search = _awq_scales if method == "awq" else _smooth_scales
+        search = _awq_scales if by == "awq" else _smooth_scales
         scales, ratio = search(weights, gathered[first], min(stored, key=lambda each: each.bits))
         found[first] = FoundScales(step=step, scales=scales, ratio=ratio)
     return found
+
+
+def fold_rest(
+    tensors: Mapping[str, torch.Tensor],
+    spec: ModelSpec,
+    layer: int,
+    folds: Mapping[str, FoundScales],
+) -> dict[str, torch.Tensor]:
+    """The tensors of a layer that belong to no product, scales folded in: its norms."""
+    owned = tuple(f"{module.name}." for module in layer_modules(spec, layer).values())
+    return _folded({n: t for n, t in tensors.items() if not n.startswith(owned)}, folds)
+
+
+def quantize_products(
+    tensors: Mapping[str, torch.Tensor],
+    spec: ModelSpec,
+    layer: int,
+    first: str,
+    statistics: Statistics,
+    schemes: Schemes,
+    settings: MethodSettings,
+    folds: Mapping[str, FoundScales],
+) -> QuantizedLayer:
+    """Quantize the products that share the input of `first`, a key of INPUTS; uses `statistics` up.
+
+    `tensors` needs those of these products, `folds` are all of the layer's. Biases and products
+    that stay dense are among what comes back. Raises InputError as the algorithms do: E-QUANT-NAN,
+    E-QUANT-HESSIAN, E-QUANT-SCALE.
+    """
+    modules = [layer_modules(spec, layer)[short] for short in INPUTS[first]]
+    owned = tuple(f"{module.name}." for module in modules)
+    own = {name: tensor for name, tensor in tensors.items() if name.startswith(owned)}
+    stored = {m.name: scheme for m in modules if (scheme := schemes[m.name]) is not None}
+    if not stored:
+        return QuantizedLayer(tensors=_folded(own, folds), modules={})
+    inputs, found = _Inputs(statistics), folds.get(modules[0].name)
+    plain, energies = {}, {}
+    for name, scheme in stored.items():
+        weight = own[f"{name}.weight"]
+        energies[name] = inputs.energy(weight, scheme)
+        plain[name] = inputs.error(weight, nearest(weight, scheme), scheme, energies[name])
+    if found is not None:
+        inputs.divide(found.scales)
+    done, reports = _folded(own, folds), {}
+    for short, module in zip(INPUTS[first], modules, strict=True):
+        if (scheme := stored.get(module.name)) is None:
+            continue
+        weight, energy = done.pop(f"{module.name}.weight"), energies[module.name]
+        if weight is not own[f"{module.name}.weight"]:
+            energy = inputs.energy(weight, scheme)
+        if settings.feedback:
+            result, report = round_by_gptq(weight, inputs.factors, energy, scheme, settings)
+        else:
+            # Errors of attention scores do not add up like those of outputs: see search_bounds.
+            clipping = settings.method == "awq" and short not in ("q", "k")
+            clipped_by = inputs.hessian if clipping else None
+            result, report = round_to_nearest(weight, clipped_by, scheme)
+        if scheme.activation == "int8-static":
+            result = dataclasses.replace(result, input_scale=inputs.scale)
+        error = report.layer_error
+        if error is None:
+            error = inputs.error(weight, result, scheme, energy)
+        reports[module.name] = dataclasses.replace(
+            report,
+            layer_error=error,
+            nearest_error=plain[module.name],
+            ratio=None if found is None else found.ratio,
+        )
+        done |= pack(module.name, result, scheme)
+    return QuantizedLayer(tensors=done, modules=reports)
+
+
+class _Inputs:
+    """What is known about the input of some products; takes the Hessian out of the statistics."""
+
+    def __init__(self, statistics: Statistics) -> None:
+        self.rows, self._abs_max = statistics.rows(), statistics.abs_max()
+        self.hessian = statistics.take_hessian()
+
+    @property
+    def scale(self) -> float:
+        """Of static int8 activations."""
+        return static_input_scale(self._abs_max)
+
+    @cached_property
+    def factors(self) -> Factors:
+        """Of the Hessian, for all products that read these inputs; after any division."""
+        return Factors(self.hessian)
+
+    def divide(self, scales: torch.Tensor) -> None:
+        """Divide the features by scales [K] that the weights are multiplied by."""
+        self.hessian.div_(scales[:, None]).div_(scales)
+        self.rows, self._abs_max = self.rows / scales, self._abs_max / scales
+
+    def energy(self, weight: torch.Tensor, scheme: WeightScheme) -> float | None:
+        """tr(W H W^T) of a weight [N, K]; None where errors are measured on rows instead."""
+        return output_energy(weight, self.hessian) if scheme.activation == "float" else None
+
+    def error(
+        self,
+        weight: torch.Tensor,
+        quantized: QuantizedWeight,
+        scheme: WeightScheme,
+        energy: float | None,
+    ) -> float:
+        """Share of error in the outputs of a weight [N, K]."""
+        values = quantized.dequantize(scheme.bits)
+        if scheme.activation != "float":
+            static = self.scale if scheme.activation == "int8-static" else None
+            return int8_error(weight, values, self.rows, static)
+        return layer_error(weight, values, self.hessian, energy)
+
+
+def _folded(
+    tensors: dict[str, torch.Tensor], folds: Mapping[str, FoundScales]
+) -> dict[str, torch.Tensor]:
+    folded = dict(tensors)
+    for each in folds.values():
+        folded |= fold(folded, each.step, each.scales)
+    return folded
 
 
 def _awq_scales(
     weights: list[torch.Tensor], statistics: Statistics, scheme: WeightScheme
 ) -> tuple[torch.Tensor, float | None]:
     settings = AwqSettings(
-        bits=scheme.bits, group_size=scheme.group_size, symmetric=scheme.symmetric
+        bits=scheme.bits,
+        group_size=scheme.group_size,
+        symmetric=scheme.symmetric,
+        scale_dtype=scale_dtype(scheme),
     )
     found = search_scales(weights, statistics.abs_mean(), settings, hessian=statistics.hessian())
     return found.scales, found.ratio
@@ -167,50 +211,6 @@ def _awq_scales(
 def _smooth_scales(
     weights: list[torch.Tensor], statistics: Statistics, scheme: WeightScheme
 ) -> tuple[torch.Tensor, float | None]:
-    assert scheme.activation == "int8-dynamic"
-    found = search_alpha(weights, statistics.abs_max(), statistics.rows(), SmoothSettings())
+    settings = SmoothSettings(static=scheme.activation == "int8-static")
+    found = search_alpha(weights, statistics.abs_max(), statistics.rows(), settings)
     return found.scales, found.alpha
-
-
-def _gptq(
-    weight: torch.Tensor, hessian: torch.Tensor, scheme: WeightScheme, settings: MethodSettings
-) -> tuple[QuantizedWeight, ModuleReport]:
-    result = quantize_gptq(
-        weight,
-        hessian,
-        GptqSettings(
-            bits=scheme.bits,
-            group_size=scheme.group_size,
-            symmetric=scheme.symmetric,
-            desc_act=settings.desc_act,
-            static_groups=settings.desc_act,
-            damp_percent=settings.damp_percent,
-        ),
-    )
-    stats = result.stats
-    return result.weight, ModuleReport(
-        bits=scheme.bits,
-        sqnr_db=stats.sqnr_db,
-        clipped=stats.clipped,
-        damp_percent=stats.damp_percent,
-        retries=stats.retries,
-        dead=stats.dead,
-    )
-
-
-def _nearest(
-    weight: torch.Tensor, hessian: torch.Tensor | None, scheme: WeightScheme
-) -> tuple[QuantizedWeight, ModuleReport]:
-    """Round to nearest; clip first where a Hessian is given."""
-    kept = weight
-    if hessian is not None:
-        bounds = ClipSettings(
-            bits=scheme.bits, group_size=scheme.group_size, symmetric=scheme.symmetric
-        )
-        kept = clip(weight, search_bounds(weight, hessian, bounds))
-    result = nearest(kept, scheme)
-    return result, ModuleReport(
-        bits=scheme.bits,
-        sqnr_db=weight_sqnr(weight, result, scheme),
-        clipped=int((kept != weight).sum()) / weight.numel(),
-    )

@@ -26,13 +26,20 @@ def output_energy(matrix: torch.Tensor, hessian: torch.Tensor) -> float:
     return float(total)
 
 
-def layer_error(weight: torch.Tensor, quantized: torch.Tensor, hessian: torch.Tensor) -> float:
+def layer_error(
+    weight: torch.Tensor,
+    quantized: torch.Tensor,
+    hessian: torch.Tensor,
+    energy: float | None = None,
+) -> float:
     """tr((W-Q) H (W-Q)^T) / tr(W H W^T): the share of the output's energy that is error.
 
-    `weight` and `quantized` [N, K], `hessian` [K, K]. 0 when the layer puts out nothing.
+    `weight` and `quantized` [N, K], `hessian` [K, K]; `energy` is tr(W H W^T) where it is known. 0
+    when the layer puts out nothing.
     """
     check_hessian(hessian, weight.shape[1])
-    energy = output_energy(weight, hessian)
+    if energy is None:
+        energy = output_energy(weight, hessian)
     error = output_energy(weight.float() - quantized.float(), hessian)
     return max(error, 0.0) / energy if energy > 0 else 0.0
 

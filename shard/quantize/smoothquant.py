@@ -93,7 +93,8 @@ def search_alpha(
     energy = sum(float(each.double().square().sum()) for each in wanted)
 
     def error(scales: torch.Tensor) -> float:
-        smooth = _rounded_inputs(rows / scales, abs_max / scales, settings.static)
+        static = static_input_scale(abs_max / scales) if settings.static else None
+        smooth = _rounded_inputs(rows / scales, static)
         total = 0.0
         for weight, output in zip(weights, wanted, strict=True):
             back = quantize_absmax(weight.float() * scales, 8, CHANNEL).dequantize(8)
@@ -118,20 +119,24 @@ def search_alpha(
     )
 
 
-def int8_error(weight: torch.Tensor, quantized: torch.Tensor, rows: torch.Tensor) -> float:
-    """The share of error in the outputs of W8A8 with a scale per token, by some inputs [R, K].
+def int8_error(
+    weight: torch.Tensor, quantized: torch.Tensor, rows: torch.Tensor, input_scale: float | None
+) -> float:
+    """The share of error in the outputs of W8A8, by some inputs [R, K].
 
-    `weight` [N, K] as it was, `quantized` [N, K] dequantized. 0 when there are no outputs.
+    `weight` [N, K] as it was, `quantized` [N, K] dequantized; `input_scale` None: a scale per
+    token. 0 when there are no outputs.
     """
     wanted = rows.float() @ weight.float().T
-    rounded = _rounded_inputs(rows.float(), rows.abs().amax(dim=0), False)
+    rounded = _rounded_inputs(rows.float(), input_scale)
     error = rounded @ quantized.float().T - wanted
     energy = float(wanted.double().square().sum())
     return float(error.double().square().sum()) / energy if energy else 0.0
 
 
-def _rounded_inputs(rows: torch.Tensor, abs_max: torch.Tensor, static: bool) -> torch.Tensor:
+def _rounded_inputs(rows: torch.Tensor, input_scale: float | None) -> torch.Tensor:
     """Inputs [R, K] after one trip through int8, as the runtime's W8A8 products round them."""
-    highest = abs_max.max() if static else rows.abs().amax(dim=1, keepdim=True)
-    scale = (highest / INT8_SPAN).clamp(min=torch.finfo(torch.float32).tiny)
+    scale = rows.abs().amax(dim=1, keepdim=True) / INT8_SPAN
+    scale = scale if input_scale is None else torch.full_like(scale, input_scale)
+    scale = scale.clamp(min=torch.finfo(torch.float32).tiny)
     return (rows / scale).round_().clamp_(-HALF, HALF - 1).mul_(scale)

@@ -92,9 +92,13 @@ class Statistics:
     def hessian(self) -> torch.Tensor:
         """2/n sum x x^T over n tokens: [K, K], symmetric to the bit. Raises E-QUANT-EMPTY."""
         self._check_filled()
-        hessian = self._products.triu()
-        hessian += self._products.triu(1).T
-        return hessian.mul_(2 / self.tokens)
+        return _mirrored(self._products.clone()).mul_(2 / self.tokens)
+
+    def take_hessian(self) -> torch.Tensor:
+        """The same in the memory of the sums, which end here: no sample can be added any more."""
+        self._check_filled()
+        products, self._products = self._products, torch.empty(0, 0, dtype=self.settings.dtype)
+        return _mirrored(products).mul_(2 / self.tokens)
 
     def abs_mean(self) -> torch.Tensor:
         """Mean |x| of each input feature, float32 [K]: what AWQ needs. Raises E-QUANT-EMPTY."""
@@ -143,6 +147,16 @@ class Statistics:
         made._products, made._abs_sum = products, tensors["abs_sum"]
         made._abs_max, made._rows = tensors["abs_max"], [tensors["rows"]]
         return made
+
+
+def _mirrored(matrix: torch.Tensor) -> torch.Tensor:
+    """Copy the upper triangle of [K, K] into the lower one, in place."""
+    for begin in range(0, len(matrix), PANEL):
+        end = begin + PANEL
+        block = matrix[begin:end, begin:end]
+        block.copy_(block.triu() + block.triu(1).T)
+        matrix[end:, begin:end] = matrix[begin:end, end:].T
+    return matrix
 
 
 def static_input_scale(abs_max: torch.Tensor) -> float:

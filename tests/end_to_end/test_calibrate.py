@@ -11,7 +11,7 @@ import torch
 from compressed_tensors.compressors import PackedQuantizationCompressor
 from compressed_tensors.quantization import QuantizationScheme
 from isobit.kernels.step import Step
-from isobit.launch.calibration_text import calibration_samples
+from isobit.launch.calibration_text import calibration_text
 from isobit.runtime.batch import pages_for
 from isobit.runtime.calibrate import CalibrateSettings, embed, quantize_calibrated
 from isobit.runtime.collectives.gather import GatherCollectives
@@ -25,7 +25,7 @@ from isobit.shard.load import load_layer, load_rank
 from isobit.shard.plan import PlanSettings, make_plan
 from isobit.shard.quantization import CHANNEL
 from isobit.shard.quantize.folder import quantize_folder
-from isobit.shard.quantize.layer import MethodSettings
+from isobit.shard.quantize.method import MethodSettings
 from isobit.shard.quantize.scheme import QuantizeSettings
 from isobit.shard.quantize.source import open_dense
 from isobit.shard.safetensors_file import SliceReader
@@ -59,7 +59,7 @@ SETTINGS = {
 def samples() -> torch.Tensor:
     """Eight pieces of the repository's own text, int64 [8, LENGTH]."""
     files = [ROOT / "docs" / "quantization.md", ROOT / "README.md"]
-    return calibration_samples(DENSE, files, 8, LENGTH)
+    return calibration_text(DENSE, files, 8, LENGTH).samples
 
 
 @pytest.fixture(scope="module")
@@ -84,10 +84,11 @@ def test_the_calibration_forward_is_the_runtimes(samples):
     plan = make_plan(spec, PlanSettings(degree=1))
     pages, rows = pages_for(LENGTH), torch.arange(LENGTH)
     with SliceReader() as reader:
-        residual = embed(source, reader, samples)
+        residual = torch.stack([embed(source.checkpoint, spec, reader, ids) for ids in samples])
     for layer in range(spec.layers):
         weights = load_layer(source.checkpoint, spec, plan, 0, layer, dtype)
-        runner = LayerRunner(spec, plan, weights, layer, dtype, LENGTH)
+        collectives = GatherCollectives(plan, 0)
+        runner = LayerRunner(spec, plan, 0, weights, layer, dtype, LENGTH, collectives)
         for sample in residual:
             sample.copy_(runner.run(sample))
     decoder = Decoder(
@@ -96,7 +97,7 @@ def test_the_calibration_forward_is_the_runtimes(samples):
         0,
         load_rank(source.checkpoint, spec, plan, 0, dtype),
         GatherCollectives(plan, 0),
-        Tracer(False),
+        Tracer(None),
         dtype=dtype,
         kv_pages=pages,
     )
@@ -118,11 +119,19 @@ def test_what_is_shown_are_the_inputs_of_the_products(samples):
     spec = replace(source.spec, dtype="float32")
     plan = make_plan(spec, PlanSettings(degree=1))
     with SliceReader() as reader:
-        residual = embed(source, reader, samples[:1])[0]
+        residual = embed(source.checkpoint, spec, reader, samples[0])
     seen: dict[str, torch.Tensor] = {}
     weights = load_layer(source.checkpoint, spec, plan, 0, 0, torch.float32)
     runner = LayerRunner(
-        spec, plan, weights, 0, torch.float32, LENGTH, lambda n, x: seen.update({n: x.clone()})
+        spec,
+        plan,
+        0,
+        weights,
+        0,
+        torch.float32,
+        LENGTH,
+        GatherCollectives(plan, 0),
+        lambda n, x: seen.update({n: x.clone()}),
     )
     after = runner.run(residual).clone()
     tensors = {k: v.float() for k, v in load_file(DENSE / "model.safetensors").items()}
@@ -261,14 +270,4 @@ def test_progress_rises_to_its_end(samples, tmp_path):
         DENSE, tmp_path / "out", samples[:2], SETTINGS["gptq"], lambda *step: seen.append(step)
     )
     assert seen == sorted(set(seen))
-    assert seen[-1] == (30, 30)
-
-
-def test_an_interrupt_leaves_nothing(samples, tmp_path):
-    def interrupt(done: int, total: int) -> None:
-        if done > total // 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        quantize_calibrated(DENSE, tmp_path / "out", samples[:2], SETTINGS["gptq"], interrupt)
-    assert not list(tmp_path.iterdir())
+    assert seen[-1] == (28, 28)

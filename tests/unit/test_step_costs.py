@@ -77,7 +77,7 @@ def run_step(degree: int, rank: int, rows: int, sampled: int) -> tuple[int, int,
         rank,
         load_rank(checkpoint, spec, plan, rank, dtype),
         mirror,
-        Tracer(False),
+        Tracer(None),
         dtype=dtype,
         kv_pages=pages,
     )

@@ -1,0 +1,173 @@
+"""`isobit doctor`: why is the output wrong? One verdict with its evidence, and what to do next."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ...kernels.errors import InputError
+from ...runtime.config import EngineSettings
+from ...runtime.doctor.checks import CHECKS
+from ...runtime.doctor.context import Case, Context
+from ...runtime.doctor.diagnosis import Diagnosis, decisive
+from ...runtime.doctor.examine import examine
+from ...runtime.doctor.findings import CheckResult
+from ...runtime.doctor.replay_case import read_case, write_case
+from ...shard.plan import PlanSettings
+from ...shard.spec import read_spec
+from ..models import model_folder
+from ..text import Text
+from .doctor_report import print_check, print_diagnosis
+from .options import (
+    AllReduce,
+    Atoms,
+    Degree,
+    DisableCustomAllReduce,
+    Dtype,
+    Json,
+    LauncherName,
+    LauncherOption,
+    Layout,
+    LayoutName,
+    RayAddress,
+    Threads,
+    all_reduce_mode,
+    launchers,
+    parse_ids,
+)
+from .output import errors, print_json, progress_bar
+
+SHORT, LONG = 8, 52
+"""Two prompts by default: some kernels take another path from 51 rows on."""
+SMALLEST_VOCABULARY = 64
+USAGE = (
+    "E-PLAN-DEGREE",
+    "E-PLAN-ATOMS",
+    "E-PLAN-LAYOUT",
+    "E-DTYPE",
+    "E-THREADS",
+    "E-PROMPT",
+    "E-COLL-MODE",
+    "E-USAGE",
+)
+
+
+def doctor(
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="A model folder, or a Hugging Face id.")
+    ] = None,
+    degree: Degree = 2,
+    prompt: Annotated[
+        list[str] | None, typer.Option("--prompt", "-p", help="Repeat it for a batch.")
+    ] = None,
+    prompt_ids: Annotated[
+        list[str] | None, typer.Option(help="Token ids: 1,2,3. Repeat it for a batch.")
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(help="Tokens to generate per prompt.")] = 4,
+    reference: Annotated[str | None, typer.Option(help="The model before quantization.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Leave out what takes long.")] = False,
+    replay: Annotated[
+        Path | None, typer.Option(help="Examine the case of a file that an earlier run wrote.")
+    ] = None,
+    layout: Layout = LayoutName.PAD,
+    atoms: Atoms = 8,
+    dtype: Dtype = "auto",
+    threads: Threads = 0,
+    all_reduce: AllReduce = "auto",
+    disable_custom_all_reduce: DisableCustomAllReduce = False,
+    collective_timeout: Annotated[
+        float, typer.Option(help="Seconds that a collective waits for a rank.")
+    ] = 20.0,
+    launcher: LauncherOption = LauncherName.LOCAL,
+    ray_address: RayAddress = None,
+    as_json: Json = False,
+) -> None:
+    """Find out why the output is wrong. Exit status 1 for every verdict but healthy."""
+    if (model is None) == (replay is None):
+        raise InputError("E-USAGE", "give a MODEL, or --replay FILE, which names one")
+    told: dict[str, Any] = {}
+    if replay is not None:
+        told = read_case(replay)
+        model, reference = told["model"], told["reference"]
+        degree, atoms, layout = told["tp"], told["atoms"], LayoutName(told["layout"])
+        dtype, all_reduce = told["dtype"], told["all_reduce"]
+        max_tokens, quick = told["max_tokens"], told["quick"]
+    assert model is not None
+    folder = model_folder(model)
+    prompts = [tuple(ids) for ids in told.get("prompts", ())]
+    prompts += [tuple(parse_ids(ids)) for ids in prompt_ids or ()]
+    if prompt:
+        text = Text(folder)
+        prompts += [tuple(text.encode(each)) for each in prompt]
+    case = Case(
+        model=folder,
+        engine=EngineSettings(
+            plan=PlanSettings(degree=degree, atoms=atoms, layout=layout.value),
+            dtype=dtype,
+            threads=threads,
+            all_reduce=all_reduce_mode(all_reduce, disable_custom_all_reduce),
+            collective_timeout_s=collective_timeout,
+        ),
+        prompts=tuple(prompts) or _default_prompts(folder),
+        max_tokens=max_tokens,
+        quick=quick,
+        reference=None if reference is None else model_folder(reference),
+    )
+    with launchers(launcher, ray_address, degree, threads) as new_launcher:
+        diagnosis = _examined(Context(case, new_launcher), as_json)
+    if as_json:
+        print_json(diagnosis.report())
+    else:
+        print_diagnosis(diagnosis)
+    if diagnosis.decisive is not None:
+        raise typer.Exit(1)
+
+
+def _examined(context: Context, as_json: bool) -> Diagnosis:
+    with context, progress_bar("starting") as bar:
+        task = bar.task_ids[0]
+        bar.update(task, total=len(CHECKS), completed=0)
+        _refuse_bad_usage(context)
+
+        def show(name: str, result: CheckResult | None) -> None:
+            if result is None:
+                bar.update(task, description=name)
+                return
+            bar.advance(task)
+            if not as_json:
+                print_check(result)
+
+        results = examine(context, CHECKS, show)
+    diagnosis = Diagnosis(case=context.case.report(), checks=results, decisive=decisive(results))
+    if diagnosis.decisive is None:
+        return diagnosis
+    try:
+        return dataclasses.replace(diagnosis, repro=str(write_case(diagnosis)))
+    except OSError as error:
+        errors.print(f"no replay file: {error}", style="dim")
+        return diagnosis
+
+
+def _refuse_bad_usage(context: Context) -> None:
+    """Raise InputError for what no model could run; a bad model is a finding, not an error."""
+    try:
+        context.prepared()
+    except InputError as error:
+        if error.code in USAGE:
+            raise
+
+
+def _default_prompts(folder: Path) -> tuple[tuple[int, ...], ...]:
+    """The same ids in every run, within the vocabulary where that is known."""
+    try:
+        spec = read_spec(folder)
+        vocabulary, positions = spec.vocab_size, spec.max_positions
+    except InputError:
+        vocabulary, positions = SMALLEST_VOCABULARY, LONG + SHORT
+    drawn = random.Random(0)  # noqa: S311
+    lengths = [length for length in (SHORT, LONG) if length + SHORT <= positions] or [1]
+    return tuple(tuple(drawn.randrange(vocabulary) for _ in range(n)) for n in lengths)

@@ -1,0 +1,77 @@
+"""A diagnosis on the terminal: a line a check, then the verdict with its evidence."""
+
+from __future__ import annotations
+
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from ...runtime.doctor.diagnosis import PLACE, Diagnosis
+from ...runtime.doctor.findings import CheckResult, Evidence, Finding
+from .output import console
+
+MARKS = {
+    "ok": "[green]✓[/]",
+    "note": "[cyan]·[/]",
+    "skipped": "[dim]-[/]",
+    "warning": "[yellow]![/]",
+    "fault": "[bold red]✗[/]",
+}
+MOST_EVIDENCE = 4
+LONGEST = 300
+
+
+def print_check(result: CheckResult) -> None:
+    """One line; warnings and faults in a line of their own each."""
+    shown = [f for f in result.findings if f.status in ("warning", "fault")]
+    first = next((f.what for f in result.findings if f.status == "skipped"), "")
+    notes = sum(f.status == "note" for f in result.findings)
+    said = first or (f"{notes} note{'s' if notes > 1 else ''}" if notes else "")
+    time = "" if result.status == "skipped" else f"{result.seconds:6.1f} s"
+    console.print(
+        f"{MARKS[result.status]} {result.name:<12}{time:>9}  [dim]{escape(said)}[/]",
+        soft_wrap=True,
+    )
+    for finding in shown:
+        console.print(Padding(Text(_short(finding.what)), (0, 0, 0, 4)))
+
+
+def print_diagnosis(diagnosis: Diagnosis) -> None:
+    """The verdict, where, why it is believed, and what to do."""
+    console.print()
+    found = diagnosis.decisive
+    if found is None:
+        report = diagnosis.report()["confidence"]
+        console.print(f"[bold green]healthy[/]  [dim]{report['reason']}[/]", soft_wrap=True)
+        return
+    console.print(f"[bold red]{found.verdict}[/]  {escape(_short(found.what))}", soft_wrap=True)
+    console.print(_facts(found))
+    if diagnosis.repro is not None:
+        # In one line however long, so that it can be copied.
+        console.print(f"[dim]again[/]  isobit doctor --replay {diagnosis.repro}", soft_wrap=True)
+
+
+def _facts(found: Finding) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    place = [f"{key} {getattr(found, key)}" for key in PLACE if getattr(found, key) is not None]
+    if place:
+        table.add_row("where", Text(", ".join(place)))
+    for number, evidence in enumerate(found.evidence[:MOST_EVIDENCE]):
+        table.add_row("" if number else "evidence", Text(_evidence(evidence)))
+    table.add_row("confidence", Text(f"{found.confidence}: {found.reason}"))
+    table.add_row("next step", Text(found.next_step, style="bold"))
+    return table
+
+
+def _evidence(evidence: Evidence) -> str:
+    expected = "" if evidence.threshold is None else f" (expected {evidence.threshold})"
+    source = f" [{evidence.source}]" if evidence.source else ""
+    return _short(f"{evidence.what}: {evidence.measured}{expected}{source}")
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= LONGEST else line[: LONGEST - 1] + "…"

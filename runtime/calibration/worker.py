@@ -1,0 +1,52 @@
+"""A rank of a calibration as a process of its own: threads, collectives, requests as messages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from ...kernels import ops
+from ...shard.plan import PlanSettings, make_plan
+from ...shard.spec import read_spec
+from .. import rendezvous
+from ..affinity import pin
+from ..collectives.choose import choose
+from ..launcher import cores
+from .job import job_from_message
+from .rank import CalibrationRank
+
+COLLECTIVE_TIMEOUT_S = 1800.0
+"""How long ranks wait for one that adds a long sample to a large Hessian."""
+
+
+class CalibrationWorker:
+    """Joins the other ranks, then hands requests to a CalibrationRank."""
+
+    def __init__(self, message: dict[str, Any]) -> None:
+        """Raises what joining and CalibrationRank raise."""
+        torch.set_num_threads(1)
+        job, rank = job_from_message(message["job"]), message["rank"]
+        per_host = message["ranks_per_host"]
+        threads = max(1, cores() // per_host)
+        ops.set_threads(threads)
+        pin(per_host, rank % per_host, threads)
+        rendezvous.join(message["rendezvous"], rank, job.degree, COLLECTIVE_TIMEOUT_S)
+        plan = make_plan(read_spec(job.model), PlanSettings(degree=job.degree))
+        choice = choose(
+            "auto", plan, rank, same_host=per_host >= job.degree, timeout_s=COLLECTIVE_TIMEOUT_S
+        )
+        self._rank = CalibrationRank(job, rank, choice.collectives)
+        self.report = self._rank.described()
+
+    def answer(self, message: dict[str, Any]) -> dict[str, Any]:
+        """The answer to one request."""
+        return {"kind": "stepped", **self._rank.answer(message["request"])}
+
+    def close(self) -> None:
+        """Let the other ranks go."""
+        self._rank.close()
+        self._rank.collectives.close()
+        if dist.is_initialized():
+            dist.destroy_process_group()

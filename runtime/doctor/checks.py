@@ -1,0 +1,60 @@
+"""The checks in their order, the cheapest first."""
+
+from __future__ import annotations
+
+from .checkpoint import check_checkpoint
+from .collectives import check_collectives
+from .context import Context
+from .degrees import check_degrees
+from .environment import check_environment
+from .examine import Check
+from .findings import Finding
+from .kernels import check_kernels
+from .plan import check_plan
+
+
+def _environment(context: Context) -> list[Finding]:
+    findings, measured = check_environment(context.case.degree)
+    for name, value in measured.items():
+        context.measure(name, value)
+    return findings
+
+
+CHECKS = (
+    Check(
+        name="environment",
+        cost="seconds",
+        finds=("environment",),
+        run=_environment,
+    ),
+    Check(
+        name="checkpoint",
+        cost="reads the files once",
+        finds=("checkpoint-damaged", "config-mismatch", "format-mislabelled", "numeric-overflow"),
+        run=check_checkpoint,
+    ),
+    Check(
+        name="plan",
+        cost="starts the ranks, and reads the files three times",
+        finds=("kernel-fault", "shard-fault", "rank-divergence", "collective-fault"),
+        run=check_plan,
+    ),
+    Check(
+        name="collectives",
+        cost="seconds, with processes of its own",
+        finds=("shard-fault", "collective-fault"),
+        run=check_collectives,
+    ),
+    Check(
+        name="kernels",
+        cost="a few steps with a reference beside every operation",
+        finds=("kernel-fault", "shard-fault", "rank-divergence", "collective-fault"),
+        run=check_kernels,
+    ),
+    Check(
+        name="degrees",
+        cost="the same steps at degree 1",
+        finds=("kernel-fault", "shard-fault", "rank-divergence", "collective-fault"),
+        run=check_degrees,
+    ),
+)

@@ -1,0 +1,136 @@
+"""What is examined, and what checks share: the ranks under examination and what was measured."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ...kernels.errors import RankFault
+from ...shard.plan import ShardPlan
+from ...shard.spec import ModelSpec
+from ..batch import check_requests, pages_for
+from ..config import EngineSettings, SamplingSettings
+from ..launcher import Launcher
+from ..prepare import prepare
+from ..trace_settings import TraceSettings
+from .failures import RanksLost
+from .ranks import RanksExamined
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """What is examined. `engine.plan.degree` is the degree; `prompts` are token ids.
+
+    `quick` leaves out what takes long. `reference` is the model before quantization.
+    """
+
+    model: Path
+    engine: EngineSettings
+    prompts: tuple[tuple[int, ...], ...]
+    max_tokens: int = 4
+    quick: bool = False
+    reference: Path | None = None
+
+    @property
+    def degree(self) -> int:
+        return self.engine.plan.degree
+
+    @property
+    def sampling(self) -> SamplingSettings:
+        return SamplingSettings(max_tokens=self.max_tokens, ignore_eos=True)
+
+    def report(self) -> dict[str, Any]:
+        """The case in JSON, enough to run it again."""
+        return {
+            "model": str(self.model.absolute()),
+            "reference": None if self.reference is None else str(self.reference.absolute()),
+            "tp": self.degree,
+            "atoms": self.engine.plan.atoms,
+            "layout": self.engine.plan.layout,
+            "dtype": self.engine.dtype,
+            "all_reduce": self.engine.all_reduce,
+            "prompts": [list(prompt) for prompt in self.prompts],
+            "max_tokens": self.max_tokens,
+            "quick": self.quick,
+        }
+
+
+class Context:
+    """A case with its ranks. Use as a context manager: leaving it ends every process."""
+
+    def __init__(self, case: Case, new_launcher: Callable[[], Launcher]) -> None:
+        self.case = case
+        self._new_launcher = new_launcher
+        self._measured: dict[str, Any] = {}
+        self._examined: dict[tuple[int, str], RanksExamined] = {}
+        self._lost: dict[tuple[int, str], RankFault] = {}
+
+    def __enter__(self) -> Context:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for ranks in self._examined.values():
+            ranks.close()
+
+    def measure(self, name: str, value: Any) -> None:
+        """Keep something that the running check measured, as JSON, for reports."""
+        self._measured[name] = value
+
+    def take_measured(self) -> dict[str, Any]:
+        measured, self._measured = self._measured, {}
+        return measured
+
+    def settings(self, degree: int, all_reduce: str | None = None) -> EngineSettings:
+        """How the case is run at a degree: traced, and examined op by op."""
+        case = self.case
+        needed = sum(pages_for(len(prompt) + case.max_tokens) for prompt in case.prompts)
+        return dataclasses.replace(
+            case.engine,
+            plan=dataclasses.replace(case.engine.plan, degree=degree),
+            kv_pages=needed,
+            trace=TraceSettings(),
+            examine=True,
+            all_reduce=all_reduce or case.engine.all_reduce,
+        )
+
+    def prepared(self, degree: int | None = None) -> tuple[ModelSpec, ShardPlan]:
+        """The spec and the plan; raises InputError for a case that cannot run."""
+        case = self.case
+        degree = case.degree if degree is None else degree
+        spec, plan = prepare(case.model, self.settings(degree))
+        prompts = [list(prompt) for prompt in case.prompts]
+        check_requests(spec, prompts, [case.sampling] * len(prompts))
+        return spec, plan
+
+    def ranks(self, degree: int | None = None, all_reduce: str | None = None) -> RanksExamined:
+        """The case's ranks at a degree, started when they are first asked for.
+
+        What they answered is kept; the processes themselves end when ranks of another degree are
+        started. Raises RankFault or InputError when they cannot start, RanksLost when they were
+        lost before.
+        """
+        degree = self.case.degree if degree is None else degree
+        settings = self.settings(degree, all_reduce)
+        key = degree, settings.all_reduce
+        if key in self._lost:
+            raise RanksLost(f"the ranks of degree {degree} were lost: {self._lost[key].code}")
+        if key not in self._examined:
+            for others in self._examined.values():
+                others.close()
+            try:
+                self._examined[key] = RanksExamined(self.case, settings, self._new_launcher)
+            except RankFault as fault:
+                self._lost[key] = fault
+                raise
+        ranks = self._examined[key]
+        ranks.on_loss = lambda fault: self._lost.setdefault(key, fault)
+        return ranks

@@ -1,0 +1,75 @@
+"""The processes of one model over its ranks: started together, asked together, ended together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..kernels.errors import InputError, IsobitError, RankFault
+from . import wire
+from .launcher import Launcher
+from .link import DriverLink, unique_lines
+from .rendezvous import Rendezvous
+
+
+class RankGroup:
+    """The driver's hold on its ranks. Whoever makes one closes it."""
+
+    def __init__(self, degree: int, launcher: Launcher, timeout_s: float) -> None:
+        """Start a process for every rank and hear from each within `timeout_s`.
+
+        Raises RankFault when a rank dies or is silent, and what the launcher raises.
+        """
+        self.degree, self._launcher = degree, launcher
+        address = launcher.address()
+        self._link = DriverLink(degree, address)
+        try:
+            self._rendezvous = Rendezvous(self._link.folder, address.host)
+            launcher.launch([self._link.ticket(rank) for rank in range(degree)])
+            self.collect("hello", "starting the ranks", timeout_s)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def meeting_place(self) -> dict[str, Any]:
+        """What ranks have to be told to find each other and to share a host's cores."""
+        return {
+            "ranks_per_host": self._launcher.ranks_per_host(),
+            "rendezvous": self._rendezvous.address,
+        }
+
+    def tell(self, message: dict[str, Any]) -> None:
+        """Send a message to every rank; raises RankFault E-RANK-DIED when one is gone."""
+        data = wire.encode(message)
+        for rank in range(self.degree):
+            self._link.send_bytes(rank, data)
+
+    def collect(
+        self, kind: str, what: str, timeout_s: float, stop_at_error: bool = True
+    ) -> dict[int, dict[str, Any]]:
+        """One `kind` of answer from every rank, as DriverLink.collect; raises what ranks raised."""
+        answers = self._link.collect(kind, what, timeout_s, self._launcher.dead, stop_at_error)
+        errors = {rank: a for rank, a in answers.items() if a["kind"] == "error"}
+        if errors:
+            raise _combined(errors, what)
+        return answers
+
+    def close(self) -> None:
+        """Tell the ranks to stop, then end their processes."""
+        for rank in range(self.degree):
+            try:
+                self._link.send(rank, {"kind": "stop"})
+            except RankFault:
+                continue
+        self._launcher.stop()
+        self._link.close()
+
+
+def _combined(errors: dict[int, dict[str, Any]], what: str) -> IsobitError:
+    """One error for what several ranks reported, each line once."""
+    code = next(iter(errors.values()))["code"]
+    text = unique_lines(error["message"] for error in errors.values() if error["code"] == code)
+    if any(error["fault"] for error in errors.values()):
+        ranks = ", ".join(f"rank {rank}" for rank in sorted(errors))
+        return RankFault(code, f"{what}: {ranks}: {text}")
+    return InputError(code, text)
