@@ -24,7 +24,7 @@ test: .stamps/test  ## the whole test suite, without a GPU
 stress: .stamps/test  ## a million sums over shared memory at degrees 2 to 4
 	$(BIN)/python -m tests.stress.collectives 1000000
 
-gpu-compile: .stamps/test  ## every CUDA kernel for every architecture, without a GPU (half an hour)
+gpu-compile: .stamps/test  ## every CUDA kernel for every architecture, without a GPU (five minutes)
 	$(BIN)/python -m tests.gpu.compiled all
 
 sanitize: .stamps/sanitize  ## the kernel tests with address and undefined-behaviour sanitizers

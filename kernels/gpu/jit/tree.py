@@ -39,10 +39,12 @@ def climb(leaf, value, first, second, third, fourth, LEVEL: tl.constexpr):
 def subtree(planes, stride, place, inside, FIRST: tl.constexpr, LEVEL: tl.constexpr):
     """The sum of planes FIRST..FIRST + 2^LEVEL - 1, fp32, `stride` apart."""
     if LEVEL == 0:
-        return tl.load(planes + FIRST * stride + place, mask=inside, other=0.0)
-    left = subtree(planes, stride, place, inside, FIRST, LEVEL - 1)
-    right = subtree(planes, stride, place, inside, FIRST + (1 << (LEVEL - 1)), LEVEL - 1)
-    return left + right
+        value = tl.load(planes + FIRST * stride + place, mask=inside, other=0.0)
+    else:
+        left = subtree(planes, stride, place, inside, FIRST, LEVEL - 1)
+        right = subtree(planes, stride, place, inside, FIRST + (1 << (LEVEL - 1)), LEVEL - 1)
+        value = left + right
+    return value
 
 
 @triton.jit(do_not_specialize=["size"])
