@@ -104,6 +104,19 @@ def load_layer(
     return weights
 
 
+def load_head(
+    checkpoint: Checkpoint, spec: ModelSpec, plan: ShardPlan, rank: int, dtype: torch.dtype
+) -> tuple[PackedWeight, torch.Tensor]:
+    """Read what follows the layers: the head and the final norm. Raises what load_rank does."""
+    with SliceReader() as reader:
+        source = StoredWeights(checkpoint, reader, spec)
+        loader = _Loader(source, spec, plan, rank, dtype)
+        head = loader.product(head_module(spec))
+        norm = loader.vector("model.norm.weight", spec.hidden_size)
+    loader.faults.raise_all(source.name, dtype, spec.dtype)
+    return head, norm
+
+
 T = TypeVar("T")
 
 

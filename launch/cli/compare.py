@@ -110,18 +110,20 @@ def _print(outcome: TraceComparison, result: dict[str, Any], every_site: bool) -
         )
     shown = [site for site in outcome.sites if every_site or not site.bit_equal]
     if shown:
-        table = Table(box=None, pad_edge=False)
+        table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
         table.add_column("site", no_wrap=True)
-        table.add_column("bits")
+        table.add_column("bits", no_wrap=True, min_width=4)
         for name in ("max diff", "rel err", "SQNR", "token", "column"):
             table.add_column(name, justify="right", no_wrap=True)
         roomy = console.width >= ROOMY
         if roomy:
             table.add_column("held by", no_wrap=True)
         for site in shown if every_site else shown[:SHOWN]:
-            cells = _cells(site)
+            cells = _cells(site, outcome.tolerance)
             table.add_row(*(cells if roomy else cells[:-1]))
         console.print(table)
+        what = "begins" if outcome.tolerance is None else "is greatest"
+        console.print(f"token, column: where the difference {what}", style="dim")
     if not every_site and len(shown) > SHOWN:
         console.print(f"and {len(shown) - SHOWN} more sites; --all shows every one", style="dim")
     equal = len(outcome.sites) - len(shown)
@@ -140,15 +142,20 @@ def _print(outcome: TraceComparison, result: dict[str, Any], every_site: bool) -
     _print_verdict(outcome)
 
 
-def _cells(site: SiteComparison) -> list[str]:
+def _cells(site: SiteComparison, tolerance: float | None) -> list[str]:
     bits = "[green]same[/]" if site.bit_equal else "near" if site.within else "[bold red]off[/]"
     numbers = ["", "", ""]
     if site.max_abs is not None and site.relative_error is not None:
         sqnr = "" if site.sqnr_db is None else f"{site.sqnr_db:.1f}"
         numbers = [f"{site.max_abs:.3g}", f"{site.relative_error:.2g}", sqnr]
-    if (first := site.first) is None:
+    if (place := _telling(site, tolerance)) is None:
         return [site.site, bits, *numbers, "", "", ""]
-    return [site.site, bits, *numbers, str(first.position), str(first.column), _holder(first)]
+    return [site.site, bits, *numbers, str(place.position), str(place.column), _holder(place)]
+
+
+def _telling(site: SiteComparison, tolerance: float | None) -> Place | None:
+    """Where bits first differ if they must not, else where the difference is greatest."""
+    return site.first if tolerance is None or site.worst is None else site.worst
 
 
 def _holder(place: Place) -> str:
@@ -172,7 +179,7 @@ def _print_verdict(outcome: TraceComparison) -> None:
         console.print(f"[bold green]{outcome.verdict}[/]: {count} sites, {what}")
         return
     site = outcome.parted
-    place = site.first if outcome.tolerance is None or site.worst is None else site.worst
+    place = _telling(site, outcome.tolerance)
     text = f"the traces part at [bold]{site.site}[/], step {site.first_bad_step}"
     if place is not None:
         text += f": {_where(place)}"

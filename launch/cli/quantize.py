@@ -1,27 +1,38 @@
-"""`isobit quantize`: a dense model folder in, a compressed-tensors folder out."""
+"""`isobit quantize`: a dense model folder in, a quantized folder out."""
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ...runtime.calibrate import check_calibration, quantize_calibrated
-from ...shard.quantize.folder import quantize_folder
+from ...kernels.errors import InputError
+from ...runtime.calibrate import Progress, check_calibration, quantize_calibrated
+from ...runtime.mixed_precision import with_budget
+from ...shard.quantize.folder import check_request, quantize_folder
+from ...shard.quantize.mixed import MixedWidths
 from ...shard.quantize.report import QuantizeReport
 from ...shard.quantize.scheme import QuantizeSettings
-from ..calibration_text import DEFAULT_LENGTH, DEFAULT_SAMPLES, calibration_samples
+from ..calibration_text import DEFAULT_LENGTH, DEFAULT_SAMPLES, calibration_text
 from ..hub_dataset import parse_dataset
 from ..models import model_folder
+from ..quantize_evaluation import plan_evaluation
+from .again import command_again
 from .options import Degree, Json, LauncherChoice, Model, RayAddress
 from .output import console, errors, human_bytes, print_json, progress_bar
+from .quantize_evaluate import Source, evaluate_output, show_evaluation
 from .quantize_options import (
     DEFAULT_DAMPING,
     DEFAULT_GROUP,
     Activations,
     CalibrationRun,
+    Format,
     Method,
     QuantizeOptions,
     Scheme,
@@ -29,6 +40,7 @@ from .quantize_options import (
 
 
 def quantize(
+    context: typer.Context,
     model: Model,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
     method: Annotated[
@@ -41,6 +53,9 @@ def quantize(
             "otherwise, w8a8 with smoothquant."
         ),
     ] = None,
+    out_format: Annotated[
+        Format, typer.Option("--format", help="What other engines read OUT as.")
+    ] = Format.COMPRESSED_TENSORS,
     group_size: Annotated[
         int | None,
         typer.Option(
@@ -58,6 +73,13 @@ def quantize(
     keep: Annotated[
         list[str] | None,
         typer.Option(help="Other widths for some modules, as in 'layers.0.*=8'; 16 stays dense."),
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            help="Mixed precision: the best of 4, 8 and 16 bits for each product within so many "
+            "bits per weight, scales included; --keep comes first. Needs --text or --dataset."
+        ),
     ] = None,
     text: Annotated[
         list[Path] | None, typer.Option(help="A file of calibration text; may be given again.")
@@ -106,15 +128,32 @@ def quantize(
     restart: Annotated[
         bool, typer.Option("--restart", help="Begin anew where an earlier run was stopped.")
     ] = False,
+    evaluate: Annotated[
+        bool,
+        typer.Option(
+            "--evaluate/--no-evaluate", help="Compare OUT with MODEL at the end: what was lost?"
+        ),
+    ] = True,
+    evaluate_text: Annotated[
+        list[Path] | None,
+        typer.Option(help="Text to compare on, instead of what calibration left over."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Quantize the weights of a model: to nearest, or by how they act on a text."""
+    """Quantize the weights of a model, to nearest or by how they act on a text; say what is lost.
+
+    Exit status 1 when the result gives NaN or infinity.
+    """
+    if evaluate_text and not evaluate:
+        raise InputError("E-USAGE", "--evaluate-text has no meaning with --no-evaluate")
     options = QuantizeOptions(
         method=method,
         scheme=scheme,
+        format=out_format,
         group_size=group_size,
         symmetric=symmetric,
         keep=tuple(keep or ()),
+        budget=budget,
         text=tuple(text or ()),
         dataset=dataset,
         samples=samples,
@@ -128,38 +167,74 @@ def quantize(
         ),
     )
     stored, calibrated = options.stored(), options.calibrated()
-    folder, used = model_folder(model), {}
-    with progress_bar("quantizing") as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.update(bar.task_ids[0], completed=done, total=total)
-
+    folder, used, ids, held_out = model_folder(model), {}, None, None
+    tokens = DEFAULT_LENGTH if length is None else length
+    if calibrated is None:
+        check_request(folder, out, stored)
+    else:
+        check_calibration(folder, out, calibrated, degree)
+    if calibrated is not None or budget is not None:
+        chosen = None if dataset is None else parse_dataset(dataset)
+        cut = calibration_text(folder, options.text, samples, tokens, chosen)
+        ids, held_out = cut.samples, cut.held_out
+        used = {"samples": ids.shape[0], "length": ids.shape[1]}
+    plan = plan_evaluation(folder, evaluate_text or (), held_out, tokens) if evaluate else None
+    if budget is not None:
+        assert ids is not None
+        by = None if calibrated is None else calibrated.method
+        with _progress("measuring sensitivity") as progress:
+            exponent = options.exponent
+            stored = with_budget(folder, out, ids, stored, by, budget, progress, mse=exponent)
+    with _progress("quantizing") as progress:
         if calibrated is None:
             report = quantize_folder(folder, out, stored, progress, mse=options.exponent)
         else:
-            check_calibration(folder, out, calibrated, degree)
-            tokens = DEFAULT_LENGTH if length is None else length
-            chosen = None if dataset is None else parse_dataset(dataset)
-            ids = calibration_samples(folder, options.text, samples, tokens, chosen)
-            used = {"samples": ids.shape[0], "length": ids.shape[1]}
+            assert ids is not None
             with options.run.ranks() as ranks:
                 report = quantize_calibrated(
                     folder,
                     out,
                     ids,
-                    calibrated,
+                    dataclasses.replace(calibrated, stored=stored),
                     progress,
                     degree=degree,
                     launcher=ranks,
                     restart=restart,
                     note=lambda line: errors.print(line, markup=False, soft_wrap=True),
                 )
-    named = {"out": str(out), "method": method.value, "scheme": options.made.value}
+    named = {"out": str(out), "method": method.value, "scheme": options.named_scheme}
+    named["format"] = out_format.value
     summary = {**named, "group_size": stored.group_size, **used, **_summary(report)}
+    if stored.mixed is not None:
+        summary["mixed"] = _mixed(stored.mixed)
+    if not as_json:
+        _show(summary, stored)
+    source = Source(name=model, folder=folder, options=options, stored=stored)
+    summary["evaluation"] = evaluate_output(
+        out, source, report, plan, lambda changes: command_again(context, **changes)
+    )
     if as_json:
         print_json(summary)
-        return
-    _show(summary, stored)
+    else:
+        show_evaluation(out, summary["evaluation"], plan)
+    if (summary["evaluation"] or {}).get("not_finite", {}).get("positions"):
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _progress(description: str) -> Iterator[Progress]:
+    with progress_bar(description) as bar:
+        yield lambda done, total: bar.update(bar.task_ids[0], completed=done, total=total)
+
+
+def _mixed(mixed: MixedWidths) -> dict[str, Any]:
+    counts = Counter(each.bits for each in mixed.products.values())
+    return {
+        "budget": mixed.budget,
+        "average": float(f"{mixed.average:.6g}"),
+        "predicted_kl": float(f"{mixed.kl:.4g}"),
+        "products": {str(bits): counts[bits] for bits in sorted(counts)},
+    }
 
 
 def _summary(report: QuantizeReport) -> dict[str, Any]:
@@ -191,12 +266,19 @@ def _spread(values: dict[str, float], worst_of: Any) -> dict[str, Any]:
 
 def _show(summary: dict[str, Any], stored: QuantizeSettings) -> None:
     size = stored.group_size
+    made = summary["scheme"] if stored.mixed is None else "mixed widths"
     console.print(
-        f"{summary['out']}: {summary['quantized']} weights to {summary['scheme']} by "
+        f"{summary['out']}: {summary['quantized']} weights to {made} by "
         f"{summary['method']}, "
         + (f"group size {size}" if size > 0 else "one scale per output")
         + f"; {human_bytes(summary['source_bytes'])} -> {human_bytes(summary['written_bytes'])}"
     )
+    if (mixed := summary.get("mixed")) is not None:
+        console.print(
+            f"{mixed['average']:.4g} bits per weight of a budget of {mixed['budget']:g}: "
+            + ", ".join(f"{n} weights at {bits}" for bits, n in mixed["products"].items())
+            + f"; divergence from the dense model, predicted: {mixed['predicted_kl']:.3g} nats"
+        )
     noise = summary["sqnr_db"]
     console.print(
         f"signal to quantization noise: median {noise['median']} dB, "

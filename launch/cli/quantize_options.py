@@ -40,6 +40,13 @@ class Method(StrEnum):
     SMOOTHQUANT = "smoothquant"
 
 
+class Format(StrEnum):
+    COMPRESSED_TENSORS = "compressed-tensors"
+    GPTQ = "gptq"
+    GPTQ_V2 = "gptq_v2"
+    AWQ = "awq"
+
+
 SCHEMES = {
     Method.ABSMAX: (Scheme.INT4, Scheme.INT8, Scheme.W8A8),
     Method.GPTQ: (Scheme.INT4, Scheme.INT8, Scheme.W8A8),
@@ -86,9 +93,11 @@ class QuantizeOptions:
 
     method: Method
     scheme: Scheme | None
+    format: Format
     group_size: int | None
     symmetric: bool | None
     keep: tuple[str, ...]
+    budget: float | None
     text: tuple[Path, ...]
     dataset: str | None
     samples: int | None
@@ -103,6 +112,11 @@ class QuantizeOptions:
     def made(self) -> Scheme:
         """The scheme that is made."""
         return self.scheme or SCHEMES[self.method][0]
+
+    @property
+    def named_scheme(self) -> str:
+        """The scheme as reports have it."""
+        return self.made.value if self.budget is None else "mixed"
 
     @property
     def exponent(self) -> float:
@@ -122,6 +136,7 @@ class QuantizeOptions:
             int8_activations=wide,
             static_activations=self.activations is Activations.STATIC,
             keep=self.keep,
+            format=self.format.value,
         )
 
     def calibrated(self) -> CalibrateSettings | None:
@@ -166,7 +181,10 @@ class QuantizeOptions:
             wrong.append(f"--activations: {self.made} has none that are rounded; w8a8 has")
         if self.activations is Activations.STATIC and method is Method.ABSMAX:
             wrong.append("--activations static: needs calibration, by gptq or smoothquant")
-        if method is Method.ABSMAX:
+        calibrates = method is not Method.ABSMAX or self.budget is not None
+        if self.budget is not None:
+            wrong += self._wrong_with_budget()
+        if not calibrates:
             given = {"--text": self.text, "--dataset": self.dataset}
             given |= {"--samples": self.samples, "--length": self.length}
             named = [name for name, value in given.items() if value not in (None, ())]
@@ -175,9 +193,22 @@ class QuantizeOptions:
                 for name in (*named, *self.run.given())
             ]
         elif bool(self.text) == (self.dataset is not None):
-            wrong.append(f"--method {method} calibrates: give --text FILE, or --dataset ID")
+            what = (
+                "--budget measures" if method is Method.ABSMAX else f"--method {method} calibrates"
+            )
+            wrong.append(f"{what}: give --text FILE, or --dataset ID")
         elif self.run.degree == 1:
             alone = [name for name in self.run.given() if name != "--restart"]
             wrong += [f"{name}: goes with -tp 2 or more" for name in alone]
         if wrong:
             raise InputError("E-USAGE", "\n  ".join(wrong))
+
+    def _wrong_with_budget(self) -> list[str]:
+        wrong = []
+        if self.method is Method.SMOOTHQUANT:
+            wrong.append("--budget: --method smoothquant makes w8a8, which has one width")
+        elif self.scheme is not None:
+            wrong.append(f"--scheme {self.scheme}: --budget chooses the widths")
+        if self.method is Method.ABSMAX:
+            wrong += [f"{name}: --method absmax runs in one process" for name in self.run.given()]
+        return wrong

@@ -12,6 +12,7 @@ from ...kernels.errors import InputError
 from ...shard.modules import layer_modules
 from ...shard.quantize.layer import INPUTS
 from ...shard.quantize.method import MethodSettings
+from ...shard.quantize.mixed import widths_from_fields
 from ...shard.quantize.scheme import QuantizeSettings
 from ...shard.spec import ModelSpec
 
@@ -50,8 +51,10 @@ def job_from_message(fields: Mapping[str, Any]) -> CalibrationJob:
     """Inverse of CalibrationJob.message; raises InputError E-WIRE when fields do not fit."""
     try:
         stored, method = fields["settings"]["stored"], fields["settings"]["method"]
+        mixed = None if stored["mixed"] is None else widths_from_fields(stored["mixed"])
+        plain = {**stored, "keep": tuple(stored["keep"]), "mixed": mixed}
         settings = CalibrateSettings(
-            stored=QuantizeSettings(**{**stored, "keep": tuple(stored["keep"])}),
+            stored=QuantizeSettings(**plain),
             method=MethodSettings(**method),
         )
         paths = {name: Path(fields[name]) for name in ("model", "folder")}

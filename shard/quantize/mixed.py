@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 
@@ -13,6 +14,8 @@ from ...kernels.errors import InputError
 
 WIDTHS = (4, 8, 16)
 MOST_UNITS = 1 << 18
+# Seventeen digits of a budget such as 4.125 must not lose its last bit.
+SLACK = 1 + 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,46 +27,78 @@ class Assignment:
     cost: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class ProductWidth:
+    """The width of one weight; `kl` in nats by width ("4"), empty where --keep fixed it.
+
+    `kl` is that of the fused products to which the weight belongs, quantized together while all
+    else is dense.
+    """
+
+    bits: int
+    kl: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixedWidths:
+    """Widths by module name under a `budget` in bits per weight.
+
+    `average` counts codes, scales and zero points of the layers' products; `kl` is the sum over
+    products, what is predicted for the model.
+    """
+
+    budget: float
+    average: float
+    kl: float
+    products: dict[str, ProductWidth]
+
+
+def widths_from_fields(fields: Mapping[str, Any]) -> MixedWidths:
+    """Inverse of dataclasses.asdict; raises TypeError or KeyError for other fields."""
+    products = {name: ProductWidth(**each) for name, each in fields["products"].items()}
+    return MixedWidths(**{**fields, "products": products})
+
+
 def assign_by_budget(
     costs: Mapping[str, Mapping[int, float]],
+    stored: Mapping[str, Mapping[int, int]],
     sizes: Mapping[str, int],
     budget: float,
-    overhead: Mapping[int, float] | None = None,
 ) -> Assignment:
     """Choose a width for each module: least total cost within `budget` bits per weight.
 
-    `costs[module][bits]` is what a width costs, such as its output error; `sizes` are numbers of
-    weights; `overhead[bits]` are bits per weight for scales and zero points (0.125 for fp16 scales
-    in groups of 128). Exact, by dynamic programming over the bits spent. Where sizes have no useful
-    common divisor, the bits of a choice are rounded up to 1 / 2^18 of the budget: the budget holds
-    all the same. Raises InputError E-QUANT-BUDGET when it is too small, naming the least possible;
+    `costs[module][bits]` is what a width costs, such as its output error; `stored[module][bits]`
+    are the bits that all of the module takes at that width, with scales and zero points; `sizes`
+    are numbers of weights. Exact, by dynamic programming over the bits spent. Where those have no
+    useful common divisor, a choice is rounded up to 1 / 2^18 of the budget: the budget holds all
+    the same. Raises InputError E-QUANT-BUDGET when it is too small, naming the least possible;
     E-QUANT-COST for costs that are absent or not finite.
     """
     _check_costs(costs, sizes)
-    overhead = overhead or {}
     weights = sum(sizes[module] for module in costs)
-    spent = {
-        module: {
-            bits: math.ceil(sizes[module] * (bits + overhead.get(bits, 0.0))) for bits in choices
-        }
-        for module, choices in costs.items()
-    }
+    spent = {module: {bits: stored[module][bits] for bits in costs[module]} for module in costs}
+    check_budget(spent, weights, budget)
     least = sum(min(choices.values()) for choices in spent.values())
     most = sum(max(choices.values()) for choices in spent.values())
-    # Seventeen digits of a budget such as 4.125 must not lose its last bit.
-    allowed = budget * weights * (1 + 1e-12)
-    if not allowed >= least:
-        raise InputError(
-            "E-QUANT-BUDGET",
-            f"--budget {budget:g}: the {len(costs)} products need at least "
-            f"{math.ceil(least / weights * 1000) / 1000:g} bits per weight, scales included",
-        )
+    allowed = budget * weights * SLACK
     chosen = _knapsack(costs, spent, math.floor(min(allowed, most)) - least)
     return Assignment(
         bits=chosen,
         average=sum(spent[module][bits] for module, bits in chosen.items()) / max(weights, 1),
         cost=math.fsum(costs[module][bits] for module, bits in chosen.items()),
     )
+
+
+def check_budget(stored: Mapping[str, Mapping[int, int]], weights: int, budget: float) -> None:
+    """Raise InputError E-QUANT-BUDGET for a budget below the least bits of all modules together."""
+    least = sum(min(choices.values()) for choices in stored.values())
+    if not budget * weights * SLACK >= least:
+        raise InputError(
+            "E-QUANT-BUDGET",
+            f"--budget {budget:g}: the layers' {weights} weights need at least "
+            f"{math.ceil(least / weights * 1000) / 1000:g} bits each, scales and what --keep "
+            "fixes included",
+        )
 
 
 def assign_by_patterns(

@@ -11,6 +11,7 @@ import torch
 from ...kernels.errors import InputError
 from ...kernels.finite import all_finite
 from ..checkpoint import Checkpoint, open_checkpoint
+from ..safetensors_file import SliceReader
 from ..settings import read_config
 from ..spec import ModelSpec, read_spec
 from ..validate import check_checkpoint
@@ -50,3 +51,10 @@ def check_values(name: str, tensor: torch.Tensor) -> None:
         raise InputError(
             "E-CKPT-NAN", f"{name}: NaN or infinity in the source. Nothing was written"
         )
+
+
+def layer_tensors(source: DenseModel, reader: SliceReader, layer: int) -> dict[str, torch.Tensor]:
+    """All tensors of a layer by full name."""
+    prefix = f"model.layers.{layer}."
+    entries = source.checkpoint.entries.items()
+    return {name: reader.read(entry) for name, entry in entries if name.startswith(prefix)}

@@ -14,7 +14,18 @@ COSTS = st.dictionaries(st.sampled_from([4, 8, 16]), st.floats(0, 100, allow_nan
 MODELS = st.dictionaries(
     st.sampled_from("abcdef"), st.tuples(COSTS, st.integers(1, 50)), min_size=1
 )
+TEN = {"a": {4: 40, 8: 80, 16: 160}}
 OVERHEADS = st.sampled_from([{}, {4: 0.125, 8: 0.125}, {4: 0.15625, 8: 0.1}])
+
+
+def stored(costs, sizes, overhead=None) -> dict[str, dict[int, int]]:
+    """Bits of each module at each width; `overhead` are bits per weight for scales."""
+    extra = overhead or {}
+    return {
+        name: {bits: math.ceil(sizes[name] * (bits + extra.get(bits, 0))) for bits in each}
+        for name, each in costs.items()
+        if name in sizes
+    }
 
 
 def brute(costs, sizes, budget, overhead) -> float | None:
@@ -34,12 +45,13 @@ def brute(costs, sizes, budget, overhead) -> float | None:
 def test_the_cost_is_the_least_there_is(model, budget, overhead):
     costs = {name: each for name, (each, _) in model.items()}
     sizes = {name: size for name, (_, size) in model.items()}
+    bits = stored(costs, sizes, overhead)
     best = brute(costs, sizes, budget, overhead)
     if best is None:
         with pytest.raises(Exception, match="E-QUANT-BUDGET"):
-            assign_by_budget(costs, sizes, budget, overhead)
+            assign_by_budget(costs, bits, sizes, budget)
         return
-    found = assign_by_budget(costs, sizes, budget, overhead)
+    found = assign_by_budget(costs, bits, sizes, budget)
     assert found.cost == pytest.approx(best, abs=1e-9)
     assert found.cost == math.fsum(costs[name][bits] for name, bits in found.bits.items())
     spent = sum(
@@ -55,35 +67,40 @@ def test_the_cost_is_the_least_there_is(model, budget, overhead):
 def test_a_larger_budget_never_costs_more(model, budgets):
     costs = {name: {4: 100.0, **each} for name, (each, _) in model.items()}
     sizes = {name: size for name, (_, size) in model.items()}
-    found = [assign_by_budget(costs, sizes, budget).cost for budget in sorted(budgets)]
+    found = [
+        assign_by_budget(costs, stored(costs, sizes), sizes, budget).cost
+        for budget in sorted(budgets)
+    ]
     assert found == sorted(found, reverse=True)
 
 
 def test_sizes_of_a_large_model_and_odd_ones():
     sizes = {f"m{i}": 67_108_864 + 1009 * i for i in range(40)}
     costs = {name: {4: 1 + i % 7, 8: 0.1, 16: 0.0} for i, name in enumerate(sizes)}
-    found = assign_by_budget(costs, sizes, 5.01)
+    found = assign_by_budget(costs, stored(costs, sizes), sizes, 5.01)
     assert found.average <= 5.01
     eight = [name for name, bits in found.bits.items() if bits == 8]
     assert sorted(eight) == sorted(name for name in costs if costs[name][4] >= 6)
 
 
 def test_nothing_is_spent_in_vain():
-    found = assign_by_budget({"a": {4: 1.0, 8: 1.0, 16: 1.0}}, {"a": 10}, 16)
+    found = assign_by_budget({"a": {4: 1.0, 8: 1.0, 16: 1.0}}, TEN, {"a": 10}, 16)
     assert found.bits == {"a": 4}
-    assert assign_by_budget({"a": {4: 1.0, 8: 0.0}}, {"a": 10}, math.inf).bits == {"a": 8}
+    assert assign_by_budget({"a": {4: 1.0, 8: 0.0}}, TEN, {"a": 10}, math.inf).bits == {"a": 8}
 
 
 def test_a_budget_that_is_too_small_names_the_least(error_of):
-    error = error_of(assign_by_budget, {"a": {4: 1.0}}, {"a": 1000}, 4.0, {4: 0.125})
+    error = error_of(assign_by_budget, {"a": {4: 1.0}}, {"a": {4: 4125}}, {"a": 1000}, 4.0)
     assert error.code == "E-QUANT-BUDGET"
     assert "at least 4.125" in error.message
-    assert error_of(assign_by_budget, {"a": {4: 1.0}}, {"a": 9}, math.nan).code == error.code
+    error = error_of(assign_by_budget, {"a": {4: 1.0}}, TEN, {"a": 10}, math.nan)
+    assert error.code == "E-QUANT-BUDGET"
 
 
 def test_costs_that_are_missing_are_named_together(error_of):
     costs = {"a": {4: math.nan}, "b": {}, "c": {3: 1.0}, "d": {4: 1.0}}
-    error = error_of(assign_by_budget, costs, {"a": 1, "b": 1, "c": 1}, 8)
+    sizes = {"a": 1, "b": 1, "c": 1}
+    error = error_of(assign_by_budget, costs, stored(costs, sizes), sizes, 8)
     assert error.code == "E-QUANT-COST"
     for name in "abcd":
         assert f"{name}: " in error.message
