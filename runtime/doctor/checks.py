@@ -10,6 +10,7 @@ from .environment import check_environment
 from .examine import Check
 from .findings import Finding
 from .kernels import check_kernels
+from .numbers import check_numbers
 from .plan import check_plan
 
 
@@ -56,5 +57,11 @@ CHECKS = (
         cost="the same steps at degree 1",
         finds=("kernel-fault", "shard-fault", "rank-divergence", "collective-fault"),
         run=check_degrees,
+    ),
+    Check(
+        name="numbers",
+        cost="a few steps and longer prompts, with statistics at every site",
+        finds=("numeric-overflow",),
+        run=check_numbers,
     ),
 )
