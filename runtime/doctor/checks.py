@@ -12,6 +12,7 @@ from .findings import Finding
 from .kernels import check_kernels
 from .numbers import check_numbers
 from .plan import check_plan
+from .reference import check_reference
 
 
 def _environment(context: Context) -> list[Finding]:
@@ -63,5 +64,11 @@ CHECKS = (
         cost="a few steps and longer prompts, with statistics at every site",
         finds=("numeric-overflow",),
         run=check_numbers,
+    ),
+    Check(
+        name="reference",
+        cost="the model in plain torch beside its reference, then at two degrees",
+        finds=("quantization-loss",),
+        run=check_reference,
     ),
 )
