@@ -14,13 +14,16 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ..kernels.errors import InputError
+from ..shard.checkpoint import Checkpoint
 from ..shard.plan import PlanSettings, check_settings
+from ..shard.quantize.output import Schemes, quantization_config, repeated_in
 from ..shard.quantize.report import REPORT, QuantizeReport, report_json
-from ..shard.quantize.scheme import Schemes, module_schemes, quantization_config
+from ..shard.quantize.scheme import module_schemes
 from ..shard.quantize.source import DenseModel, check_values, open_dense
 from ..shard.safetensors_file import SliceReader
 from ..shard.spec import ModelSpec
@@ -64,7 +67,7 @@ def quantize_calibrated(
     """
     assert launcher is not None or degree == 1
     source, schemes = check_calibration(model, out, settings, degree)
-    config = quantization_config(schemes)
+    quantization = quantization_config(schemes)
     check_samples(source.spec, samples)
     state = CalibrationState(out, run_fingerprint(source, samples, settings), restart)
     job = CalibrationJob(
@@ -78,11 +81,11 @@ def quantize_calibrated(
     )
     with _kept_or_discarded(state, source.spec.layers, note), one_thread():
         if state.resumed:
-            note(_described(state, source.spec.layers, "going on after"))
+            note(f"going on {_described(state, source.spec.layers)}; --restart begins anew")
         else:
             _begin(source, samples, state)
         _calibrate(source, job, state, launcher, progress)
-        return _assemble(source, {**source.config, "quantization_config": config}, job, state)
+        return _assemble(source, quantization, job, state)
 
 
 def check_calibration(
@@ -114,12 +117,14 @@ def check_samples(spec: ModelSpec, samples: torch.Tensor) -> None:
         )
 
 
-def embed(source: DenseModel, reader: SliceReader, ids: torch.Tensor) -> torch.Tensor:
+def embed(
+    checkpoint: Checkpoint, spec: ModelSpec, reader: SliceReader, ids: torch.Tensor
+) -> torch.Tensor:
     """The residual stream before the first layer, float32 [length, hidden], of ids [length]."""
-    entry = source.checkpoint.entries["model.embed_tokens.weight"]
+    entry = checkpoint.entries["model.embed_tokens.weight"]
     rows, places = ids.unique(return_inverse=True)
-    values = reader.read(entry, rows, slice(0, source.spec.hidden_size))
-    return values.to(source.spec.torch_dtype).float()[places]
+    values = reader.read(entry, rows, slice(0, spec.hidden_size))
+    return values.to(spec.torch_dtype).float()[places]
 
 
 def _begin(source: DenseModel, samples: torch.Tensor, state: CalibrationState) -> None:
@@ -132,7 +137,7 @@ def _begin(source: DenseModel, samples: torch.Tensor, state: CalibrationState) -
         writer = ResidualWriter(path, count, length, source.spec.hidden_size)
         try:
             for number, ids in enumerate(samples):
-                writer.write(number, embed(source, reader, ids))
+                writer.write(number, embed(source.checkpoint, source.spec, reader, ids))
         finally:
             writer.close()
     state.keep([residual_file(0)])
@@ -192,7 +197,7 @@ def _ranks(source: DenseModel, job: CalibrationJob, launcher: Launcher | None) -
 
 
 def _assemble(
-    source: DenseModel, config: dict[str, object], job: CalibrationJob, state: CalibrationState
+    source: DenseModel, quantization: dict[str, Any], job: CalibrationJob, state: CalibrationState
 ) -> QuantizeReport:
     """Put the folder together from what is carried over and from the finished layers."""
     settings, modules = job.settings, {}
@@ -207,7 +212,11 @@ def _assemble(
                 for name, entry in state.layer_tensors(layer).entries.items():
                     writer.add(name, kept.read(entry))
             modules |= state.layer_reports(layer)
-        written = writer.finish(config, source.folder, {REPORT: report_json(named, modules)})
+        written = writer.finish(
+            {**source.config, "quantization_config": quantization},
+            source.folder,
+            {REPORT: report_json(named, modules), **repeated_in(quantization)},
+        )
     return QuantizeReport(source_bytes=source.nbytes, written_bytes=written, modules=modules)
 
 
@@ -236,18 +245,18 @@ def _kept_or_discarded(
         if hopeless or not state.next_layer:
             state.discard()
         else:
-            note(_described(state, layers, "stopped after"))
+            note(
+                f"stopped {_described(state, layers)}. The same command goes on from there; remove "
+                "the folder to give up"
+            )
             state.close()
         raise
     state.discard()
 
 
-def _described(state: CalibrationState, layers: int, what: str) -> str:
+def _described(state: CalibrationState, layers: int) -> str:
     size = state.nbytes / (1 << 20)
-    return (
-        f"{what} {state.next_layer} of {layers} layers, which {state.folder} holds "
-        f"({size:.0f} MiB). The same command goes on, --restart begins anew"
-    )
+    return f"after {state.next_layer} of {layers} layers, kept in {state.folder} ({size:.0f} MiB)"
 
 
 @contextmanager

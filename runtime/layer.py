@@ -172,7 +172,7 @@ class LayerRecorder:
         )
         out = self._attended
         self._ops.attention(
-            site + "attn", self._rotated, cache, out, self.spec.head_size, self.spec.windows[layer]
+            site + "attn", self._rotated, cache, out, self._head_to_kv, self.spec.windows[layer]
         )
         self._watch_columns(site + "o_proj.in", out, self._query_parts)
         return self._row(layer, weights, "o", out)

@@ -29,12 +29,11 @@ from ..shard.quantize.folder import nearest
 from ..shard.quantize.fused import FusedProducts
 from ..shard.quantize.layer import INPUTS, find_folds, fold_rest, quantize_products
 from ..shard.quantize.method import MethodSettings
+from ..shard.quantize.output import Schemes, quantization_config
 from ..shard.quantize.scheme import (
     DENSE_BITS,
     QuantizeSettings,
-    Schemes,
     pack,
-    quantization_config,
     scheme_of,
 )
 from ..shard.quantize.source import DenseModel, check_values, layer_tensors
@@ -157,7 +156,9 @@ class _Measured:
         """Take all streams through the layers."""
         source = self._source
         with SliceReader() as reader:
-            self._residual = torch.stack([embed(source, reader, ids) for ids in self._samples])
+            self._residual = torch.stack(
+                [embed(source.checkpoint, source.spec, reader, ids) for ids in self._samples]
+            )
             for layer in range(source.spec.layers):
                 self._layer(layer, reader)
 

@@ -14,7 +14,7 @@ import torch
 
 from ..kernels.errors import InputError
 from .checkpoint import Checkpoint, open_checkpoint
-from .formats import awq, gptq, int_quantized, pack_quantized, quantized_format
+from .formats import PACKERS, quantized_format
 from .formats.codes import WholeWeight, group_index, grown
 from .modules import LinearModule, embedding_module, head_module, layer_modules
 from .plan import PlanSettings, make_plan
@@ -24,13 +24,6 @@ from .settings import read_config
 from .spec import ModelSpec, read_spec
 from .validate import check_checkpoint, stored_intermediate_size
 from .writer import FolderWriter
-
-_PACK = {
-    "gptq": gptq.pack,
-    "awq": awq.pack,
-    "pack-quantized": pack_quantized.pack,
-    "int-quantized": int_quantized.pack,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,13 +93,13 @@ def _check_size(spec: ModelSpec, wide: int, unit: int) -> None:
             scheme.format
             for layer in range(spec.layers)
             for module in layer_modules(spec, layer).values()
-            if (scheme := _scheme(spec, module)) is not None and scheme.format not in _PACK
+            if (scheme := _scheme(spec, module)) is not None and scheme.format not in PACKERS
         }
     )
     if refused:
         raise InputError(
             "E-PAD-FORMAT",
-            f"{', '.join(refused)} cannot be padded. Can be: dense, {', '.join(_PACK)}",
+            f"{', '.join(refused)} cannot be padded. Can be: dense, {', '.join(PACKERS)}",
         )
 
 
@@ -160,7 +153,7 @@ class _Padder:
             name = f"{module.name}.weight"
             return {**tensors, name: grown(self._read(name), (n, k), 0)}
         weight = padded_weight(self._whole(module, scheme), scheme, n, k)
-        return {**tensors, **_PACK[scheme.format](module.name, weight, scheme)}
+        return {**tensors, **PACKERS[scheme.format](module.name, weight, scheme)}
 
     def _whole(self, module: LinearModule, scheme: WeightScheme) -> WholeWeight:
         form = quantized_format(scheme.format)

@@ -46,10 +46,13 @@ def print_diagnosis(diagnosis: Diagnosis) -> None:
         console.print(f"[bold green]healthy[/]  [dim]{report['reason']}[/]", soft_wrap=True)
         return
     console.print(f"[bold red]{found.verdict}[/]  {escape(_short(found.what))}", soft_wrap=True)
-    console.print(_facts(found, diagnosis.repro))
+    console.print(_facts(found))
+    if diagnosis.repro is not None:
+        # In one line however long, so that it can be copied.
+        console.print(f"[dim]again[/]  isobit doctor --replay {diagnosis.repro}", soft_wrap=True)
 
 
-def _facts(found: Finding, repro: str | None) -> Table:
+def _facts(found: Finding) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
@@ -60,8 +63,6 @@ def _facts(found: Finding, repro: str | None) -> Table:
         table.add_row("" if number else "evidence", Text(_evidence(evidence)))
     table.add_row("confidence", Text(f"{found.confidence}: {found.reason}"))
     table.add_row("next step", Text(found.next_step, style="bold"))
-    if repro is not None:
-        table.add_row("again", Text(f"isobit doctor --replay {repro}"))
     return table
 
 

@@ -20,8 +20,9 @@ class _Console(Console):
         raise BrokenPipeError
 
 
-console = _Console(highlight=False)
-errors = _Console(stderr=True, highlight=False)
+# Without emoji: in names such as org/texts:train: rich would see a picture of one.
+console = _Console(highlight=False, emoji=False)
+errors = _Console(stderr=True, highlight=False, emoji=False)
 
 
 def print_json(value: dict[str, Any]) -> None:

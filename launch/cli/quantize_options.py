@@ -40,6 +40,13 @@ class Method(StrEnum):
     SMOOTHQUANT = "smoothquant"
 
 
+class Format(StrEnum):
+    COMPRESSED_TENSORS = "compressed-tensors"
+    GPTQ = "gptq"
+    GPTQ_V2 = "gptq_v2"
+    AWQ = "awq"
+
+
 SCHEMES = {
     Method.ABSMAX: (Scheme.INT4, Scheme.INT8, Scheme.W8A8),
     Method.GPTQ: (Scheme.INT4, Scheme.INT8, Scheme.W8A8),
@@ -86,6 +93,7 @@ class QuantizeOptions:
 
     method: Method
     scheme: Scheme | None
+    format: Format
     group_size: int | None
     symmetric: bool | None
     keep: tuple[str, ...]
@@ -128,6 +136,7 @@ class QuantizeOptions:
             int8_activations=wide,
             static_activations=self.activations is Activations.STATIC,
             keep=self.keep,
+            format=self.format.value,
         )
 
     def calibrated(self) -> CalibrateSettings | None:

@@ -24,7 +24,8 @@ from ...shard.quantize.layer import (
     fold_rest,
     quantize_products,
 )
-from ...shard.quantize.scheme import module_schemes, quantization_config
+from ...shard.quantize.output import quantization_config
+from ...shard.quantize.scheme import module_schemes
 from ...shard.quantize.source import open_dense
 from ...shard.quantize.statistics import Statistics
 from ...shard.safetensors_file import SliceReader
@@ -159,7 +160,7 @@ class CalibrationRank:
             self._write(REST, fold_rest(self._tensors, spec, layer, folds))
         for first in self._own:
             made = quantize_products(
-                self._tensors,
+                self._take(first),
                 spec,
                 layer,
                 first,
@@ -174,6 +175,13 @@ class CalibrationRank:
             with write_errors(path):
                 path.write_text(json.dumps(reports))
         self._tensors = {}
+
+    def _take(self, first: str) -> dict[str, torch.Tensor]:
+        """The tensors of the products that share an input, which are held no longer."""
+        modules = layer_modules(self.source.spec, self._layer)
+        prefixes = tuple(f"{modules[short].name}." for short in INPUTS[first])
+        names = [name for name in self._tensors if name.startswith(prefixes)]
+        return {name: self._tensors.pop(name) for name in names}
 
     def _load(self, layer: int) -> None:
         self._start(layer, self._quantized)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shlex
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ...kernels.errors import IsobitError
-from .context import Context
+from .context import Case, Context
 from .diagnosis import decisive, is_certain
 from .failures import RanksLost, finding_of_error
 from .findings import CheckResult, Evidence, Finding, Verdict, skipped
@@ -62,9 +64,16 @@ def _run(context: Context, check: Check) -> CheckResult:
     return CheckResult(
         name=check.name,
         seconds=time.perf_counter() - started,
-        findings=tuple(findings),
+        findings=tuple(_for_this_case(finding, context.case) for finding in findings),
         measured=context.take_measured(),
     )
+
+
+def _for_this_case(finding: Finding, case: Case) -> Finding:
+    """With a next step that can be pasted: MODEL and N are this case's."""
+    step = finding.next_step.replace("MODEL", shlex.quote(str(case.model)))
+    step = step.replace("-tp N", f"-tp {case.degree}")
+    return dataclasses.replace(finding, next_step=step)
 
 
 def _broken(name: str, error: Exception) -> Finding:

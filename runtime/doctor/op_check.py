@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ...kernels import reference
-from ...kernels.cache import KVCache
+from ...kernels.cache import PAGE, KVCache
 from ...kernels.layout import PackedWeight
 from ...kernels.step import Step
 from ...shard.load import LayerWeights
@@ -39,7 +39,6 @@ class OpCheck:
 
     def __init__(self, plan: ShardPlan, rank: int) -> None:
         self._owned, self._atoms = plan.owned(rank), plan.atoms
-        self._head_to_kv = torch.tensor(plan.head_to_kv(rank), dtype=torch.int32)
         self._layouts: dict[str, PackedWeight] = {}
         self._known: dict[str, tuple[PackedWeight, Checksum]] = {}
         self._before = torch.empty(0)
@@ -146,10 +145,10 @@ class OpCheck:
         cache: KVCache,
         out: torch.Tensor,
         step: Step,
-        scale: float,
+        head_to_kv: torch.Tensor,
         window: int,
     ) -> None:
-        """q [T, Hq * D] over the cache to out; heads read the KV heads that the plan says."""
+        """q [T, Hq * D] over the cache to out, as ops.attention."""
         if not q.numel() or not _sane(q):
             return
         rows = _ends(len(q))
@@ -159,11 +158,15 @@ class OpCheck:
             block_tables=step.block_tables,
             row_sequence=step.sequence[rows],
             positions=step.positions[rows],
-            head_to_kv=self._head_to_kv,
-            scale=scale,
+            head_to_kv=head_to_kv,
+            scale=cache.head_size**-0.5,
             window=window,
         )
-        self._compare(name, "attention", out[rows], wanted)
+        # What rounding does to a score, its exponential does to the result.
+        queries = q[rows].view(len(rows), -1, cache.head_size).float().norm(dim=2).max()
+        scores = float(queries) * _longest_key(cache, step, rows) * cache.head_size**-0.5
+        slack = SLACK + MOST_ROUNDINGS * ROUNDING * scores
+        self._compare(name, "attention", out[rows], wanted, slack)
 
     def _extended(self, name: str, weight: PackedWeight) -> PackedWeight:
         """The weight with the extent that the file gives it."""
@@ -210,14 +213,20 @@ class OpCheck:
             )
 
     def _compare(
-        self, name: str, kind: str, found: torch.Tensor, wanted: torch.Tensor, exact: bool = False
+        self,
+        name: str,
+        kind: str,
+        found: torch.Tensor,
+        wanted: torch.Tensor,
+        slack: float = SLACK,
+        exact: bool = False,
     ) -> None:
         """Compare with float64 values; those that do not fit the dtype count as its infinity."""
         if not wanted.numel() or not wanted.isfinite().all():
             return
         limits = torch.finfo(found.dtype)
         rounded = wanted.clamp(-float(limits.max), float(limits.max))
-        limit = limits.eps * rounded.abs() + SLACK * rounded.abs().max()
+        limit = limits.eps * rounded.abs() + slack * rounded.abs().max()
         if exact:
             limit = torch.zeros_like(rounded)
         overflowed = found.isinf() & (wanted.abs() > limits.max * (1 - limits.eps))
@@ -245,6 +254,17 @@ class OpCheck:
 def _sane(inputs: torch.Tensor) -> bool:
     """Whether all inputs are finite and of a size that fp32 can work with."""
     return not inputs.numel() or bool(inputs.abs().max() < MOST_INPUT)
+
+
+def _longest_key(cache: KVCache, step: Step, rows: torch.Tensor) -> float:
+    """The length of the longest key that some rows may read; unused slots hold anything."""
+    longest = 0.0
+    for row in rows.tolist():
+        index = torch.arange(int(step.positions[row]) + 1)
+        pages = step.block_tables[int(step.sequence[row])].long()[index // PAGE]
+        keys = cache.keys[pages, :, :, index % PAGE].float()
+        longest = max(longest, float(keys.norm(dim=2).max()))
+    return longest
 
 
 def _ends(rows: int) -> torch.Tensor:

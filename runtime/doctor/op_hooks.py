@@ -54,7 +54,13 @@ class OpHooks:
         )
 
     def attention(
-        self, name: str, q: Buffer, cache: KVCache, out: Buffer, head: int, window: int
+        self,
+        name: str,
+        q: Buffer,
+        cache: KVCache,
+        out: Buffer,
+        head_to_kv: torch.Tensor,
+        window: int,
     ) -> None:
         self._look(
             lambda check: check.attention(
@@ -63,7 +69,7 @@ class OpHooks:
                 cache,
                 self._rows(out),
                 self._program.step,
-                head**-0.5,
+                head_to_kv,
                 window,
             )
         )

@@ -18,7 +18,7 @@ NAME = "plan"
 FEW_BYTES = 16
 """What one flipped bit, one number or one word can change; a loader that errs changes more."""
 REPLICATED = ("norm", "bias")
-LAST_WORD = "isobit doctor MODEL -tp N --all-reduce gather: a loader errs every time, memory once"
+LAST_WORD = "run isobit doctor MODEL -tp N once more: a loader errs every time, memory once"
 
 
 def check_plan(context: Context) -> list[Finding]:
@@ -78,7 +78,7 @@ def _weight(check: str, found: list[tuple[int, dict[str, Any]]], degree: int) ->
                 what=f"{each['module']} on rank {holder}: {each['part']}{spot}",
                 measured=each["held"],
                 threshold=each["wanted"],
-                source=f"the file; {each['count']} elements differ, {each['nbytes']} bytes",
+                source=f"the file; elements that differ: {each['count']}, bytes: {each['nbytes']}",
             )
             for holder, each in found
         ),
@@ -102,8 +102,8 @@ def _cause(found: list[tuple[int, dict[str, Any]]], degree: int) -> tuple[Verdic
     if "dtype" in parts and len(found) < degree:
         return "rank-divergence", "high", "the other ranks hold it in the dtype of the run"
     if alone and found[0][1]["nbytes"] <= FEW_BYTES and ORDER not in parts:
-        few = f"{found[0][1]['nbytes']} bytes of one rank's memory are wrong: no rule of sharding"
-        return "rank-divergence", "high", few + " does that, damaged memory does"
+        few = f"{found[0][1]['nbytes']} wrong in the memory of one rank"
+        return "rank-divergence", "high", f"bytes: {few}. No loader errs so; damaged memory does"
     if alone and parts & set(REPLICATED) and "none" not in found[0][1]["held"]:
         return "rank-divergence", "high", "every rank holds it, and only this one otherwise"
     return "shard-fault", "high", "what was read again from the file is not what the rank holds"

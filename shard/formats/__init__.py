@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
+
+import torch
 
 from ...kernels.errors import InputError
 from ..checkpoint import Checkpoint
@@ -10,10 +13,10 @@ from ..features import Features
 from ..quantization import WeightScheme
 from ..safetensors_file import SliceReader
 from . import awq, bitsandbytes, dense, gptq, int_quantized, pack_quantized
-from .codes import QuantizedSlice
+from .codes import QuantizedSlice, WholeWeight
 from .expected import Expected
 
-__all__ = ["QuantizedFormat", "QuantizedSlice", "dense", "quantized_format"]
+__all__ = ["PACKERS", "QuantizedFormat", "QuantizedSlice", "dense", "quantized_format"]
 
 
 class QuantizedFormat(Protocol):
@@ -49,6 +52,14 @@ _FORMATS: dict[str, QuantizedFormat] = {
     bitsandbytes.INT8: bitsandbytes,
     bitsandbytes.NF4: bitsandbytes,
 }
+
+PACKERS: dict[str, Callable[[str, WholeWeight, WeightScheme], dict[str, torch.Tensor]]] = {
+    "pack-quantized": pack_quantized.pack,
+    "int-quantized": int_quantized.pack,
+    "gptq": gptq.pack,
+    "awq": awq.pack,
+}
+"""The tensors that store a weight, by full name, in the formats that are written."""
 
 
 def quantized_format(name: str) -> QuantizedFormat:

@@ -18,6 +18,7 @@ from ..features import Features, bounds, count, part, places
 from ..quantization import QuantizationSpec, Rule, WeightScheme
 from ..safetensors_file import SliceReader, TensorEntry
 from .codes import QuantizedSlice, WholeWeight, column_groups, pack_words
+from .dynamic import dynamic_rules
 from .expected import FLOATS, Expected
 from .settings import bits, flag, group_size, strings, text, warn_unknown
 
@@ -26,15 +27,16 @@ NIBBLE_OF_COLUMN = (0, 4, 1, 5, 2, 6, 3, 7)
 PER_WORD = 8
 GROUP_INDEX: str | None = None
 _KNOWN = {
-    "backend", "bits", "checkpoint_format", "desc_act", "do_fuse", "duo_scaling", "exllama_config",
-    "format", "fuse_max_seq_len", "group_size", "lm_head", "meta", "method", "modules_to_fuse",
-    "modules_to_not_convert", "pack_dtype", "q_group_size", "quant_method", "version", "w_bit",
-    "zero_point",
+    "backend", "bits", "checkpoint_format", "desc_act", "do_fuse", "duo_scaling", "dynamic",
+    "exllama_config", "format", "fuse_max_seq_len", "group_size", "lm_head", "meta", "method",
+    "modules_to_fuse", "modules_to_not_convert", "pack_dtype", "q_group_size", "quant_method",
+    "version", "w_bit", "zero_point",
 }  # fmt: skip
 
 
 def quantization(settings: dict[str, Any]) -> QuantizationSpec:
-    """Read an AWQ config. Raises InputError E-QUANT-SCHEME."""
+    """Read an AWQ config; GPTQModel leaves modules dense by `dynamic` instead of AutoAWQ's
+    `modules_to_not_convert`. Raises InputError E-QUANT-SCHEME."""
     names = {"w_bit": "bits", "q_group_size": "group_size"}
     settings = {**settings, **{new: settings[old] for old, new in names.items() if old in settings}}
     warn_unknown("awq", settings, _KNOWN)
@@ -45,18 +47,25 @@ def quantization(settings: dict[str, Any]) -> QuantizationSpec:
             f"awq: version {version!r} is another layout and not read. Read: gemm. AutoAWQ writes "
             'it with quant_config {"version": "GEMM"}',
         )
-    scheme = WeightScheme(
-        format="awq",
-        bits=bits("awq", settings, (4,)),
-        group_size=group_size("awq", settings),
-        symmetric=not flag("awq", settings, "zero_point", True),
-    )
     kept = strings("awq", settings, "modules_to_not_convert")
     kept = ("lm_head", *(f"in:{name}" for name in kept))
     return QuantizationSpec(
         method="awq",
-        rules=(Rule(targets=kept, scheme=None), Rule(targets=("Linear",), scheme=scheme)),
+        rules=(
+            Rule(targets=kept, scheme=None),
+            *dynamic_rules("awq", settings, _scheme),
+            Rule(targets=("Linear",), scheme=_scheme(settings)),
+        ),
         evidence=f"config says awq version {version!r}",
+    )
+
+
+def _scheme(settings: dict[str, Any]) -> WeightScheme:
+    return WeightScheme(
+        format="awq",
+        bits=bits("awq", settings, (4,)),
+        group_size=group_size("awq", settings),
+        symmetric=not flag("awq", settings, "zero_point", True),
     )
 
 

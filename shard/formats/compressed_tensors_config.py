@@ -10,8 +10,9 @@ from .settings import flag, mapping, targets, text, warn_unknown
 
 FORMATS = ("pack-quantized", "int-quantized")
 _KNOWN = {
-    "config_groups", "format", "global_compression_ratio", "ignore", "kv_cache_scheme",
-    "quant_method", "quantization_status", "sparsity_config", "transform_config", "version",
+    "config_groups", "dequantize", "format", "global_compression_ratio", "ignore",
+    "kv_cache_scheme", "quant_method", "quantization_status", "run_compressed",
+    "sparsity_config", "transform_config", "version",
 }  # fmt: skip
 _KNOWN_OF_GROUP = {"format", "input_activations", "output_activations", "targets", "weights"}
 _KNOWN_OF_ARGUMENTS = {

@@ -29,8 +29,9 @@ from .codes import (
     packed_rows,
     read_packed_columns,
 )
+from .dynamic import dynamic_rules
 from .expected import FLOATS, Expected
-from .settings import bits, flag, group_size, mapping, pattern, text, warn_unknown
+from .settings import bits, flag, group_size, mapping, text, warn_unknown
 
 log = logging.getLogger("isobit.shard")
 
@@ -48,11 +49,6 @@ _KNOWN = {
     "static_groups", "sym", "tokenizer", "true_sequential", "use_cuda_fp16", "use_exllama",
     "version",
 }  # fmt: skip
-_OVERRIDES = ("bits", "group_size", "sym", "desc_act")
-# Overrides that steer quantization, and say nothing about what was stored.
-_OVERRIDES_OF_QUANTIZING = (
-    "act_group_aware", "damp_auto_increment", "damp_percent", "hessian", "mse", "static_groups",
-)  # fmt: skip
 
 
 def quantization(settings: dict[str, Any]) -> QuantizationSpec:
@@ -74,7 +70,7 @@ def quantization(settings: dict[str, Any]) -> QuantizationSpec:
     _refuse_rotation(settings)
     with_head = flag("gptq", settings, "lm_head", False)
     rules = [] if with_head else [Rule(targets=("lm_head",), scheme=None)]
-    rules += _dynamic_rules(settings, label)
+    rules += dynamic_rules("gptq", settings, lambda changed: _scheme(changed, label))
     rules.append(Rule(targets=("Linear",), scheme=_scheme(settings, label)))
     return QuantizationSpec(
         method="gptq", rules=tuple(rules), evidence=f"config says checkpoint_format {label!r}"
@@ -89,22 +85,6 @@ def _refuse_rotation(settings: dict[str, Any]) -> None:
                 f"gptq: rotation {place['rotation']!r} is not supported: rotated weights belong to "
                 "another computation. Quantize the original model again without rotation",
             )
-
-
-def _dynamic_rules(settings: dict[str, Any], label: str) -> list[Rule]:
-    """The rules of `dynamic`: a pattern with "-:" leaves modules dense, others override."""
-    rules, dynamic = [], mapping("gptq", settings, "dynamic")
-    for key in dynamic:
-        target = "re:" + pattern("gptq: dynamic", key.removeprefix("-:").removeprefix("+:"))
-        overrides = mapping("gptq: dynamic", dynamic, key)
-        if key.startswith("-:"):
-            rules.append(Rule(targets=(target,), scheme=None))
-            continue
-        known = (*_OVERRIDES, *_OVERRIDES_OF_QUANTIZING)
-        warn_unknown("gptq", overrides, known, f"dynamic.{key}.")
-        changes = {field: overrides[field] for field in _OVERRIDES if field in overrides}
-        rules.append(Rule(targets=(target,), scheme=_scheme({**settings, **changes}, label)))
-    return rules
 
 
 def _scheme(settings: dict[str, Any], label: str) -> WeightScheme:

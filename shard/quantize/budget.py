@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from ...kernels.errors import InputError
 from .fused import FusedProducts, stored_bits
 from .mixed import (
-    WIDTHS,
     MixedWidths,
     ProductWidth,
     assign_by_budget,
     assign_by_patterns,
     check_budget,
 )
+from .output import output_format
 from .scheme import DENSE_BITS, QuantizeSettings, scheme_of
 from .source import DenseModel
 
@@ -46,12 +46,13 @@ def width_choices(
     """
     names = [name for each in products for name in each.names]
     kept = assign_by_patterns(names, settings.keep, _FREE)
+    storable = (*output_format(settings.format).widths, DENSE_BITS)
     entries, stored, wrong = source.checkpoint.entries, {}, []
     for each in products:
         fixed = {name: kept[name] for name in each.names if kept[name] != _FREE}
         if len(set(fixed.values())) > 1:
             wrong.append(", ".join(f"{name}={bits}" for name, bits in fixed.items()))
-        widths = sorted(set(fixed.values())) or WIDTHS
+        widths = sorted(set(fixed.values())) or storable
         stored[each.name] = {
             bits: sum(
                 stored_bits(

@@ -1,4 +1,4 @@
-"""Quantize a dense model folder into a compressed-tensors folder, one tensor at a time."""
+"""Quantize a dense model folder to nearest, one tensor at a time."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ import torch
 from ...kernels.errors import InputError
 from ..quantization import WeightScheme
 from ..safetensors_file import SliceReader
-from ..writer import FolderWriter
+from ..writer import FolderWriter, check_out
 from .absmax import quantize_absmax
 from .grid import QuantizedWeight
+from .output import Schemes, quantization_config, repeated_in
 from .quality import sqnr_db, squares
 from .report import REPORT, ModuleReport, QuantizeReport, report_json
-from .scheme import QuantizeSettings, module_schemes, pack, quantization_config
-from .source import check_values, open_dense
+from .scheme import QuantizeSettings, module_schemes, pack, scale_dtype
+from .source import DenseModel, check_values, open_dense
 
-__all__ = ["QuantizeReport", "QuantizeSettings", "quantize_folder"]
+__all__ = ["QuantizeReport", "QuantizeSettings", "check_request", "quantize_folder"]
 
 
 def quantize_folder(
@@ -36,12 +37,7 @@ def quantize_folder(
     raises for the settings, E-QUANT-SCHEME for static activations, E-QUANT-TWICE, E-CKPT-NAN,
     E-OUT-EXISTS, and what reading a folder raises.
     """
-    if settings.static_activations:
-        raise InputError(
-            "E-QUANT-SCHEME", "static activations need calibration: choose gptq or smoothquant"
-        )
-    source = open_dense(model)
-    schemes = module_schemes(source.spec, settings)
+    source, schemes = check_request(model, out, settings)
     entries = source.checkpoint.entries
     modules: dict[str, ModuleReport] = {}
     note = f"absmax, {settings.bits} bits, group size {settings.group_size}"
@@ -61,23 +57,37 @@ def quantize_folder(
             )
             for packed, values in pack(module, result, scheme).items():
                 writer.add(packed, values)
+        quantization = quantization_config(schemes)
+        named = {"method": "absmax", "mse": mse, **dataclasses.asdict(settings)}
         written = writer.finish(
-            {**source.config, "quantization_config": quantization_config(schemes)},
+            {**source.config, "quantization_config": quantization},
             model,
-            {
-                REPORT: report_json(
-                    {"method": "absmax", "mse": mse, **dataclasses.asdict(settings)}, modules
-                )
-            },
+            {REPORT: report_json(named, modules), **repeated_in(quantization)},
         )
         progress(len(entries), len(entries))
     return QuantizeReport(source_bytes=source.nbytes, written_bytes=written, modules=modules)
 
 
+def check_request(model: Path, out: Path, settings: QuantizeSettings) -> tuple[DenseModel, Schemes]:
+    """What can be checked without reading weights; raises as quantize_folder does."""
+    if settings.static_activations:
+        raise InputError(
+            "E-QUANT-SCHEME", "static activations need calibration: choose gptq or smoothquant"
+        )
+    check_out(out)
+    source = open_dense(model)
+    return source, module_schemes(source.spec, settings)
+
+
 def nearest(weight: torch.Tensor, scheme: WeightScheme, mse: float = 0.0) -> QuantizedWeight:
     """Round a weight [N, K] to nearest, as a scheme stores it; `mse` is Grid's."""
     return quantize_absmax(
-        weight, scheme.bits, scheme.group_size, symmetric=scheme.symmetric, mse=mse
+        weight,
+        scheme.bits,
+        scheme.group_size,
+        symmetric=scheme.symmetric,
+        mse=mse,
+        scale_dtype=scale_dtype(scheme),
     )
 
 

@@ -11,6 +11,7 @@ from ..modules import LinearModule, layer_modules
 from ..quantization import WeightScheme
 from ..spec import ModelSpec
 from .layer import INPUTS
+from .scheme import scale_dtype
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +53,14 @@ def fused_products(spec: ModelSpec) -> list[FusedProducts]:
 def stored_bits(module: LinearModule, scheme: WeightScheme | None, dtype_bits: int) -> int:
     """Bits of all tensors that store a weight: codes, scales, zero points; or of a dense weight.
 
-    `dtype_bits` are those of an element of the dense weight, and so of a scale. The 16 bytes in
-    which pack-quantized repeats the weight's shape are left out.
+    `dtype_bits` are those of an element of the dense weight, and of a scale where the format leaves
+    its dtype open. The 16 bytes in which pack-quantized repeats the weight's shape are left out.
     """
     n, k = module.n, module.k
     if scheme is None:
         return n * k * dtype_bits
+    if (dtype := scale_dtype(scheme)) is not None:
+        dtype_bits = 8 * dtype.itemsize
     tensors = quantized_format(scheme.format).expected_tensors(module.name, n, k, scheme)
     return sum(
         math.prod(tensor.shape)

@@ -18,10 +18,11 @@ from .folder import nearest
 from .folding import Fold, fold, fold_map
 from .grid import QuantizedWeight
 from .method import MethodSettings, Search
+from .output import Schemes
 from .quality import layer_error, output_energy
 from .report import ModuleReport
 from .rounding import round_by_gptq, round_to_nearest
-from .scheme import Schemes, pack
+from .scheme import pack, scale_dtype
 from .smoothquant import SmoothSettings, int8_error, search_alpha
 from .statistics import Statistics, static_input_scale
 
@@ -198,7 +199,10 @@ def _awq_scales(
     weights: list[torch.Tensor], statistics: Statistics, scheme: WeightScheme
 ) -> tuple[torch.Tensor, float | None]:
     settings = AwqSettings(
-        bits=scheme.bits, group_size=scheme.group_size, symmetric=scheme.symmetric
+        bits=scheme.bits,
+        group_size=scheme.group_size,
+        symmetric=scheme.symmetric,
+        scale_dtype=scale_dtype(scheme),
     )
     found = search_scales(weights, statistics.abs_mean(), settings, hessian=statistics.hessian())
     return found.scales, found.ratio

@@ -15,7 +15,8 @@ class MethodSettings:
     """`damp_percent`, `desc_act` and `mse` are GPTQ's; see GptqSettings.
 
     "awq+gptq" folds AWQ's scales, then has GPTQ choose the codes, without AWQ's clipping.
-    `desc_act` is with static groups, which need no g_idx: compressed-tensors 0.20 refuses g_idx.
+    `desc_act` is with static groups, so that groups are runs of input features in every format:
+    compressed-tensors 0.20 refuses g_idx.
     """
 
     method: Method

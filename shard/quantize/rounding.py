@@ -12,6 +12,7 @@ from .gptq import GptqSettings, quantize_gptq
 from .grid import QuantizedWeight
 from .method import MethodSettings
 from .report import ModuleReport
+from .scheme import scale_dtype
 
 
 def round_by_gptq(
@@ -36,6 +37,7 @@ def round_by_gptq(
             static_groups=settings.desc_act,
             damp_percent=settings.damp_percent,
             mse=settings.mse,
+            scale_dtype=scale_dtype(scheme),
         ),
         energy,
     )
@@ -58,7 +60,10 @@ def round_to_nearest(
     kept = weight
     if clipped_by is not None:
         bounds = ClipSettings(
-            bits=scheme.bits, group_size=scheme.group_size, symmetric=scheme.symmetric
+            bits=scheme.bits,
+            group_size=scheme.group_size,
+            symmetric=scheme.symmetric,
+            scale_dtype=scale_dtype(scheme),
         )
         kept = clip(weight, search_bounds(weight, clipped_by, bounds))
     result = nearest(kept, scheme)

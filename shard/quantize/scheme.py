@@ -1,20 +1,20 @@
-"""How quantized weights are stored: the settings, the scheme of each module, the config."""
+"""How quantized weights are stored: the settings, the scheme of each module, its tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from ...kernels.errors import InputError
-from ..formats import int_quantized, pack_quantized
+from ..formats import PACKERS
 from ..formats.codes import WholeWeight
 from ..modules import layer_modules
 from ..quantization import CHANNEL, WeightScheme
 from ..spec import ModelSpec
 from .mixed import MixedWidths, assign_by_patterns
+from .output import Format, Schemes, output_format
 
 DENSE_BITS = 16
 
@@ -26,7 +26,7 @@ class QuantizeSettings:
     `int8_activations`: W8A8, a scale per token; with `static_activations` one for all tokens, from
     calibration. `keep`: patterns such as "layers.0.*=8", as in
     mixed.assign_by_patterns; 16 stays dense. `mixed` has the widths that a budget chose, of every
-    product, `keep` included.
+    product, `keep` included. `format`: one of output.FORMATS.
     """
 
     bits: int = 4
@@ -36,64 +36,46 @@ class QuantizeSettings:
     static_activations: bool = False
     keep: tuple[str, ...] = ()
     mixed: MixedWidths | None = None
-
-
-Schemes = Mapping[str, WeightScheme | None]
-"""The scheme of each product by module name; None leaves it dense."""
+    format: Format = "compressed-tensors"
 
 
 def module_schemes(spec: ModelSpec, settings: QuantizeSettings) -> Schemes:
     """Return how each product of the layers is stored.
 
     Raises InputError E-QUANT-SCHEME for settings that no format stores, E-QUANT-PATTERN for
-    patterns, E-QUANT-GROUP naming the products whose inputs the group size does not divide.
+    patterns, E-QUANT-GROUP naming the products whose inputs the group size does not divide,
+    E-QUANT-FORMAT naming all that the output format cannot store.
     """
     _check(settings)
-    inputs = {
-        module.name: module.k
-        for layer in range(spec.layers)
-        for module in layer_modules(spec, layer).values()
-    }
-    bits = _widths(settings, list(inputs))
-    quantized = {name: k for name, k in inputs.items() if bits[name] != DENSE_BITS}
+    modules = [
+        module for layer in range(spec.layers) for module in layer_modules(spec, layer).values()
+    ]
+    bits = _widths(settings, [module.name for module in modules])
+    quantized = {module.name: module.k for module in modules if bits[module.name] != DENSE_BITS}
     if not quantized:
         raise InputError("E-QUANT-PATTERN", "--keep leaves every product dense: nothing to do")
     _check_groups(quantized, settings.group_size)
     if settings.int8_activations and (wrong := sorted({*bits.values()} - {8, DENSE_BITS})):
         raise InputError("E-QUANT-PATTERN", f"W8A8 with {wrong[0]} bits: expected 8 or 16")
-    return {name: scheme_of(settings, bits[name]) for name in inputs}
+    schemes = {module.name: scheme_of(settings, bits[module.name]) for module in modules}
+    if faults := output_format(settings.format).faults(modules, schemes):
+        raise InputError(
+            "E-QUANT-FORMAT",
+            f"{settings.format} cannot store:\n  "
+            + "\n  ".join(faults)
+            + "\n--format compressed-tensors can",
+        )
+    return schemes
 
 
 def pack(module: str, weight: WholeWeight, scheme: WeightScheme) -> dict[str, torch.Tensor]:
     """The tensors that store a weight, by full name."""
-    form = int_quantized if scheme.format == "int-quantized" else pack_quantized
-    return form.pack(module, weight, scheme)
+    return PACKERS[scheme.format](module, weight, scheme)
 
 
-def quantization_config(schemes: Schemes) -> dict[str, Any]:
-    """The quantization_config of compressed-tensors.
-
-    "Linear" stands for all products where they have one scheme. Where they have several, each is
-    named: for a fused product, which no list names, vLLM tries "Linear" before the names of its
-    members, and so would give q, k and v the scheme of the rest.
-    """
-    members: dict[WeightScheme, list[str]] = {}
-    for module, scheme in schemes.items():
-        if scheme is not None:
-            members.setdefault(scheme, []).append(module)
-    rising = sorted(members.items(), key=lambda item: len(item[1]))
-    groups = {
-        f"group_{number}": _config_group(scheme, ["Linear"] if len(rising) == 1 else modules)
-        for number, (scheme, modules) in enumerate(rising)
-    }
-    dense = [module for module, scheme in schemes.items() if scheme is None]
-    return {
-        "quant_method": "compressed-tensors",
-        "format": rising[-1][0].format,
-        "quantization_status": "compressed",
-        "config_groups": groups,
-        "ignore": ["lm_head", *dense],
-    }
+def scale_dtype(scheme: WeightScheme) -> torch.dtype | None:
+    """What scales are stored in; None: the weight's dtype. GPTQ's and AWQ's kernels read fp16."""
+    return torch.float16 if scheme.format in ("gptq", "awq") else None
 
 
 def _widths(settings: QuantizeSettings, modules: list[str]) -> dict[str, int]:
@@ -106,48 +88,12 @@ def scheme_of(settings: QuantizeSettings, bits: int) -> WeightScheme | None:
     """How a weight of some width is stored; None for 16, which stays dense."""
     if bits == DENSE_BITS:
         return None
+    activation = "float"
     if settings.int8_activations:
-        return WeightScheme(
-            format="int-quantized",
-            bits=bits,
-            group_size=CHANNEL,
-            activation="int8-static" if settings.static_activations else "int8-dynamic",
-        )
-    return WeightScheme(
-        format="pack-quantized",
-        bits=bits,
-        group_size=settings.group_size,
-        symmetric=settings.symmetric,
+        activation = "int8-static" if settings.static_activations else "int8-dynamic"
+    return output_format(settings.format).scheme(
+        bits, settings.group_size, settings.symmetric, activation
     )
-
-
-def _config_group(scheme: WeightScheme, targets: list[str]) -> dict[str, Any]:
-    channel = scheme.group_size == CHANNEL
-    weights = {
-        "num_bits": scheme.bits,
-        "type": "int",
-        "symmetric": scheme.symmetric,
-        "strategy": "channel" if channel else "group",
-        "group_size": None if channel else scheme.group_size,
-        "dynamic": False,
-        "actorder": None,
-    }
-    inputs = None
-    if scheme.activation != "float":
-        inputs = {
-            "num_bits": 8,
-            "type": "int",
-            "symmetric": True,
-            "strategy": "token" if scheme.activation == "int8-dynamic" else "tensor",
-            "dynamic": scheme.activation == "int8-dynamic",
-        }
-    return {
-        "targets": targets,
-        "weights": weights,
-        "input_activations": inputs,
-        "output_activations": None,
-        "format": scheme.format,
-    }
 
 
 def _check(settings: QuantizeSettings) -> None:

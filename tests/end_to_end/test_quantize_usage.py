@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from safetensors import safe_open
 
 from ..command import Command, command, scratch
 from ..support import DENSE, INT4, ROOT, copy_model
@@ -36,7 +37,13 @@ def refused(command: Command, tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("method", "scheme"),
-    [("gptq", "int4"), ("gptq", "w8a8"), ("awq", "int4"), ("smoothquant", "w8a8")],
+    [
+        ("gptq", "int4"),
+        ("gptq", "w8a8"),
+        ("awq", "int4"),
+        ("awq+gptq", "int4"),
+        ("smoothquant", "w8a8"),
+    ],
 )
 def test_methods_from_the_command_line(command, tmp_path, method, scheme):
     size = ("--group-size", "32") if scheme == "int4" else ("--scheme", scheme)
@@ -69,6 +76,24 @@ def test_absmax_makes_w8a8_and_zero_points_without_text(command, tmp_path):
     assert report["settings"]["symmetric"] is False
 
 
+def test_a_smaller_range_by_search_is_nearer_to_the_weights(command, tmp_path):
+    noise = {}
+    for mse in ((), ("--mse",)):
+        options = ("--group-size", "32", *mse, "--json")
+        outcome = command("quantize", DENSE, tmp_path / f"out{len(mse)}", *options)
+        noise[mse] = outcome.json()["sqnr_db"]["median"]
+    assert noise["--mse",] > noise[()] + 0.3
+
+
+def test_static_activations_have_a_scale_for_each_product(command, tmp_path):
+    options = ("--method", "smoothquant", "--activations", "static", *TEXT, "--json")
+    assert command("quantize", DENSE, tmp_path / "out", *options).status == 0
+    with safe_open(tmp_path / "out" / "model.safetensors", "pt") as file:
+        scales = [name for name in file.keys() if name.endswith(".input_scale")]  # noqa: SIM118
+        assert len(scales) == 5 * 7
+        assert all(file.get_tensor(name) > 0 for name in scales)
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [
@@ -91,6 +116,11 @@ def test_absmax_makes_w8a8_and_zero_points_without_text(command, tmp_path):
         (("--method", "gptq", *TEXT, "--ray-address", "auto"), "--ray-address"),
         (("--method", "gptq", *TEXT, "--dataset", "org/texts"), "--dataset"),
         (("--scheme", "w8a8", "--asymmetric"), "--asymmetric"),
+        (("--method", "awq", "--mse", *TEXT), "--mse"),
+        (("--method", "smoothquant", "--mse", *TEXT), "--mse"),
+        (("--activations", "dynamic"), "--activations"),
+        (("--scheme", "w8a8", "--activations", "static"), "--activations static"),
+        (("--method", "awq+gptq", "--scheme", "w8a8", *TEXT), "--scheme w8a8"),
         (("--scheme", "w8a8", "--group-size", "32"), "--group-size"),
         (("--budget", "5"), "--text"),
         (("--budget", "5", "--scheme", "int4", *TEXT), "--scheme int4"),
@@ -158,6 +188,14 @@ def test_all_files_without_text_are_named_at_once(refused, tmp_path):
 
 def test_a_dataset_that_is_none(refused):
     assert "ID[@CONFIG]" in refused("E-CALIB-DATASET", *GPTQ, "--dataset", "a/b/c")
+
+
+def test_a_dataset_without_a_hub(refused, monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    message = refused("E-CALIB-DATASET", *GPTQ, "--dataset", "org/texts")
+    assert "org/texts@default:train:text: default/train/0000.parquet" in message
+    assert "--text FILE" in message
 
 
 @pytest.mark.parametrize("extra", [(), ("--samples", "1")], ids=str)
@@ -228,3 +266,32 @@ def test_patterns_that_mean_nothing(refused, pattern):
 
 def test_w8a8_keeps_no_module_at_4_bits(refused):
     refused("E-QUANT-PATTERN", "--scheme", "w8a8", "--keep", "layers.0.*=4")
+
+
+@pytest.mark.parametrize(
+    ("code", "options"),
+    [
+        ("E-QUANT-GROUP", ("--group-size", "128")),
+        ("E-QUANT-PATTERN", ("--keep", "layers.9.*=8", "--group-size", "32")),
+        ("E-QUANT-FORMAT", ("--format", "gptq", "--asymmetric", "--group-size", "32")),
+        ("E-QUANT-FORMAT", ("--format", "awq", "--scheme", "int8", "--group-size", "32")),
+        ("E-QUANT-FORMAT", ("--format", "gptq_v2", "--scheme", "w8a8")),
+    ],
+    ids=str,
+)
+def test_settings_are_checked_before_the_text_is_read(refused, tmp_path, code, options):
+    refused(code, "--method", "gptq", "--text", tmp_path / "absent", *options)
+
+
+def test_the_source_and_the_place_are_checked_before_the_text_is_read(refused, tmp_path):
+    absent = ("--text", tmp_path / "absent")
+    refused("E-QUANT-TWICE", *GPTQ, *absent, model=INT4)
+    (tmp_path / "mine").mkdir()
+    refused("E-OUT-EXISTS", *GPTQ, *absent, out="mine")
+
+
+def test_a_format_from_the_command_line(command, tmp_path):
+    options = ("--format", "gptq_v2", "--group-size", "32", "--json")
+    assert command("quantize", DENSE, tmp_path / "out", *options).json()["format"] == "gptq_v2"
+    written = json.loads((tmp_path / "out" / "quantize_config.json").read_text())
+    assert written["checkpoint_format"] == "gptq_v2"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from isobit.kernels.errors import InputError
+from isobit.kernels.errors import InputError, RankFault
 from isobit.runtime.calibrate import quantize_calibrated
 from isobit.runtime.calibration.fingerprint import run_fingerprint
 from isobit.runtime.calibration.state import CalibrationState, state_folder
@@ -197,6 +197,29 @@ def test_a_full_disk_is_an_error_and_the_run_can_go_on(model, whole, tmp_path, m
     assert raised.value.code == "E-OUT-WRITE"
     assert "No space left" in raised.value.message
     assert [path.name for path in tmp_path.iterdir()] == [".out.calibration"]
+    quantize_calibrated(model, tmp_path / "out", SAMPLES, SETTINGS["gptq"])
+    assert contents(tmp_path / "out") == whole("gptq")
+
+
+def test_a_run_goes_on_after_it_lost_a_rank(model, whole, tmp_path):
+    launcher, notes = LocalLauncher(), []
+
+    def kill(done: int, _: int) -> None:
+        if done == 3 * len(SAMPLES) + 1:
+            launcher._processes[1].kill()
+
+    with pytest.raises(RankFault, match=r"E-RANK-DIED .*rank 1 was killed by signal 9"):
+        quantize_calibrated(
+            model,
+            tmp_path / "out",
+            SAMPLES,
+            SETTINGS["gptq"],
+            kill,
+            degree=2,
+            launcher=launcher,
+            note=notes.append,
+        )
+    assert "after 1 of 3 layers" in notes[0]
     quantize_calibrated(model, tmp_path / "out", SAMPLES, SETTINGS["gptq"])
     assert contents(tmp_path / "out") == whole("gptq")
 

@@ -130,6 +130,15 @@ def test_a_fault_of_a_small_model_is_named(fault, degree, llama, seed_fault):
     assert place(diagnose(llama, degree)) == SMALL[fault]
 
 
+def test_a_kv_head_that_the_wrong_queries_read_is_named(tmp_path, seed_fault):
+    """With 3 KV heads at degree 2 each rank keeps two, and shares the middle one."""
+    save_random_folder(tmp_path, config(num_key_value_heads=3))
+    seed_fault("tests.faults.doctor_faults", "read_the_wrong_kv_head")
+    found = place(diagnose(tmp_path, 2))
+    site = "layers.0.self_attn.attn.out"
+    assert found == Place("shard-fault", site, 0, "self_attn.attn", 1)
+
+
 @pytest.mark.parametrize("fault", ["bias_on_all_ranks", "bias_on_all_ranks_but_one"])
 def test_a_bias_that_moved_into_the_sum_is_named(fault, llama, seed_fault):
     seed_fault("tests.faults.seeded", fault)

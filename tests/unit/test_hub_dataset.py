@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import constants
 from isobit.kernels.errors import InputError
-from isobit.launch.calibration_text import calibration_samples
+from isobit.launch.calibration_text import calibration_text
+from isobit.launch.cli.output import print_error
 from isobit.launch.hub_dataset import HubDataset, parse_dataset
 from isobit.launch.text import Text
 
@@ -124,14 +125,14 @@ def test_rows_of_all_files_in_order():
 
 
 def test_samples_fetch_no_more_than_they_need(hub):
-    few = calibration_samples(DENSE, [], 1, 4, parse_dataset("org/texts"))
+    few = calibration_text(DENSE, [], 1, 4, parse_dataset("org/texts")).samples
     tokens = Text(DENSE).encode("def f(x):\n") + Text(DENSE).encode("    return x\n")
     assert few[0].tolist() == tokens[:4]
     assert set(hub) == {"default/train/0000.parquet"}
-    more = calibration_samples(DENSE, [], 8, 8, parse_dataset("org/texts"))
+    more = calibration_text(DENSE, [], 8, 8, parse_dataset("org/texts")).samples
     assert more.shape == (8, 8)
     with pytest.raises(InputError, match="100 are wanted"):
-        calibration_samples(DENSE, [], 100, 512, parse_dataset("org/texts"))
+        calibration_text(DENSE, [], 100, 512, parse_dataset("org/texts"))
 
 
 @pytest.mark.usefixtures("hub")
@@ -168,3 +169,9 @@ def test_a_file_that_is_no_parquet(monkeypatch, tmp_path):
     (tmp_path / "bad").write_bytes(b"PAR1 and no more")
     monkeypatch.setattr(HubDataset, "_fetch", lambda *_: tmp_path / "bad")
     assert "cannot be read" in refused(parse_dataset("org/texts"))
+
+
+def test_names_of_splits_are_shown_as_they_are(capsys):
+    """rich turns :train: into a picture of one unless it is told not to."""
+    print_error("E-CALIB-DATASET", "org/texts@default:train:text", as_json=False)
+    assert "org/texts@default:train:text" in capsys.readouterr().err

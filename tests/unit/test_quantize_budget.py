@@ -11,7 +11,8 @@ from isobit.shard.quantization import CHANNEL, WeightScheme
 from isobit.shard.quantize.budget import width_choices
 from isobit.shard.quantize.fused import fused_products, stored_bits
 from isobit.shard.quantize.grid import QuantizedWeight
-from isobit.shard.quantize.scheme import QuantizeSettings, pack, quantization_config
+from isobit.shard.quantize.output import quantization_config
+from isobit.shard.quantize.scheme import QuantizeSettings, pack
 from isobit.shard.quantize.source import open_dense
 
 from ..support import DENSE

@@ -6,8 +6,9 @@ import dataclasses
 
 import pytest
 import torch
+from isobit.shard.quantize import cholesky
 from isobit.shard.quantize.absmax import quantize_absmax
-from isobit.shard.quantize.cholesky import factor_upper_
+from isobit.shard.quantize.cholesky import Factors, factor_upper_
 from isobit.shard.quantize.gptq import GptqSettings, quantize_gptq
 
 from .calibration import hessian, inputs, output_error, weight
@@ -254,3 +255,26 @@ def test_a_matrix_that_is_not_positive_definite_has_no_factor():
     matrix = torch.eye(600)
     matrix[3, 3] = -1
     assert not factor_upper_(matrix)
+
+
+@pytest.mark.parametrize("desc_act", [True, False])
+def test_products_that_share_the_factors_get_the_same_bits(desc_act):
+    settings = GptqSettings(group_size=32, desc_act=desc_act, static_groups=desc_act)
+    shared = Factors(H)
+    for seed in (1, 2):
+        w = weight(N, K, seed=seed)
+        alone, together = quantize_gptq(w, H, settings), quantize_gptq(w, shared, settings)
+        assert torch.equal(alone.weight.codes, together.weight.codes)
+        assert torch.equal(alone.weight.scales, together.weight.scales)
+        assert alone.stats == together.stats
+
+
+def test_a_hessian_is_factored_once(monkeypatch):
+    counted = []
+    monkeypatch.setattr(
+        cholesky, "factor_upper_", lambda matrix: counted.append(1) or factor_upper_(matrix)
+    )
+    shared = Factors(H)
+    for _ in range(3):
+        quantize_gptq(W, shared, GptqSettings(group_size=32))
+    assert len(counted) == 1
