@@ -18,11 +18,12 @@ import torch
 from ...shard.modules import layer_modules
 from ...shard.spec import ModelSpec
 from ..score import divergence, log_probabilities
-from .plain_model import PlainHead, PlainModel
+from .plain_model import PlainHead, PlainLayer, PlainModel
 
 HALVES = ("self_attn", "mlp")
 DENSE, QUANTIZED = 0, 1
 FLOAT64, FLOAT32 = 8, 4
+_Half = tuple[str, int, float | None, float | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,32 +100,43 @@ def measure_damage(
     for sample in samples:
         ids = torch.tensor(sample.ids)
         streams.append(torch.stack([reference.embed(ids), model.embed(ids)]))
-    halves: list[tuple[str, int, float | None, float | None]] = []
+    halves: list[_Half] = []
     for number in range(reference.spec.layers):
-        dense, quantized = reference.layer(number), model.layer(number)
-        for name in HALVES:
-            right = dense.attention if name == "self_attn" else dense.mlp
-            ours = quantized.attention if name == "self_attn" else quantized.mlp
-            energies = torch.zeros(4, dtype=torch.float64)
-            for i, stream in enumerate(streams):
-                before = stream[DENSE]
-                followed = right(torch.cat([stream[:1], stream[2:]]))
-                changed = ours(torch.stack([before, stream[QUANTIZED]]))
-                energies += torch.stack(
-                    [
-                        _energy(followed[0] - before),
-                        _energy(changed[0] - followed[0]),
-                        _energy(followed[0]),
-                        _energy(changed[1] - followed[0]),
-                    ]
-                )
-                begun = [changed[:1]] if alone else []
-                streams[i] = torch.cat([followed[:1], changed[1:], followed[1:], *begun])
-            signal, noise, whole, off = energies.tolist()
-            place = f"layers.{number}.{name}"
-            halves.append((place, number, _decibels(signal, noise), _decibels(whole, off)))
-        del dense, quantized, right, ours
+        # Nothing here may hold on to a layer while the next one is read.
+        through = _through(reference.layer(number), model.layer(number), streams, alone)
+        halves += [
+            (f"layers.{number}.{name}", number, own, all_so_far)
+            for name, own, all_so_far in through
+        ]
     return _compared(reference.end(), model.end(), samples, streams, halves)
+
+
+def _through(
+    dense: PlainLayer, quantized: PlainLayer, streams: list[torch.Tensor], alone: bool
+) -> list[tuple[str, float | None, float | None]]:
+    """Take all streams through a layer, in place; each half's name and its decibels."""
+    found = []
+    for name in HALVES:
+        right = dense.attention if name == "self_attn" else dense.mlp
+        ours = quantized.attention if name == "self_attn" else quantized.mlp
+        energies = torch.zeros(4, dtype=torch.float64)
+        for i, stream in enumerate(streams):
+            before = stream[DENSE]
+            followed = right(torch.cat([stream[:1], stream[2:]]))
+            changed = ours(torch.stack([before, stream[QUANTIZED]]))
+            energies += torch.stack(
+                [
+                    _energy(followed[0] - before),
+                    _energy(changed[0] - followed[0]),
+                    _energy(followed[0]),
+                    _energy(changed[1] - followed[0]),
+                ]
+            )
+            begun = [changed[:1]] if alone else []
+            streams[i] = torch.cat([followed[:1], changed[1:], followed[1:], *begun])
+        signal, noise, whole, off = energies.tolist()
+        found.append((name, _decibels(signal, noise), _decibels(whole, off)))
+    return found
 
 
 def _compared(
@@ -132,7 +144,7 @@ def _compared(
     ours: PlainHead,
     samples: Sequence[Sample],
     streams: Sequence[torch.Tensor],
-    halves: Sequence[tuple[str, int, float | None, float | None]],
+    halves: Sequence[_Half],
 ) -> Damage:
     divergences: list[list[float]] = [[] for _ in range(len(streams[0]) - 1)]
     said: tuple[list[float], list[float]] = ([], [])

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 import torch
 
-from ..batch import pages_for
-from ..completion import Batch
+from ..batch import StepRows, pages_for
+from ..completion import Completion
 from ..config import run_dtype
 from ..sites import model_sites
 from ..tensor_statistics import FP16_MAX
+from ..trace import Run
 from ..trace_settings import TraceSettings
 from .context import Context
 from .failures import layer_of, op_of
@@ -41,11 +42,17 @@ HEADROOM = "half of that: other prompts reach further than these few"
 
 @dataclass(frozen=True, kw_only=True)
 class _Ran:
-    """One run: its dtype, prompts, what came of it, and which sites are stored in that dtype."""
+    """One run: its dtype, prompts, what came of each, and which sites are stored in that dtype.
+
+    `traces` and `steps` are those of all prompts, one after another; rows are owned by the number
+    of their prompt.
+    """
 
     dtype: torch.dtype
     prompts: list[list[int]]
-    batch: Batch
+    completions: list[Completion]
+    traces: Run
+    steps: list[StepRows]
     stored: frozenset[str]
 
     @property
@@ -68,11 +75,11 @@ def check_numbers(context: Context) -> list[Finding]:
         "prompts",
         [
             {"length": len(prompt), "tokens": done.tokens, "error": done.error}
-            for prompt, done in zip(ran.prompts, ran.batch.completions, strict=True)
+            for prompt, done in zip(ran.prompts, ran.completions, strict=True)
         ],
     )
-    context.measure("sites", by_rank(ran.batch.traces))
-    if (place := first_not_finite(ran.batch)) is not None:
+    context.measure("sites", by_rank(ran.traces))
+    if (place := first_not_finite(ran.traces, ran.steps)) is not None:
         context.measure("first_not_finite", dataclasses.asdict(place))
         wide = _run(context, _wider(spec.dtype, ran.name))
         return [_not_finite(ran, wide, place, spec.dtype)]
@@ -89,15 +96,27 @@ def _run(context: Context, dtype: str) -> _Ran:
     settings = dataclasses.replace(
         context.settings(case.degree),
         dtype=dtype,
-        kv_pages=sum(pages_for(len(prompt) + case.max_tokens) for prompt in prompts),
+        kv_pages=max(pages_for(len(prompt) + case.max_tokens) for prompt in prompts),
         trace=TraceSettings(records=("statistics",)),
         examine=False,
     )
     with context.engine(settings) as engine:
-        batch = engine.generate(prompts, [case.sampling] * len(prompts))
+        # One at a time: kernels choose their path by the number of rows in a step.
+        batches = [engine.generate([prompt], [case.sampling]) for prompt in prompts]
     chosen = run_dtype(spec, dtype)
     stored = [site.name for site in model_sites(spec, plan, chosen) if site.dtype == chosen]
-    return _Ran(dtype=chosen, prompts=prompts, batch=batch, stored=frozenset(stored))
+    return _Ran(
+        dtype=chosen,
+        prompts=prompts,
+        completions=[batch.completions[0] for batch in batches],
+        traces=[trace for batch in batches for trace in batch.traces],
+        steps=[
+            dataclasses.replace(rows, owner=[number] * len(rows.owner))
+            for number, batch in enumerate(batches)
+            for rows in batch.steps
+        ],
+        stored=frozenset(stored),
+    )
 
 
 def _prompts(given: Sequence[Sequence[int]], lengths: Sequence[int], most: int) -> list[list[int]]:
@@ -118,8 +137,8 @@ def _wider(trained_in: str, ran_in: str) -> str:
 
 def _not_finite(ran: _Ran, wide: _Ran, place: Place, trained_in: str) -> Finding:
     """What is not finite in one dtype, with what the same place holds in a wider one."""
-    peak = peaks(wide.batch.traces).get(place.site)
-    still = first_not_finite(wide.batch)
+    peak = peaks(wide.traces).get(place.site)
+    still = first_not_finite(wide.traces, wide.steps)
     true = 0.0 if peak is None else peak.absmax
     where = (
         f"prompt {place.prompt} of {len(ran.prompts[place.prompt])} tokens, position "
@@ -191,17 +210,17 @@ def _by_length(ran: _Ran) -> Evidence:
     """Which lengths of prompts go bad: paths of kernels differ by the number of rows."""
     ends = [
         f"{len(prompt)}: {'not finite' if done.error else 'finite'}"
-        for prompt, done in zip(ran.prompts, ran.batch.completions, strict=True)
+        for prompt, done in zip(ran.prompts, ran.completions, strict=True)
     ]
     return Evidence(what="logits by the length of the prompt", measured=", ".join(ends))
 
 
 def _constant(ran: _Ran) -> Finding | None:
     """Logits that are all alike: token 0 is the answer to everything."""
-    value = constant_logits(ran.batch.traces)
+    value = constant_logits(ran.traces)
     if value is None:
         return None
-    zero = first_all_zero(ran.batch.traces)
+    zero = first_all_zero(ran.traces)
     return Finding(
         check=NAME,
         status="fault",
@@ -213,7 +232,7 @@ def _constant(ran: _Ran) -> Finding | None:
         op=op_of(zero or "logits"),
         evidence=(
             Evidence(what="magnitude of all logits", measured=value),
-            Evidence(what="tokens", measured=str([c.tokens for c in ran.batch.completions])),
+            Evidence(what="tokens", measured=str([c.tokens for c in ran.completions])),
         ),
         confidence="low",
         reason="numbers are finite and kernels were checked; what is left is the weights",
@@ -222,7 +241,7 @@ def _constant(ran: _Ran) -> Finding | None:
 
 
 def _storm(ran: _Ran) -> list[Finding]:
-    tokens = [done.tokens for done in ran.batch.completions]
+    tokens = [done.tokens for done in ran.completions]
     if not (found := storms(tokens, STORM)):
         return []
     lengths = ", ".join(str(len(ran.prompts[i])) for i in found)
@@ -240,7 +259,7 @@ def _storm(ran: _Ran) -> list[Finding]:
 
 def _near(ran: _Ran) -> list[Finding]:
     """In float16 what comes close to its end; elsewhere what float16 would not hold."""
-    seen = peaks(ran.batch.traces)
+    seen = peaks(ran.traces)
     if ran.name == "float16":
         near = [p for p in seen.values() if p.site in ran.stored and p.absmax > NEAR * FP16_MAX]
         status, next_step = "warning", "run with --dtype bfloat16"

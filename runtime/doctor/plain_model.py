@@ -68,13 +68,11 @@ class PlainHead:
 class PlainLayer:
     """One layer's two halves; each takes and returns residual streams float32 [S, T, hidden]."""
 
-    def __init__(
-        self, spec: ModelSpec, plan: ShardPlan, weights: LayerWeights, layer: int
-    ) -> None:
+    def __init__(self, spec: ModelSpec, plan: ShardPlan, weights: LayerWeights, layer: int) -> None:
         self._spec, self._weights, self._window = spec, weights, spec.windows[layer]
         self._products = {name: _Product(packed) for name, packed in weights.products.items()}
         self._head_to_kv = torch.tensor(plan.head_to_kv(0))
-        self._tables = rotary_tables(spec.rotary, spec.head_size, spec.max_positions)
+        self._cos, self._sin = rotary_tables(spec.rotary, spec.head_size, spec.max_positions)
 
     def attention(self, hidden: torch.Tensor) -> torch.Tensor:
         weights, head = self._weights, self._spec.head_size
@@ -106,7 +104,7 @@ class PlainLayer:
             heads = self._normed(heads, norm)
         streams, length = heads.shape[:2]
         positions = torch.arange(length).repeat(streams)
-        rotated = reference.rope(heads.flatten(0, 1), *self._tables, positions)
+        rotated = reference.rope(heads.flatten(0, 1), self._cos, self._sin, positions)
         return rotated.float().view_as(heads)
 
     def _visible(self, length: int) -> torch.Tensor:

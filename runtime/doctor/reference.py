@@ -7,10 +7,10 @@ weights are quantized; the run rounds activations; the model is cut; sums are ad
 from __future__ import annotations
 
 import dataclasses
+import math
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -21,8 +21,8 @@ from ..logits_file import LogitsFile
 from ..score_samples import Exchange, Scores, positions_of, score
 from ..trace_index import shape_of
 from .context import Context
-from .damage import Damage, Sample, measure_damage, memory, plain_logits, work
-from .findings import Evidence, Finding, skipped
+from .damage import Sample, measure_damage, memory, plain_logits, work
+from .findings import Evidence, Finding, Status, skipped
 from .plain_model import PlainModel
 from .probes import available_memory
 from .repair import proposal
@@ -38,12 +38,14 @@ MOST_WORK = 3e12
 """Multiplications: some minutes of two cores."""
 SPARE = 0.8
 MODEL_DTYPE = "auto"
+CAUSES = {"sharding": "cutting the model", "reduction_order": "the order of sums"}
 
 
 def check_reference(context: Context) -> list[Finding]:
     """Measure the loss against `--reference`; without one, the run against its own weights."""
     case = context.case
-    spec = context.prepared()[0]
+    # Ranks that were lost would be lost again.
+    spec = context.ranks().spec
     if case.reference is None and (case.quick or spec.quantization is None):
         what = "no --reference was given: what quantization cost is not known"
         return [Finding(check=NAME, status="note", what=what)] if spec.quantization else []
@@ -164,21 +166,18 @@ def _run(context: Context, samples: Sequence[Sample]) -> list[Finding]:
     ids = [sample.ids for sample in samples]
     logits = torch.cat(plain_logits(PlainModel(case.model), samples)).numpy()
     scored = torch.cat([_mask(sample) for sample in samples]).nonzero().flatten().tolist()
-    parts: dict[str, float | None] = {"rounding": None, "sharding": None, "reduction_order": None}
     with tempfile.TemporaryDirectory() as folder:
         plain = Exchange(path=Path(folder) / "plain", mode="read")
         file = LogitsFile(path=plain.path, vocabulary=logits.shape[1])
         file.reserve(positions_of(ids))
         file.write(range(len(logits)), logits)
-        whole = dataclasses.replace(plain, path=Path(folder) / "whole")
-        dataclasses.replace(file, path=whole.path).reserve(positions_of(ids))
-        rounded, _ = _scores(context, 1, None, ids, (plain, _written(whole)))
-        parts["rounding"] = _mean(rounded, scored)
-        if degree > 1:
-            cut, _ = _scores(context, degree, "gather", ids, (whole, _written(whole)))
-            parts["sharding"] = _mean(cut, scored)
-            ordered, _ = _scores(context, degree, None, ids, (whole, whole))
-            parts["reduction_order"] = _mean(ordered, scored)
+        whole = _scores(context, 1, None, ids, plain)
+    rounding = math.fsum(whole.divergences[place] for place in scored) / len(scored)
+    parts = {"rounding": rounding, "sharding": 0.0, "reduction_order": 0.0}
+    if degree > 1:
+        cut = _scores(context, degree, "gather", ids)
+        parts["sharding"] = _largest_change(whole, cut)
+        parts["reduction_order"] = _largest_change(cut, _scores(context, degree, None, ids))
     context.measure("run", parts)
     return _run_findings(parts, case.engine.all_reduce == "library")
 
@@ -188,18 +187,12 @@ def _scores(
     degree: int,
     all_reduce: str | None,
     ids: list[list[int]],
-    exchanges: tuple[Exchange, Exchange],
-) -> tuple[Scores, Scores]:
-    """What ranks make of samples, once with each exchange of logits."""
+    exchange: Exchange | None = None,
+) -> Scores:
     settings = _untraced(context.settings(degree, all_reduce))
-    pages = sum(pages_for(len(each)) for each in ids)
+    pages = max(pages_for(len(each)) for each in ids)
     with context.engine(dataclasses.replace(settings, kv_pages=pages)) as engine:
-        first, second = (score(engine, ids, exchange) for exchange in exchanges)
-    return first, second
-
-
-def _written(exchange: Exchange) -> Exchange:
-    return dataclasses.replace(exchange, mode="write")
+        return score(engine, ids, exchange)
 
 
 def _mask(sample: Sample) -> torch.Tensor:
@@ -208,54 +201,52 @@ def _mask(sample: Sample) -> torch.Tensor:
     return mask
 
 
-def _mean(scores: Scores, places: Sequence[int]) -> float:
-    return sum(scores.divergences[place] for place in places) / len(places)
+def _largest_change(one: Scores, other: Scores) -> float:
+    """Of a token's log-probability; 0 where all bits are equal."""
+    pairs = zip(one.log_probabilities, other.log_probabilities, strict=True)
+    return max(abs(a - b) for a, b in pairs)
 
 
-def _run_findings(parts: dict[str, float | None], library: bool) -> list[Finding]:
+def _run_findings(parts: dict[str, float], library: bool) -> list[Finding]:
     found = []
-    rounding = parts["rounding"] or 0.0
-    if not rounding <= SUSPECT_KL:
-        found.append(
-            _apart(
-                "fault",
-                f"one rank answers {rounding:.3g} nats away from plain float32 on the same weights",
-                rounding,
-                SUSPECT_KL,
-                "run with --dtype float32: what remains is not a matter of rounding",
-            )
+    # A number that is NaN is not small.
+    if not parts["rounding"] <= SUSPECT_KL:
+        evidence = Evidence(
+            what="mean KL divergence in nats, plain float32 || degree 1",
+            measured=parts["rounding"],
+            threshold=SUSPECT_KL,
+            source=KL_SOURCE,
         )
-    for name, value in parts.items():
-        if name == "rounding" or not value:
+        what = (
+            f"one rank answers {parts['rounding']:.3g} nats away from plain float32 on the same "
+            "weights"
+        )
+        next_step = "run with --dtype float32: what remains is not a matter of rounding"
+        found.append(_apart("fault", what, evidence, next_step))
+    for name, cause in CAUSES.items():
+        if not (value := parts[name]):
             continue
         outside = library and name == "reduction_order"
-        found.append(
-            _apart(
-                "note" if outside else "fault",
-                f"{name.replace('_', ' of ')} changes the answer by {value:.3g} nats"
-                + (": outside the contract, --all-reduce library" if outside else ""),
-                value,
-                0,
-                "isobit verify MODEL --degrees 1,N names the site",
-            )
+        evidence = Evidence(
+            what="largest change of a token's log-probability, nats",
+            measured=value,
+            threshold=0,
+            source="the numeric contract: the same bits at every degree",
         )
+        what = f"{cause} changes log-probabilities by up to {value:.3g}"
+        what += ": outside the contract, --all-reduce library" if outside else ""
+        next_step = "isobit verify MODEL --degrees 1,N names the site"
+        found.append(_apart("note" if outside else "fault", what, evidence, next_step))
     return found
 
 
-def _apart(status: Any, what: str, measured: float, threshold: float, next_step: str) -> Finding:
+def _apart(status: Status, what: str, evidence: Evidence, next_step: str) -> Finding:
     return Finding(
         check=NAME,
         status=status,
         verdict="healthy" if status == "note" else "kernel-fault",
         what=what,
-        evidence=(
-            Evidence(
-                what="mean KL divergence in nats",
-                measured=measured,
-                threshold=threshold,
-                source="the same bits at every degree" if not threshold else KL_SOURCE,
-            ),
-        ),
+        evidence=(evidence,),
         confidence="low",
         reason="the end of the pass is compared, not where it began to differ",
         next_step=next_step,

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..batch import StepRows
-from ..completion import Batch
 from ..tensor_statistics import TensorStatistics
 from ..trace import Run
 
@@ -51,10 +50,10 @@ def sites_of(traces: Run) -> list[str]:
     return list(dict.fromkeys(record.site for record in ranks))
 
 
-def first_not_finite(batch: Batch) -> Place | None:
+def first_not_finite(traces: Run, steps: Sequence[StepRows]) -> Place | None:
     """The first site, in forward order, of the first step that has a number which is not finite."""
-    order = {site: number for number, site in enumerate(sites_of(batch.traces))}
-    for step, (ranks, rows) in enumerate(zip(batch.traces, batch.steps, strict=True)):
+    order = {site: number for number, site in enumerate(sites_of(traces))}
+    for step, (ranks, rows) in enumerate(zip(traces, steps, strict=True)):
         bad = [
             (order[record.site], rank, record)
             for rank, records in enumerate(ranks)
