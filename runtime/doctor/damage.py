@@ -17,6 +17,7 @@ import torch
 
 from ...shard.modules import layer_modules
 from ...shard.spec import ModelSpec
+from ..evaluate import perplexity
 from ..score import divergence, log_probabilities
 from .plain_model import PlainHead, PlainLayer, PlainModel
 
@@ -164,8 +165,8 @@ def _compared(
     return Damage(
         kl=means[0],
         kl_worst=max(divergences[0]),
-        perplexity=_perplexity(said[QUANTIZED]),
-        reference_perplexity=_perplexity(said[DENSE]),
+        perplexity=perplexity(said[QUANTIZED]),
+        reference_perplexity=perplexity(said[DENSE]),
         halves=tuple(
             HalfDamage(name=name, layer=layer, sqnr_db=own, stream_db=all_so_far, kl=kl)
             for (name, layer, own, all_so_far), kl in zip(halves, alone, strict=True)
@@ -175,10 +176,6 @@ def _compared(
 
 def _rows(head: PlainHead, hidden: torch.Tensor) -> list[np.ndarray]:
     return [log_probabilities(row.numpy()) for row in head.logits(hidden)]
-
-
-def _perplexity(log_probabilities: Sequence[float]) -> float:
-    return math.exp(-math.fsum(log_probabilities) / len(log_probabilities))
 
 
 def _energy(x: torch.Tensor) -> torch.Tensor:

@@ -148,7 +148,7 @@ def _not_finite(ran: _Ran, wide: _Ran, place: Place, trained_in: str) -> Finding
         Evidence(
             what=f"share of {place.site} that is not finite, {ran.name}, {_ranks(place.ranks)}, "
             + where,
-            measured=place.statistics.non_finite,
+            measured=float(f"{place.statistics.non_finite:.3g}"),
             threshold=0,
             source="everything before this site is finite, on every rank",
         ),

@@ -115,13 +115,15 @@ def _quantization(
     tokens = sum(len(sample.ids) for sample in samples)
     alone = work(reference.spec, tokens, True) <= MOST_WORK
     damage = measure_damage(PlainModel(case.model), reference, samples, alone)
+    if not math.isfinite(damage.perplexity):
+        return [_no_use("plain float32 on these weights is not finite: see the numbers check")]
     context.measure("quantization", dataclasses.asdict(damage))
     assert case.reference is not None
     repair = proposal(case.model, case.reference, reference.spec, damage, SUSPECT_KL)
     context.measure("proposal", repair.report())
     if damage.kl <= SUSPECT_KL:
         return []
-    worst = min(damage.halves, key=lambda half: (-(half.kl or 0.0), half.sqnr_db or 0.0))
+    worst = repair.ranked[0]
     bad = damage.kl > MOST_KL
     what = (
         f"quantization takes the model {damage.kl:.3g} nats from its reference (perplexity "
@@ -130,19 +132,19 @@ def _quantization(
     evidence = (
         Evidence(
             what="mean KL divergence, reference || quantized weights, both in plain float32",
-            measured=damage.kl,
+            measured=float(f"{damage.kl:.4g}"),
             threshold=MOST_KL,
             source=KL_SOURCE,
         ),
+        Evidence(what="bits per layer that would do", measured=repair.bits()),
         *(
             Evidence(
                 what=f"{half.name}: divergence when it alone is quantized, nats",
-                measured=half.kl if half.kl is not None else "not measured",
+                measured="not measured" if half.kl is None else float(f"{half.kl:.3g}"),
                 source="" if half.sqnr_db is None else f"signal to noise {half.sqnr_db:.1f} dB",
             )
             for half in repair.ranked[:3]
         ),
-        Evidence(what="bits per layer that would do", measured=repair.bits()),
     )
     return [
         Finding(
