@@ -12,7 +12,7 @@ from ..shard.writer import write_beside
 from .cli.output import human_bytes
 from .pages.module_map import module_maps
 from .pages.render import render
-from .quantize_evaluation import loss
+from .quantize_evaluation import ROUGH, loss
 
 PAGE = "quantization_report.html"
 
@@ -60,6 +60,8 @@ def _verdict(evaluation: Mapping[str, Any] | None) -> dict[str, str]:
     text = (
         f"{evaluation['samples']} samples of {evaluation['length']} tokens, {evaluation['text']}."
     )
+    if evaluation["rough"]:
+        text += f" {ROUGH}."
     if evaluation["not_finite"]["positions"]:
         return _said("bad", "Broken.", f"{'; '.join(evaluation['failures'])}. {text}")
     if evaluation["passed"]:

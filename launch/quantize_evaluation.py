@@ -16,6 +16,10 @@ from ..runtime.streamed_scores import score_streamed
 from .advice import LIMITS
 from .evaluation_text import EvaluationText, built_in_text, given_text, spread
 
+FEW = 1000
+"""Positions under which the mean divergence of one text says little of another."""
+
+ROUGH = "Few positions: the numbers are rough"
 HELD_OUT = "text that calibration did not see"
 
 
@@ -77,6 +81,7 @@ def evaluate_quantized(
         "samples": len(samples),
         "length": text.samples.shape[1],
         "positions": positions_of(samples),
+        "rough": positions_of(samples) < FEW,
         **report(evaluate(samples, scores, reference, LIMITS), samples),
         "limits": {"perplexity_increase": LIMITS.perplexity_increase, "kl_mean": LIMITS.kl},
     }

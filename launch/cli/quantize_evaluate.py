@@ -17,7 +17,7 @@ from ...shard.quantize.scheme import QuantizeSettings
 from ...shard.spec import read_spec
 from ..advice import GROUP_SIZES, Made, suggestions
 from ..quantization_page import PAGE, write_page
-from ..quantize_evaluation import Plan, evaluate_quantized, loss
+from ..quantize_evaluation import ROUGH, Plan, evaluate_quantized, loss
 from .evaluate_report import number, percent
 from .output import console, errors, progress_bar
 from .quantize_options import QuantizeOptions
@@ -134,7 +134,8 @@ def _show(evaluation: dict[str, Any], reason: str) -> None:
     console.print(table)
     console.print(
         f"{evaluation['samples']} samples of {evaluation['length']} tokens: {evaluation['text']}"
-        + (f" ({reason})" if reason else ""),
+        + (f" ({reason})" if reason else "")
+        + (f". {ROUGH}" if evaluation["rough"] else ""),
         style="dim",
         markup=False,
     )

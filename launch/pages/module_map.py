@@ -72,9 +72,8 @@ MEASURES = (
     Measure(
         key="bits",
         title="Bits",
-        note="The width of each weight; a dash is a product that stayed as it was.",
+        note="The width of each weight, redder when wider; a dash stayed as it was.",
         text=lambda value: f"{value:.0f}",
-        more_is_worse=False,
     ),
 )
 

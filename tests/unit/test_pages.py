@@ -79,6 +79,7 @@ def test_numbers_that_are_not_finite_are_told():
         "text": "t",
         "samples": 1,
         "length": 8,
+        "rough": True,
         "limits": {"perplexity_increase": 0.05, "kl_mean": 0.05},
         "not_finite": {"positions": 3},
         "failures": ["NaN or infinity in the logits of 3 of 7 rows"],
@@ -90,6 +91,7 @@ def test_numbers_that_are_not_finite_are_told():
     }
     page = quantization_page(report({"model.layers.0.mlp.up_proj": module()}, evaluation))
     assert "Broken." in page
+    assert "numbers are rough" in page
     assert "3 of 7 rows" in page
     lost = {**evaluation, "not_finite": {"positions": 0}}
     assert "past all numbers" in quantization_page(report({}, lost))
