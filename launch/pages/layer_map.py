@@ -70,6 +70,8 @@ def layer_map(report: Mapping[str, Any], measured: Checks) -> LayerMap | None:
             cell = _cell(largest[name][rank] if name in largest else None, shade)
             held = [letter for mark, letter in here.items() if rank in mark.ranks]
             cell["marks"] = list(dict.fromkeys(held))
+            if held and not sites:
+                cell |= {"text": "", "share": DEEPEST}
             cells.append(cell)
         noise = [_noise(halves.get(name, {}).get(half), quiet) for half in HALVES]
         rows.append({"name": name, "cells": cells, "noise": noise})
@@ -130,6 +132,8 @@ def _marks(report: Mapping[str, Any], measured: Checks) -> list[Mark]:
         )
         marks.append(Mark(text=text, row=row_of(apart["site"]), ranks=(apart["rank"],)))
     for check in report["checks"]:
+        if check["name"] == "degrees" and apart is not None:
+            continue
         for found in check["findings"]:
             other = found["status"] == "fault" and found["what"] != report["what"]
             if other and (row := _row(found)) is not None:
@@ -216,11 +220,13 @@ def _note(numbers: Mapping[str, Any], magnitudes: bool, decibels: bool) -> str:
         said.append(f"The largest magnitude in each layer on each rank, run in {dtype}.")
         if dtype == "float16":
             said.append(f"What is stored in float16 has to stay below {FLOAT16_END}.")
+    else:
+        said.append("The largest magnitudes were not measured.")
     if decibels:
         said.append(
             "Signal to noise is what half a layer adds to the residual stream over the error that "
             "quantization makes of it, in decibels; 6 dB are one bit."
         )
-    if said:
+    if magnitudes or decibels:
         said.append("Redder is larger, or noisier.")
     return " ".join(said)

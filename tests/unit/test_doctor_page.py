@@ -14,6 +14,7 @@ from isobit.launch.doctor_page import GENERATOR, MOST_FINDINGS, check_page, doct
 from isobit.launch.pages.layer_loss import layer_loss
 from isobit.launch.pages.layer_map import MORE, MOST_MARKS, layer_map
 from isobit.launch.pages.measured_facts import LONGEST, MOST_ROWS, measured_facts
+from isobit.launch.pages.module_map import DEEPEST
 from isobit.runtime.doctor.diagnosis import Diagnosis, decisive
 from isobit.runtime.doctor.findings import CheckResult, Evidence, Finding, skipped
 
@@ -190,6 +191,20 @@ def test_the_map_has_magnitudes_what_is_not_finite_and_the_marked_places():
     assert one[1]["share"] > one[0]["share"] > zero[0]["share"] > zero[1]["share"]
     assert [cell["marks"] for cell in one] == [["B"], ["A", "B"]]
     assert [letter for letter, _ in found.marks] == ["A", "B"]
+
+
+def test_a_place_is_marked_once_where_no_magnitude_was_measured():
+    apart = {"site": SITE, "part": "atom 3", "rank": 1}
+    weight = fault(check="plan", verdict="rank-divergence", site="layers.1.mlp.down_proj")
+    found = fault(check="degrees", verdict="rank-divergence", what="degrees part", layer=1, rank=1)
+    made = report(weight, found, plan={"layers": 3}, degrees={"first_difference": apart})
+    shown = layer_map(made, {check["name"]: check["measured"] for check in made["checks"]})
+    assert shown is not None
+    assert [row["name"] for row in shown.rows] == ["0", "1", "2"]
+    clean, marked = shown.rows[1]["cells"]
+    assert (clean["text"], clean["share"], clean["marks"]) == ("–", 0.0, [])
+    assert (marked["text"], marked["share"], marked["marks"]) == ("", DEEPEST, ["A", "B"])
+    assert "not measured" in shown.note
 
 
 def test_many_marks_are_counted_and_not_listed():
