@@ -9,7 +9,7 @@ SANITIZED := build/sanitize
 # `python -S` reads no .pth file, and so does not find the installed module before the sanitized one.
 SITE := $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 
-.PHONY: demo test stress sanitize check format clean
+.PHONY: demo test stress gpu-compile sanitize check format clean
 
 demo: .stamps/install  ## plan, generate on two ranks, prove that 1 to 4 ranks agree
 	@$(BIN)/isobit plan $(MODEL) -tp 2
@@ -23,6 +23,9 @@ test: .stamps/test  ## the whole test suite, without a GPU
 
 stress: .stamps/test  ## a million sums over shared memory at degrees 2 to 4
 	$(BIN)/python -m tests.stress.collectives 1000000
+
+gpu-compile: .stamps/test  ## every CUDA kernel for every architecture, without a GPU (five minutes)
+	$(BIN)/python -m tests.gpu.compiled all
 
 sanitize: .stamps/sanitize  ## the kernel tests with address and undefined-behaviour sanitizers
 	cp -R kernels shard runtime launch $(SANITIZED)/site/isobit/

@@ -23,7 +23,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from isobit.launch.calibration_text import calibration_samples
+from isobit.launch.calibration_text import calibration_text
 from isobit.launch.samples import cut_samples, read_texts
 from isobit.launch.text import Text
 from isobit.runtime.config import EngineSettings
@@ -107,7 +107,15 @@ def comparison(name: str, model: Path, folder: Path) -> list[dict[str, Any]]:
     for method in METHODS:
         for title, options in ROWS.items():
             out = folder / f"{name}-{method}-{len(rows)}"
-            command = ["isobit", "quantize", str(model), str(out), "--method", method]
+            command = [
+                "isobit",
+                "quantize",
+                str(model),
+                str(out),
+                "--method",
+                method,
+                "--no-evaluate",
+            ]
             # The last of two sizes counts.
             command += ["--group-size", str(GROUP), *options, "--json"]
             command += TEXT if method == "gptq" or "--budget" in options else []
@@ -130,7 +138,7 @@ def comparison(name: str, model: Path, folder: Path) -> list[dict[str, Any]]:
 def additivity(name: str, model: Path, folder: Path) -> list[dict[str, Any]]:
     """The sum of divergences of single products beside the divergence of the model."""
     source, stored = open_dense(model), QuantizeSettings(group_size=GROUP)
-    samples = calibration_samples(model, CALIBRATION, SUMMED_SAMPLES, LENGTH)
+    samples = calibration_text(model, CALIBRATION, SUMMED_SAMPLES, LENGTH).samples
     settings = SensitivitySettings(stored=stored, method=None, tokens=samples.numel())
     products = fused_products(source.spec)
     costs = measure_sensitivity(source, products, samples, settings, folder / "costs")

@@ -36,6 +36,7 @@ ROWS = (
     "--method awq+gptq --desc-act",
     "--scheme int8",
     "--scheme w8a8",
+    "--scheme w8a8 --method gptq",
     "--scheme w8a8 --method gptq --activations static",
     "--method smoothquant",
     "--method smoothquant --activations static",

@@ -4,6 +4,7 @@ An op checks its arguments before anything runs and raises InputError E-KERNEL-S
 E-KERNEL-INDEX; a machine that cannot run it raises EnvironmentFault (see `backend`). In shapes:
 M rows, K features in, N features out, S segments, H heads, D head size, I intermediate size.
 The bits of a row depend on that row alone: not on M, on the other rows, or on threads.
+Tensors on a CUDA device go to the Triton kernels of `gpu`, others to the compiled module.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from .backend import (
     available_isas,
     backend,
     busy_seconds,
+    cuda,
     external_seconds,
     native,
     set_isa,
@@ -21,8 +23,10 @@ from .backend import (
     threads,
 )
 from .cache import PAGE, KVCache
-from .checks import NUMBERS, Checks
+from .checks import CPU, NUMBERS, Checks
+from .gpu.weight import GpuWeight
 from .native_weight import address, merged, native_weight
+from .reductions import digest, greatest
 from .step import check_indices, check_pages
 from .weight import PackedWeight
 
@@ -47,7 +51,7 @@ __all__ = [
 
 
 def linear(
-    x: torch.Tensor, weight: PackedWeight, merges: torch.Tensor | None = None
+    x: torch.Tensor, weight: PackedWeight | GpuWeight, merges: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Partial products of every segment: x `[M, K]` (fp32, fp16, bf16) gives fp32 `[S, M, N]`.
 
@@ -62,12 +66,14 @@ def linear(
     and clamped to -128..127. Then float(sum(q * (code - 128))) * xs * scale, where the sum is
     exact: here all instruction sets agree bit by bit. A part with a NaN or an infinity gives NaN.
     """
-    checks = Checks("linear")
+    checks = Checks("linear", x.device)
     checks.tensor("x", x, (None, weight.k))
-    checks.that(weight.data.device.type == "cpu", f"the weight is on {weight.data.device}")
+    checks.that(weight.data.device == x.device, f"the weight is on {weight.data.device}")
     if merges is not None:
-        checks.tensor("merges", merges, (weight.segments,), torch.int32)
+        checks.tensor("merges", merges, (weight.segments,), torch.int32, on=CPU)
     checks.done()
+    if isinstance(weight, GpuWeight):
+        return cuda().linear(x, weight, merges)
     rows = x.shape[0]
     left = weight.segments if merges is None else merged(merges)
     out = torch.empty(left, rows, weight.n)
@@ -97,7 +103,7 @@ def rms_norm(
     With add fp32 `[M, D]`, in place and in fp32: add becomes add + bias (fp32 `[D]`, if given), x
     becomes x + add, and that x is normalized.
     """
-    checks = Checks("rms_norm")
+    checks = Checks("rms_norm", x.device)
     checks.tensor("x", x, (None, None), torch.float32)
     checks.tensor("weight", weight, (x.shape[-1] if x.dim() else None,))
     checks.that(out_dtype in NUMBERS, f"out_dtype {out_dtype} is not a supported float")
@@ -107,6 +113,8 @@ def rms_norm(
         checks.tensor("bias", bias, (x.shape[-1],), torch.float32)
         checks.that(add is not None, "a bias goes with add")
     checks.done()
+    if x.is_cuda:
+        return cuda().rms_norm(x, weight, eps, out_dtype, add=add, bias=bias)
     out = torch.empty(x.shape, dtype=out_dtype)
     if out.numel():
         native().rms_norm(
@@ -126,11 +134,13 @@ def rms_norm(
 
 def silu_mul(gate: torch.Tensor, up: torch.Tensor, out_dtype: torch.dtype) -> torch.Tensor:
     """silu(gate) * up of fp32 `[M, I]`, rounded once."""
-    checks = Checks("silu_mul")
+    checks = Checks("silu_mul", gate.device)
     checks.tensor("gate", gate, (None, None), torch.float32)
     checks.tensor("up", up, tuple(gate.shape), torch.float32)
     checks.that(out_dtype in NUMBERS, f"out_dtype {out_dtype} is not a supported float")
     checks.done()
+    if gate.is_cuda:
+        return cuda().silu_mul(gate, up, out_dtype)
     out = torch.empty(gate.shape, dtype=out_dtype)
     if out.numel():
         native().silu_mul(
@@ -166,7 +176,7 @@ def rope_and_cache(
     """
     head = cache.head_size
     rows = q.shape[0] if q.dim() else 0
-    checks = Checks("rope_and_cache")
+    checks = Checks("rope_and_cache", q.device)
     checks.that(head % 2 == 0, f"head size {head} is odd")
     checks.tensor("q", q, (rows, None), torch.float32)
     checks.that(not head or q.shape[-1] % head == 0, f"q is not whole heads of {head}")
@@ -181,6 +191,10 @@ def rope_and_cache(
         checks.tensor("q_norm", q_norm, (head,))
         checks.tensor("k_norm", k_norm, (head,), q_norm.dtype)
     checks.done()
+    if q.is_cuda:
+        return cuda().rope_and_cache(
+            q, k, v, cos, sin, positions, slots, cache, q_norm, k_norm, eps
+        )
     q_heads = q.shape[1] // head if head else 0
     out = torch.empty(rows, q_heads, head, dtype=cache.dtype)
     if not rows or not head:
@@ -230,7 +244,7 @@ def attention(
     row_sequence, positions int32 `[M]`; head_to_kv int32 `[Hq]`, the KV head of every query head.
     """
     rows, heads = (q.shape[0], q.shape[1]) if q.dim() == 3 else (0, 0)
-    checks = Checks("attention")
+    checks = Checks("attention", q.device)
     checks.tensor("q", q, (None, None, cache.head_size), cache.dtype)
     checks.tensor("block_tables", block_tables, (None, None), torch.int32)
     checks.tensor("row_sequence", row_sequence, (rows,), torch.int32)
@@ -238,6 +252,9 @@ def attention(
     checks.tensor("head_to_kv", head_to_kv, (heads,), torch.int32)
     checks.that(window >= 0, f"window is {window}; 0 stands for none")
     checks.done()
+    if q.is_cuda:
+        step = (block_tables, row_sequence, positions)
+        return cuda().attention(q, cache, *step, head_to_kv, scale, window)
     out = torch.empty(rows, heads * cache.head_size, dtype=q.dtype)
     if out.numel() == 0:
         return out
@@ -264,22 +281,3 @@ def attention(
         out.data_ptr(),
     )
     return out
-
-
-def greatest(x: torch.Tensor) -> list[int]:
-    """Where each row of fp32 `[M, N]` is greatest, the first place among equals; -1 for a row with
-    a NaN or an infinity."""
-    checks = Checks("greatest")
-    checks.tensor("x", x, (None, None), torch.float32)
-    checks.that(x.shape[-1] > 0, "rows are empty")
-    checks.done()
-    return native().greatest(x.data_ptr(), x.shape[0], x.shape[1])
-
-
-def digest(tensor: torch.Tensor, seed: int = 0) -> int:
-    """64 bits over the bytes of a tensor in row-major order: any one changed word changes them.
-
-    Against accidents, not against malice.
-    """
-    plain = tensor if tensor.is_contiguous() else tensor.contiguous()
-    return native().digest(plain.data_ptr(), plain.nbytes, seed)

@@ -124,6 +124,14 @@ class Program:
             if failed >= 0:
                 self._failures[failed]()
 
+    def close(self) -> None:
+        """Let go of all that was recorded, after which nothing can be run.
+
+        Recorded functions refer to whoever recorded them, and so keep it and its weights alive.
+        """
+        for each in (self._items, self._failures, self._kept, self._buffers):
+            each.clear()
+
     def _grow(self, step: Step) -> None:
         self._capacity = tuple(map(max, self._capacity, (step.rows, step.sampled_rows)))
         for buffer in self._buffers:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..kernels.errors import InputError
@@ -14,24 +14,32 @@ from ..runtime.engine import Engine
 from ..runtime.launcher import Launcher
 from ..runtime.logits_file import LogitsFile
 from ..runtime.score_samples import Exchange, Scores, positions_of, score
-from ..runtime.stability import first_repetition
+from ..runtime.stability import broken
 from ..shard.spec import ModelSpec
+from .text import Text
+from .turns import Turn, hold
 
 MOST_PROMPTS = 4
 PROMPT_TOKENS = 32
 NEW_TOKENS = 32
+NOTHING = Scores(log_probabilities=[], tokens=[], finite=[], divergences=[])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
     """What every model is run on. `choices` are scored beside the samples, without a comparison.
 
-    `stress_tokens` greedy tokens follow the first prompt; 0 leaves them out.
+    `stress_tokens` greedy tokens follow `stress_prompt`; 0 leaves them out. `conversations` are
+    held with `text`, each within `most_tokens`.
     """
 
     samples: list[list[int]]
     choices: list[list[int]]
+    stress_prompt: list[int]
     stress_tokens: int
+    conversations: list[list[str]]
+    text: Text
+    most_tokens: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +47,7 @@ class ModelRun:
     """What one model made of the work. `greedy` goes on from each prompt.
 
     `stress` is its long text, which ends early with `stress_error` when a logit is not finite.
+    `turns` are its answers; `followed` scores the transcripts of the reference's, None without one.
     """
 
     scores: Scores
@@ -46,6 +55,8 @@ class ModelRun:
     choices: Scores | None
     stress: list[int]
     stress_error: str | None
+    turns: list[Turn]
+    followed: Scores | None
 
 
 def check_vocabularies(model: ModelSpec, reference: ModelSpec) -> None:
@@ -79,13 +90,14 @@ def run_models(
     the reference are not finite, and what Engine raises.
     """
     if reference is None:
-        return _run(model, "the model", settings, work, None, new_launcher, show), None
+        return _run(model, "the model", settings, work, None, (), new_launcher, show), None
     with tempfile.TemporaryDirectory(prefix="isobit-evaluate-") as folder:
         path = Path(folder) / "reference.logits"
         vocabulary = read_run_spec(reference, settings.load).vocab_size
-        LogitsFile(path=path, vocabulary=vocabulary).reserve(positions_of(work.samples))
+        if work.samples:
+            LogitsFile(path=path, vocabulary=vocabulary).reserve(positions_of(work.samples))
         writing, reading = Exchange(path=path, mode="write"), Exchange(path=path, mode="read")
-        theirs = _run(reference, "the reference", settings, work, writing, new_launcher, show)
+        theirs = _run(reference, "the reference", settings, work, writing, (), new_launcher, show)
         bad = theirs.scores.finite.count(False)
         if bad:
             raise InputError(
@@ -93,7 +105,8 @@ def run_models(
                 f"{reference}: NaN or infinity in the logits of {bad} of "
                 f"{len(theirs.scores.finite)} positions; nothing can be compared with them",
             )
-        ours = _run(model, "the model", settings, work, reading, new_launcher, show)
+        turns = theirs.turns
+        ours = _run(model, "the model", settings, work, reading, turns, new_launcher, show)
     return ours, theirs
 
 
@@ -103,6 +116,7 @@ def _run(
     settings: EngineSettings,
     work: Work,
     exchange: Exchange | None,
+    followed: Sequence[Turn],
     new_launcher: Callable[[], Launcher],
     show: Callable[[str, int], None],
 ) -> ModelRun:
@@ -110,8 +124,13 @@ def _run(
     with Engine(model, settings, new_launcher()) as engine:
         greedy: list[list[int]] = []
         if exchange is not None:
-            _check_host(engine)
-        scores = score(engine, work.samples, exchange, lambda rows: show(f"scoring {name}", rows))
+            check_host(engine)
+        scores = NOTHING
+        if work.samples:
+            show(f"scoring {name}", 0)
+            scores = score(
+                engine, work.samples, exchange, lambda rows: show(f"scoring {name}", rows)
+            )
         prompts = greedy_prompts(work.samples, engine.spec.max_positions) if exchange else []
         if prompts:
             show(f"greedy text of {name}", 0)
@@ -123,22 +142,48 @@ def _run(
             show(f"choices of {name}", 0)
             choices = score(engine, work.choices)
         stress, error = _stress(engine, work, lambda: show(f"long text of {name}", 0))
+        turns: list[Turn] = []
+        for number, messages in enumerate(work.conversations):
+            show(f"conversations of {name}", 0)
+            turns += hold(engine, work.text, number, messages, work.most_tokens)
+        follow = None
+        if exchange is not None:
+            transcripts = turns if exchange.mode == "write" else followed
+            follow = _follow(engine, transcripts, exchange)
     return ModelRun(
-        scores=scores, greedy=greedy, choices=choices, stress=stress, stress_error=error
+        scores=scores,
+        greedy=greedy,
+        choices=choices,
+        stress=stress,
+        stress_error=error,
+        turns=turns,
+        followed=follow,
     )
+
+
+def _follow(engine: Engine, turns: Sequence[Turn], exchange: Exchange) -> Scores | None:
+    """Score transcripts of the reference's turns, whose logits go through a file of their own."""
+    transcripts = [turn.transcript for turn in turns]
+    if not transcripts:
+        return None
+    path = exchange.path.with_name("turns.logits")
+    if exchange.mode == "write":
+        file = LogitsFile(path=path, vocabulary=engine.spec.vocab_size)
+        file.reserve(positions_of(transcripts))
+    return score(engine, transcripts, replace(exchange, path=path))
 
 
 def _stress(engine: Engine, work: Work, show: Callable[[], None]) -> tuple[list[int], str | None]:
     if not work.stress_tokens:
         return [], None
     show()
-    prompt = work.samples[0][:PROMPT_TOKENS]
     sampling = SamplingSettings(max_tokens=work.stress_tokens, ignore_eos=True)
-    (completion,) = engine.generate([prompt], [sampling]).completions
+    (completion,) = engine.generate([work.stress_prompt], [sampling]).completions
     return completion.tokens, completion.error
 
 
-def _check_host(engine: Engine) -> None:
+def check_host(engine: Engine) -> None:
+    """Raise InputError E-EVAL-HOST when rank 0 cannot see this host's files."""
     here, there = os.uname().nodename, engine.ranks[0]["node"]
     if here != there:
         raise InputError(
@@ -149,10 +194,11 @@ def _check_host(engine: Engine) -> None:
         )
 
 
-def stress_failures(run: ModelRun) -> list[str]:
-    """What no long text may show: logits that are not finite, token 0 over and over."""
-    failures = [] if run.stress_error is None else [f"long text: {run.stress_error}"]
-    found = first_repetition(run.stress)
-    if found is not None and found.zeros:
-        failures.append(f"long text: token 0 over and over from token {found.index} on")
+def text_failures(run: ModelRun) -> list[str]:
+    """What is broken in the long text and in answers."""
+    found = broken(run.stress, run.stress_error)
+    failures = [] if found is None else [f"long text: {found}"]
+    for each in run.turns:
+        if (found := broken(each.answer, each.error)) is not None:
+            failures.append(f"conversation {each.conversation}, turn {each.turn}: {found}")
     return failures

@@ -29,18 +29,26 @@ class Text:
         if not self._tokenizer.encode("a", add_special_tokens=False):
             raise InputError("E-TOKENIZER", f"{model}: no tokenizer in this folder. {way_out}")
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, special: bool = True) -> list[int]:
+        """Token ids; `special` adds what the tokenizer puts around a text."""
         # Whether a text is too long is ours to say; the library warns of what we cut.
-        return self._tokenizer.encode(text, verbose=False)
+        return self._tokenizer.encode(text, verbose=False, add_special_tokens=special)
+
+    @property
+    def chat_template(self) -> bool:
+        """Whether the model has one."""
+        return bool(self._tokenizer.chat_template)
 
     def encode_chat(self, text: str) -> list[int]:
         """Token ids of one user message in the model's chat template."""
-        if not self._tokenizer.chat_template:
+        if not self.chat_template:
             raise InputError("E-TOKENIZER", "--chat: this model has no chat template")
+        return self.encode_messages([{"role": "user", "content": text}])
+
+    def encode_messages(self, messages: list[dict[str, str]]) -> list[int]:
+        """Token ids of a conversation, "role" and "content" each, in a template that must exist."""
         return self._tokenizer.apply_chat_template(
-            [{"role": "user", "content": text}],
-            add_generation_prompt=True,
-            return_dict=False,
+            messages, add_generation_prompt=True, return_dict=False
         )
 
     def decode(self, ids: list[int]) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from ..kernels.errors import InputError
+from ..shard.checkpoint import Checkpoint
 from ..shard.plan import PlanSettings, check_settings
 from ..shard.quantize.output import Schemes, quantization_config, repeated_in
 from ..shard.quantize.report import REPORT, QuantizeReport, report_json
@@ -116,12 +117,14 @@ def check_samples(spec: ModelSpec, samples: torch.Tensor) -> None:
         )
 
 
-def embed(source: DenseModel, reader: SliceReader, ids: torch.Tensor) -> torch.Tensor:
+def embed(
+    checkpoint: Checkpoint, spec: ModelSpec, reader: SliceReader, ids: torch.Tensor
+) -> torch.Tensor:
     """The residual stream before the first layer, float32 [length, hidden], of ids [length]."""
-    entry = source.checkpoint.entries["model.embed_tokens.weight"]
+    entry = checkpoint.entries["model.embed_tokens.weight"]
     rows, places = ids.unique(return_inverse=True)
-    values = reader.read(entry, rows, slice(0, source.spec.hidden_size))
-    return values.to(source.spec.torch_dtype).float()[places]
+    values = reader.read(entry, rows, slice(0, spec.hidden_size))
+    return values.to(spec.torch_dtype).float()[places]
 
 
 def _begin(source: DenseModel, samples: torch.Tensor, state: CalibrationState) -> None:
@@ -134,7 +137,7 @@ def _begin(source: DenseModel, samples: torch.Tensor, state: CalibrationState) -
         writer = ResidualWriter(path, count, length, source.spec.hidden_size)
         try:
             for number, ids in enumerate(samples):
-                writer.write(number, embed(source, reader, ids))
+                writer.write(number, embed(source.checkpoint, source.spec, reader, ids))
         finally:
             writer.close()
     state.keep([residual_file(0)])

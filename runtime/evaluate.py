@@ -52,9 +52,12 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What came out. Numbers are NaN where logits were not finite, at `not_finite` positions."""
+    """What came out. Numbers are NaN where logits were not finite, at `not_finite` positions.
 
-    perplexity: float
+    `perplexity` and `comparison` are None when nothing was scored.
+    """
+
+    perplexity: float | None
     not_finite: list[Place]
     comparison: Comparison | None
     failures: list[str]
@@ -120,7 +123,8 @@ def evaluate(
     It fails without any gate for those, and when a logit is not finite.
     """
     bad = [place_of(samples, i) for i, finite in enumerate(model.finite) if not finite]
-    comparison = None if reference is None else compare(samples, model, reference)
+    scored = bool(samples)
+    comparison = compare(samples, model, reference) if scored and reference else None
     failures = list(found)
     if bad:
         failures.append(f"NaN or infinity in the logits of {len(bad)} of {len(model.finite)} rows")
@@ -135,7 +139,7 @@ def evaluate(
             if most is not None and not value <= most
         ]
     return Evaluation(
-        perplexity=perplexity(model.log_probabilities),
+        perplexity=perplexity(model.log_probabilities) if scored else None,
         not_finite=bad,
         comparison=comparison,
         failures=failures,
@@ -143,9 +147,9 @@ def evaluate(
     )
 
 
-def number(value: float) -> float | None:
+def number(value: float | None) -> float | None:
     """A number as JSON has it: None for NaN and infinity."""
-    return value if math.isfinite(value) else None
+    return value if value is not None and math.isfinite(value) else None
 
 
 def report(evaluation: Evaluation, samples: Sequence[list[int]]) -> dict[str, Any]:

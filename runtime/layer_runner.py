@@ -69,8 +69,8 @@ class LayerRunner(LayerRecorder):
         return self.program.rows_of(self.hidden)
 
     def close(self) -> None:
-        """Let go of the weights at once: recorded calls refer to this object and it to them."""
-        del self.program
+        """Let go of the weights at once."""
+        self.program.close()
 
     def _enter(self) -> None:
         self.program.rows_of(self.hidden).copy_(self._residual)

@@ -32,7 +32,7 @@ class LogitsFile:
             "E-EVAL-DISK",
             f"{self.path.parent}: {rows} positions x {self.vocabulary} logits of the reference x "
             f"{VALUE_BYTES} bytes = {size} bytes, {free} bytes are free. Give fewer --samples or a "
-            "smaller --length, or set TMPDIR to a larger disk",
+            "smaller --length or fewer --turns, or set TMPDIR to a larger disk",
         )
         if size > free:
             raise refused

@@ -151,7 +151,9 @@ class _Measured:
         """Take all streams through the layers."""
         source = self._source
         with SliceReader() as reader:
-            self._residual = torch.stack([embed(source, reader, ids) for ids in self._samples])
+            self._residual = torch.stack(
+                [embed(source.checkpoint, source.spec, reader, ids) for ids in self._samples]
+            )
             for layer in range(source.spec.layers):
                 self._layer(layer, reader)
 

@@ -24,6 +24,16 @@ class Repetition:
         return self.tokens == [ZERO]
 
 
+def broken(tokens: Sequence[int], error: str | None) -> str | None:
+    """What no text may show: logits that are not finite, token 0 over and over. Else None."""
+    if error is not None:
+        return error
+    found = first_repetition(tokens)
+    if found is None or not found.zeros:
+        return None
+    return f"token 0 over and over from token {found.index} on"
+
+
 def first_repetition(tokens: Sequence[int]) -> Repetition | None:
     """The repetition that is complete first, of the shortest period; None when there is none."""
     equal = [0] * (LONGEST_PERIOD + 1)

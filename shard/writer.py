@@ -106,6 +106,20 @@ class FolderWriter:
         (self._folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
 
+def write_beside(path: Path, text: str) -> None:
+    """Put a file into a folder that is whole, or replace it there: all of it or nothing.
+
+    Raises InputError E-OUT-WRITE; the folder is then as it was.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    with write_errors(path):
+        try:
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
 def check_out(out: Path) -> None:
     """Raise InputError E-OUT-EXISTS or E-OUT-PARENT for a folder that cannot be made."""
     if out.exists():

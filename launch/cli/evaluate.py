@@ -23,12 +23,14 @@ from ..evaluation import (
     Work,
     check_vocabularies,
     run_models,
-    stress_failures,
+    text_failures,
 )
+from ..evaluation_text import BUILT_IN
 from ..models import model_folder
 from ..samples import SHORTEST, cut_samples, read_texts
 from ..tasks import check_tasks, encode_tasks, read_tasks
 from ..text import Text
+from ..turns import check_conversations, read_conversations
 from .evaluate_report import print_report, stress_report, task_report
 from .options import (
     AllReduce,
@@ -50,6 +52,7 @@ from .options import (
     launchers,
 )
 from .output import print_json, progress_bar
+from .turns_report import turns_report
 
 DEFAULT_LENGTH = 512
 
@@ -69,6 +72,10 @@ def evaluate(
     tasks: Annotated[
         Path | None,
         typer.Option(help='Multiple choice: {"prompt", "choices": [..], "answer": 0} a line.'),
+    ] = None,
+    turns: Annotated[
+        Path | None,
+        typer.Option(help='Conversations: what the user says, ["first", "second", ..] a line.'),
     ] = None,
     stress: Annotated[
         bool, typer.Option("--stress", help="Greedy text to the context limit: does it loop?")
@@ -92,12 +99,17 @@ def evaluate(
     ray_address: RayAddress = None,
     as_json: Json = False,
 ) -> None:
-    """Score text with a model and its reference. Exit status 1 when a gate is not passed."""
-    files = text or []
+    """Score text with a model and its reference. Exit status 1 when a gate is not passed.
+
+    Without --text isobit's own sample is scored, unless only tasks, stress or turns are asked for.
+    """
     gates = Gates(perplexity_increase=max_perplexity_increase, kl=max_kl)
-    _check_usage(files, reference, length, samples, gates)
+    _check_usage(reference, length, samples, gates)
+    only_others = (tasks is not None or turns is not None or stress) and not gates.any
+    files = text or ([] if only_others else [BUILT_IN])
     texts = read_texts(files)
     asked = [] if tasks is None else read_tasks(tasks)
+    conversations = [] if turns is None else read_conversations(turns)
     folder = model_folder(model)
     compared = None if reference is None else model_folder(reference)
     settings = EngineSettings(
@@ -117,24 +129,32 @@ def evaluate(
     tokenizer = Text(folder, "Text is cut into tokens by the model's own")
     cut = cut_samples(tokenizer, files, texts, length or min(DEFAULT_LENGTH, limit), samples)
     choices = encode_tasks(tokenizer, asked)
+    check_conversations(tokenizer, conversations, limit)
+    begin = cut[0] if cut else tokenizer.encode(BUILT_IN.read_text(encoding="utf-8"))
+    prompt = begin[: min(PROMPT_TOKENS, limit // 2)]
     work = Work(
         samples=cut,
         choices=[choice.ids for choice in choices],
-        stress_tokens=max(0, limit - min(PROMPT_TOKENS, len(cut[0]))) if stress else 0,
+        stress_prompt=prompt,
+        stress_tokens=limit - len(prompt) if stress else 0,
+        conversations=conversations,
+        text=tokenizer,
+        most_tokens=limit,
     )
     for spec in specs:
-        check_samples(spec, work.samples)
+        if cut:
+            check_samples(spec, cut)
         check_tasks(spec, choices)
     greedy_pages = MOST_PROMPTS * pages_for(PROMPT_TOKENS + NEW_TOKENS)
-    longest = max(map(len, [*cut, *work.choices]))
-    pages = max(settings.kv_pages, pages_for(limit if stress else longest), greedy_pages)
+    longest = limit if stress or conversations else max(map(len, [*cut, *work.choices]))
+    pages = max(settings.kv_pages, pages_for(longest), greedy_pages)
     settings = dataclasses.replace(settings, kv_pages=pages)
     with (
         progress_bar("starting") as bar,
         launchers(launcher, ray_address, degree, threads) as new_launcher,
     ):
         task = bar.task_ids[0]
-        bar.update(task, total=positions_of(cut) * len(specs), completed=0)
+        bar.update(task, total=positions_of(cut) * len(specs) or None, completed=0)
         ours, theirs = run_models(
             folder,
             compared,
@@ -144,11 +164,12 @@ def evaluate(
             lambda what, rows: bar.update(task, description=what, advance=rows),
         )
     reference_scores = None if theirs is None else theirs.scores
-    outcome = judge(cut, ours.scores, reference_scores, gates, stress_failures(ours))
+    outcome = judge(cut, ours.scores, reference_scores, gates, text_failures(ours))
     result = {
         "model": model,
         "reference": reference,
         "tp": degree,
+        "text": ["isobit's own sample" if file is BUILT_IN else str(file) for file in files],
         "samples": len(cut),
         "positions": positions_of(cut),
         **report(outcome, cut),
@@ -158,6 +179,7 @@ def evaluate(
         "greedy_tokens": None if theirs is None else NEW_TOKENS,
         "tasks": task_report(asked, choices, ours, theirs) if asked else None,
         "stress": stress_report(ours, theirs) if stress else None,
+        "turns": turns_report(conversations, ours, theirs) if conversations else None,
         "gates": {"max_perplexity_increase": max_perplexity_increase, "max_kl": max_kl},
     }
     if as_json:
@@ -168,13 +190,9 @@ def evaluate(
         raise typer.Exit(1)
 
 
-def _check_usage(
-    files: list[Path], reference: str | None, length: int | None, samples: int, gates: Gates
-) -> None:
+def _check_usage(reference: str | None, length: int | None, samples: int, gates: Gates) -> None:
     """Raise InputError E-USAGE naming every option that cannot be."""
     wrong = []
-    if not files:
-        wrong.append("give --text FILE, the text to score")
     if length is not None and length < SHORTEST:
         wrong.append(f"--length {length}: expected {SHORTEST} or more")
     if samples < 1:

@@ -13,6 +13,7 @@ from ..evaluation import ModelRun
 from ..tasks import Choice, Task, accuracy, chosen
 from ..text import Text
 from .output import console
+from .turns_report import turn_rows
 
 
 def task_report(
@@ -44,45 +45,52 @@ def stress_report(ours: ModelRun, theirs: ModelRun | None) -> dict[str, Any]:
 def print_report(result: dict[str, Any], text: Text) -> None:
     """A short table, and the verdict when there is one."""
     table = Table("", "value")
-    table.add_row("perplexity", _number(result["perplexity"]))
-    if result["reference"] is not None:
-        table.add_row("perplexity of the reference", _number(result["reference_perplexity"]))
-        table.add_row("increase", _percent(result["perplexity_increase"]))
-        table.add_row("KL divergence, mean (nats)", _number(result["kl_mean"]))
-        table.add_row("KL divergence, 99 % below", _number(result["kl_p99"]))
+    if result["positions"]:
+        table.add_row("perplexity", number(result["perplexity"]))
+    if result["reference"] is not None and result["positions"]:
+        table.add_row("perplexity of the reference", number(result["reference_perplexity"]))
+        table.add_row("increase", percent(result["perplexity_increase"]))
+        table.add_row("KL divergence, mean (nats)", number(result["kl_mean"]))
+        table.add_row("KL divergence, 99 % below", number(result["kl_p99"]))
         table.add_row("KL divergence, worst", _worst(result["kl_worst"], text))
-        table.add_row("same likeliest token", _percent(result["top1_agreement"]))
+        table.add_row("same likeliest token", percent(result["top1_agreement"]))
         table.add_row("greedy text", _greedy(result))
     if (tasks := result["tasks"]) is not None:
-        table.add_row(f"accuracy, {tasks['count']} tasks", _percent(tasks["accuracy"]))
+        table.add_row(f"accuracy, {tasks['count']} tasks", percent(tasks["accuracy"]))
         if tasks["reference_accuracy"] is not None:
-            table.add_row("accuracy of the reference", _percent(tasks["reference_accuracy"]))
+            table.add_row("accuracy of the reference", percent(tasks["reference_accuracy"]))
     for name, seen in (result["stress"] or {}).items():
         if seen is not None:
             table.add_row(f"long text, {name}", _stress(seen))
+    if result["turns"] is not None:
+        for name, line in turn_rows(result["turns"]):
+            table.add_row(name, line)
     console.print(table)
-    console.print(
-        f"{result['samples']} samples, {result['positions']} positions scored · tp {result['tp']}",
-        style="dim",
-    )
+    scored = ""
+    if result["positions"]:
+        scored = f"{result['samples']} samples, {result['positions']} positions scored of "
+        scored += f"{', '.join(result['text'])} · "
+    console.print(f"{scored}tp {result['tp']}", style="dim", markup=False, soft_wrap=True)
     for failure in result["failures"]:
         console.print(f"[bold red]failed[/] {failure}")
     if result["passed"]:
         console.print("[bold green]passed[/]")
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """Five digits; a number that JSON has as null is not finite."""
     return "not finite" if value is None else f"{value:.5g}"
 
 
-def _percent(value: float | None) -> str:
-    return "not finite" if value is None else f"{value:.2%}"
+def percent(value: float | None, sign: str = "") -> str:
+    """0.0215 -> "2.15%"; `sign` "+" shows that of positive numbers too."""
+    return "not finite" if value is None else format(value, f"{sign}.2%")
 
 
 def _worst(worst: dict[str, Any], text: Text) -> str:
     token = escape(repr(text.decode([worst["token"]])))
     place = f"sample {worst['sample']}, position {worst['position']}, after {token}"
-    return f"{_number(worst['value'])} ({place})"
+    return f"{number(worst['value'])} ({place})"
 
 
 def _greedy(result: dict[str, Any]) -> str:

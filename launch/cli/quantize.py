@@ -12,17 +12,21 @@ from typing import Annotated, Any
 
 import typer
 
+from ...kernels.errors import InputError
 from ...runtime.calibrate import Progress, check_calibration, quantize_calibrated
 from ...runtime.mixed_precision import with_budget
 from ...shard.quantize.folder import check_request, quantize_folder
 from ...shard.quantize.mixed import MixedWidths
 from ...shard.quantize.report import QuantizeReport
 from ...shard.quantize.scheme import QuantizeSettings
-from ..calibration_text import DEFAULT_LENGTH, DEFAULT_SAMPLES, calibration_samples
+from ..calibration_text import DEFAULT_LENGTH, DEFAULT_SAMPLES, calibration_text
 from ..hub_dataset import parse_dataset
 from ..models import model_folder
+from ..quantize_evaluation import plan_evaluation
+from .again import command_again
 from .options import Degree, Json, LauncherChoice, Model, RayAddress
 from .output import console, errors, human_bytes, print_json, progress_bar
+from .quantize_evaluate import Source, evaluate_output, show_evaluation
 from .quantize_options import (
     DEFAULT_DAMPING,
     DEFAULT_GROUP,
@@ -36,6 +40,7 @@ from .quantize_options import (
 
 
 def quantize(
+    context: typer.Context,
     model: Model,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
     method: Annotated[
@@ -123,9 +128,24 @@ def quantize(
     restart: Annotated[
         bool, typer.Option("--restart", help="Begin anew where an earlier run was stopped.")
     ] = False,
+    evaluate: Annotated[
+        bool,
+        typer.Option(
+            "--evaluate/--no-evaluate", help="Compare OUT with MODEL at the end: what was lost?"
+        ),
+    ] = True,
+    evaluate_text: Annotated[
+        list[Path] | None,
+        typer.Option(help="Text to compare on, instead of what calibration left over."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Quantize the weights of a model: to nearest, or by how they act on a text."""
+    """Quantize the weights of a model, to nearest or by how they act on a text; say what is lost.
+
+    Exit status 1 when the result gives NaN or infinity.
+    """
+    if evaluate_text and not evaluate:
+        raise InputError("E-USAGE", "--evaluate-text has no meaning with --no-evaluate")
     options = QuantizeOptions(
         method=method,
         scheme=scheme,
@@ -147,16 +167,18 @@ def quantize(
         ),
     )
     stored, calibrated = options.stored(), options.calibrated()
-    folder, used, ids = model_folder(model), {}, None
+    folder, used, ids, held_out = model_folder(model), {}, None, None
+    tokens = DEFAULT_LENGTH if length is None else length
     if calibrated is None:
         check_request(folder, out, stored)
     else:
         check_calibration(folder, out, calibrated, degree)
     if calibrated is not None or budget is not None:
-        tokens = DEFAULT_LENGTH if length is None else length
         chosen = None if dataset is None else parse_dataset(dataset)
-        ids = calibration_samples(folder, options.text, samples, tokens, chosen)
+        cut = calibration_text(folder, options.text, samples, tokens, chosen)
+        ids, held_out = cut.samples, cut.held_out
         used = {"samples": ids.shape[0], "length": ids.shape[1]}
+    plan = plan_evaluation(folder, evaluate_text or (), held_out, tokens) if evaluate else None
     if budget is not None:
         assert ids is not None
         by = None if calibrated is None else calibrated.method
@@ -185,10 +207,18 @@ def quantize(
     summary = {**named, "group_size": stored.group_size, **used, **_summary(report)}
     if stored.mixed is not None:
         summary["mixed"] = _mixed(stored.mixed)
+    if not as_json:
+        _show(summary, stored)
+    source = Source(name=model, folder=folder, options=options, stored=stored)
+    summary["evaluation"] = evaluate_output(
+        out, source, report, plan, lambda changes: command_again(context, **changes)
+    )
     if as_json:
         print_json(summary)
-        return
-    _show(summary, stored)
+    else:
+        show_evaluation(out, summary["evaluation"], plan)
+    if (summary["evaluation"] or {}).get("not_finite", {}).get("positions"):
+        raise typer.Exit(1)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from .context import Context
@@ -11,6 +12,7 @@ from .plan import weight_findings
 
 NAME = "kernels"
 TREE = "tree"
+FED_WRONGLY = "this rank's collectives fail: what its operations are given may be of any size"
 
 
 def check_kernels(context: Context) -> list[Finding]:
@@ -19,7 +21,12 @@ def check_kernels(context: Context) -> list[Finding]:
     batch = ranks.run()
     context.measure("kernels", [report["kernels"] for report in ranks.reports])
     context.measure("steps", len(batch.hidden_digests))
-    found = operation_findings(NAME, ranks.operations())
+    found = [
+        dataclasses.replace(each, confidence="low", reason=FED_WRONGLY)
+        if each.rank in ranks.received_wrongly()
+        else each
+        for each in operation_findings(NAME, ranks.operations())
+    ]
     if wrong := [c.error for c in batch.completions if c.error]:
         found.append(_not_finite(wrong[0]))
     return found + weight_findings(NAME, ranks.weights_after())

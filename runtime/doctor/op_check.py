@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ...kernels import reference
-from ...kernels.cache import KVCache
+from ...kernels.cache import PAGE, KVCache
 from ...kernels.layout import PackedWeight
 from ...kernels.step import Step
 from ...shard.load import LayerWeights
@@ -162,7 +162,11 @@ class OpCheck:
             scale=cache.head_size**-0.5,
             window=window,
         )
-        self._compare(name, "attention", out[rows], wanted)
+        # What rounding does to a score, its exponential does to the result.
+        queries = q[rows].view(len(rows), -1, cache.head_size).float().norm(dim=2).max()
+        scores = float(queries) * _longest_key(cache, step, rows) * cache.head_size**-0.5
+        slack = SLACK + MOST_ROUNDINGS * ROUNDING * scores
+        self._compare(name, "attention", out[rows], wanted, slack)
 
     def _extended(self, name: str, weight: PackedWeight) -> PackedWeight:
         """The weight with the extent that the file gives it."""
@@ -209,14 +213,20 @@ class OpCheck:
             )
 
     def _compare(
-        self, name: str, kind: str, found: torch.Tensor, wanted: torch.Tensor, exact: bool = False
+        self,
+        name: str,
+        kind: str,
+        found: torch.Tensor,
+        wanted: torch.Tensor,
+        slack: float = SLACK,
+        exact: bool = False,
     ) -> None:
         """Compare with float64 values; those that do not fit the dtype count as its infinity."""
         if not wanted.numel() or not wanted.isfinite().all():
             return
         limits = torch.finfo(found.dtype)
         rounded = wanted.clamp(-float(limits.max), float(limits.max))
-        limit = limits.eps * rounded.abs() + SLACK * rounded.abs().max()
+        limit = limits.eps * rounded.abs() + slack * rounded.abs().max()
         if exact:
             limit = torch.zeros_like(rounded)
         overflowed = found.isinf() & (wanted.abs() > limits.max * (1 - limits.eps))
@@ -244,6 +254,17 @@ class OpCheck:
 def _sane(inputs: torch.Tensor) -> bool:
     """Whether all inputs are finite and of a size that fp32 can work with."""
     return not inputs.numel() or bool(inputs.abs().max() < MOST_INPUT)
+
+
+def _longest_key(cache: KVCache, step: Step, rows: torch.Tensor) -> float:
+    """The length of the longest key that some rows may read; unused slots hold anything."""
+    longest = 0.0
+    for row in rows.tolist():
+        index = torch.arange(int(step.positions[row]) + 1)
+        pages = step.block_tables[int(step.sequence[row])].long()[index // PAGE]
+        keys = cache.keys[pages, :, :, index % PAGE].float()
+        longest = max(longest, float(keys.norm(dim=2).max()))
+    return longest
 
 
 def _ends(rows: int) -> torch.Tensor:

@@ -49,6 +49,11 @@ class RanksExamined:
         """How the collectives of each rank did at every sum of the model: see drill.drill."""
         return self._once("drill", lambda: self._ask("drill"))
 
+    def received_wrongly(self) -> set[int]:
+        """Ranks whose sums were wrong in the drill, if there has been one."""
+        answers: list[dict[str, Any]] = self._kept.get("drill", [])
+        return {rank for rank, answer in enumerate(answers) if answer["wrong"]}
+
     def run(self) -> Batch:
         """The case's prompts, generated once, with the trace of every step."""
         prompts = [list(prompt) for prompt in self._case.prompts]

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from ..writer import write_beside
 
 REPORT = "quantization_report.json"
 
@@ -56,3 +60,14 @@ def report_json(settings: Mapping[str, Any], modules: Mapping[str, ModuleReport]
         exact = not math.isfinite(module.sqnr_db)
         described[name] = fields | ({"sqnr_db": None} if exact else {})
     return {"settings": dict(settings), "modules": described}
+
+
+def extend_report(out: Path, more: Mapping[str, Any]) -> dict[str, Any]:
+    """Add to the REPORT of a folder, and return all of it; the file is replaced as a whole.
+
+    Raises InputError E-OUT-WRITE, after which the file is as it was.
+    """
+    path = out / REPORT
+    contents = json.loads(path.read_text()) | dict(more)
+    write_beside(path, json.dumps(contents, indent=2) + "\n")
+    return contents

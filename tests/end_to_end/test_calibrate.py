@@ -11,7 +11,7 @@ import torch
 from compressed_tensors.compressors import PackedQuantizationCompressor
 from compressed_tensors.quantization import QuantizationScheme
 from isobit.kernels.step import Step
-from isobit.launch.calibration_text import calibration_samples
+from isobit.launch.calibration_text import calibration_text
 from isobit.runtime.batch import pages_for
 from isobit.runtime.calibrate import CalibrateSettings, embed, quantize_calibrated
 from isobit.runtime.collectives.gather import GatherCollectives
@@ -59,7 +59,7 @@ SETTINGS = {
 def samples() -> torch.Tensor:
     """Eight pieces of the repository's own text, int64 [8, LENGTH]."""
     files = [ROOT / "docs" / "quantization.md", ROOT / "README.md"]
-    return calibration_samples(DENSE, files, 8, LENGTH)
+    return calibration_text(DENSE, files, 8, LENGTH).samples
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_the_calibration_forward_is_the_runtimes(samples):
     plan = make_plan(spec, PlanSettings(degree=1))
     pages, rows = pages_for(LENGTH), torch.arange(LENGTH)
     with SliceReader() as reader:
-        residual = torch.stack([embed(source, reader, ids) for ids in samples])
+        residual = torch.stack([embed(source.checkpoint, spec, reader, ids) for ids in samples])
     for layer in range(spec.layers):
         weights = load_layer(source.checkpoint, spec, plan, 0, layer, dtype)
         collectives = GatherCollectives(plan, 0)
@@ -119,7 +119,7 @@ def test_what_is_shown_are_the_inputs_of_the_products(samples):
     spec = replace(source.spec, dtype="float32")
     plan = make_plan(spec, PlanSettings(degree=1))
     with SliceReader() as reader:
-        residual = embed(source, reader, samples[0])
+        residual = embed(source.checkpoint, spec, reader, samples[0])
     seen: dict[str, torch.Tensor] = {}
     weights = load_layer(source.checkpoint, spec, plan, 0, 0, torch.float32)
     runner = LayerRunner(

@@ -6,21 +6,25 @@ import dataclasses
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
-from isobit.kernels.errors import InputError
-from isobit.launch.evaluation import check_vocabularies
+from isobit.kernels.errors import EnvironmentFault, InputError
+from isobit.launch.evaluation import check_host, check_vocabularies
 from isobit.launch.text import Text
 from isobit.runtime.config import EngineSettings
 from isobit.runtime.engine import Engine
 from isobit.runtime.launcher import LocalLauncher
+from isobit.runtime.logits_file import LogitsFile
 from isobit.runtime.score_samples import check_samples, score
 from isobit.shard.spec import read_spec
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from ..command import command, scratch
-from ..support import DENSE, INT4, ROOT, copy_model
+from ..support import DENSE, INT4, ROOT, copy_model, save_tensors
 
 __all__ = ["command", "scratch"]
 
@@ -187,7 +191,7 @@ def test_all_that_is_wrong_with_the_options(command):
     message = refusal(
         command, "E-USAGE", INT4, "--max-kl", "-1", "--max-perplexity-increase", "1", "--samples", 0
     )
-    for part in ("--text", "--samples 0", "--max-kl needs", "--max-kl -1", "increase needs"):
+    for part in ("--samples 0", "--max-kl needs", "--max-kl -1", "increase needs"):
         assert part in message
     assert "1024" in refusal(command, "E-USAGE", INT4, "--text", TEXT, "--length", "1025")
 
@@ -227,3 +231,54 @@ def test_models_that_do_not_go_together():
         "sample 2",
         "sample 3",
     ]
+
+
+@leaves_nothing
+def test_a_reference_whose_logits_are_not_finite(command, tmp_path):
+    reference = copy_model(DENSE, tmp_path / "reference")
+    tensors = load_file(DENSE / "model.safetensors")
+    tensors["model.norm.weight"].fill_(3e38)
+    save_tensors(reference, tensors)
+    message = refusal(command, "E-EVAL-REFERENCE", DENSE, "--reference", reference, *SMALL[:-3])
+    assert f"of {3 * (LENGTH - 1)} positions" in message
+
+
+def test_ranks_of_another_host():
+    engine = SimpleNamespace(ranks=[{"node": "far"}])
+    with pytest.raises(InputError, match="rank 0 runs on far") as refused:
+        check_host(engine)  # type: ignore[arg-type]
+    assert refused.value.code == "E-EVAL-HOST"
+
+
+def test_a_file_of_logits_that_cannot_be_used(tmp_path):
+    file = LogitsFile(path=tmp_path / "logits", vocabulary=4)
+    row = np.arange(4, dtype=np.float32)
+    with pytest.raises(EnvironmentFault, match="No such file") as fault:
+        file.write([0], row[None])
+    assert fault.value.code == "E-EVAL-FILE"
+    file.reserve(2)
+    file.write([1], row[None])
+    assert (file.read(1) == row).all()
+    with pytest.raises(EnvironmentFault, match="row 2 has 0 of 16 bytes") as fault:
+        file.read(2)
+    assert fault.value.code == "E-EVAL-FILE"
+
+
+@leaves_nothing
+def test_a_text_of_ones_own_when_none_is_given(command):
+    outcome = command("evaluate", INT4, "--samples", 2, "--launcher", "local", "--json")
+    assert outcome.json()["positions"] > 0
+    assert "own sample" in outcome.json()["text"][0]
+
+
+@leaves_nothing
+def test_tasks_and_long_text_need_no_text_but_a_gate_does(command, tmp_path):
+    options = ("--tasks", write_tasks(tmp_path, TASKS), "--launcher", "local", "--json")
+    model = copy_model(DENSE, tmp_path / "model", max_position_embeddings=100)
+    without = command("evaluate", model, *options, "--stress").json()
+    assert (without["positions"], without["perplexity"], without["text"]) == (0, None, [])
+    assert without["stress"]["model"]["tokens"] == 100 - 32
+    options = (*options, "--reference", DENSE, "--max-kl", 0)
+    gated = command("evaluate", DENSE, *options).json()
+    assert gated["positions"] > 0
+    assert gated["passed"] is True

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from isobit.kernels.errors import InputError
-from isobit.launch.calibration_text import calibration_samples
+from isobit.launch.calibration_text import calibration_text
 from isobit.runtime.calibrate import CalibrateSettings, quantize_calibrated
 from isobit.runtime.calibration.job import CalibrationJob, job_from_message
 from isobit.runtime.launcher import LocalLauncher
@@ -39,7 +39,7 @@ BUDGET = 5.0
 def samples() -> torch.Tensor:
     """Four pieces of the repository's own text, int64 [4, LENGTH]."""
     files = [ROOT / "docs" / "quantization.md", ROOT / "README.md"]
-    return calibration_samples(DENSE, files, 4, LENGTH)
+    return calibration_text(DENSE, files, 4, LENGTH).samples
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from isobit.launch.calibration_text import calibration_samples
+from isobit.launch.calibration_text import calibration_text
 from isobit.runtime.calibrate import CalibrateSettings, quantize_calibrated
 from isobit.shard.quantization import CHANNEL
 from isobit.shard.quantize.folder import quantize_folder
@@ -52,7 +52,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("outliers")
     dense = make("outliers", folder / "dense")
     files = [ROOT / "shard" / "plan.py", ROOT / "runtime" / "engine.py"]
-    samples = calibration_samples(DENSE, files, 12, 128)
+    samples = calibration_text(DENSE, files, 12, 128).samples
     for name, settings in MADE.items():
         if isinstance(settings, CalibrateSettings):
             quantize_calibrated(dense, folder / name, samples, settings)
@@ -64,7 +64,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def text() -> torch.Tensor:
     """Code that was not calibrated on, int64 [4, 256]."""
-    return calibration_samples(DENSE, [ROOT / "shard" / "memory.py"], 4, 256)
+    return calibration_text(DENSE, [ROOT / "shard" / "memory.py"], 4, 256).samples
 
 
 @pytest.fixture(scope="module")

@@ -52,5 +52,7 @@ class ForkedLauncher(LocalLauncher):
 def _rank(ticket: RankTicket, environment: dict[str, str]) -> None:
     from isobit.runtime.rank_process import run_rank
 
+    # Not those of the server, which are those of the test that started it.
+    os.environ.clear()
     os.environ.update(environment)
     run_rank(ticket)

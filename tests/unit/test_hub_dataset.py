@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import constants
 from isobit.kernels.errors import InputError
-from isobit.launch.calibration_text import calibration_samples
+from isobit.launch.calibration_text import calibration_text
 from isobit.launch.cli.output import print_error
 from isobit.launch.hub_dataset import HubDataset, parse_dataset
 from isobit.launch.text import Text
@@ -125,14 +125,14 @@ def test_rows_of_all_files_in_order():
 
 
 def test_samples_fetch_no_more_than_they_need(hub):
-    few = calibration_samples(DENSE, [], 1, 4, parse_dataset("org/texts"))
+    few = calibration_text(DENSE, [], 1, 4, parse_dataset("org/texts")).samples
     tokens = Text(DENSE).encode("def f(x):\n") + Text(DENSE).encode("    return x\n")
     assert few[0].tolist() == tokens[:4]
     assert set(hub) == {"default/train/0000.parquet"}
-    more = calibration_samples(DENSE, [], 8, 8, parse_dataset("org/texts"))
+    more = calibration_text(DENSE, [], 8, 8, parse_dataset("org/texts")).samples
     assert more.shape == (8, 8)
     with pytest.raises(InputError, match="100 are wanted"):
-        calibration_samples(DENSE, [], 100, 512, parse_dataset("org/texts"))
+        calibration_text(DENSE, [], 100, 512, parse_dataset("org/texts"))
 
 
 @pytest.mark.usefixtures("hub")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from isobit.launch.evaluation import ModelRun, stress_failures
+from isobit.launch.evaluation import NOTHING, ModelRun, text_failures
 from isobit.launch.tasks import Choice, Task, accuracy, chosen
 from isobit.runtime.score_samples import Scores
 from isobit.runtime.stability import Repetition, first_repetition
@@ -44,8 +44,16 @@ def test_what_is_no_loop():
     ],
 )
 def test_zeros_and_nan_fail_and_other_loops_are_told(tokens, error, failures):
-    run = ModelRun(scores=scores([]), greedy=[], choices=None, stress=tokens, stress_error=error)
-    assert stress_failures(run) == failures
+    run = ModelRun(
+        scores=NOTHING,
+        greedy=[],
+        choices=None,
+        stress=tokens,
+        stress_error=error,
+        turns=[],
+        followed=None,
+    )
+    assert text_failures(run) == failures
 
 
 def test_the_choice_of_greatest_sum_over_its_own_tokens():

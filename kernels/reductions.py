@@ -1,0 +1,31 @@
+"""Ops that leave little of much: the place of the greatest, and a digest of bits."""
+
+from __future__ import annotations
+
+import torch
+
+from .backend import cuda, native
+from .checks import Checks
+
+
+def greatest(x: torch.Tensor) -> list[int]:
+    """Where each row of fp32 `[M, N]` is greatest, the first place among equals; -1 for a row with
+    a NaN or an infinity."""
+    checks = Checks("greatest", x.device)
+    checks.tensor("x", x, (None, None), torch.float32)
+    checks.that(x.shape[-1] > 0, "rows are empty")
+    checks.done()
+    if x.is_cuda:
+        return cuda().greatest(x)
+    return native().greatest(x.data_ptr(), x.shape[0], x.shape[1])
+
+
+def digest(tensor: torch.Tensor, seed: int = 0) -> int:
+    """64 bits over the bytes of a tensor in row-major order: any one changed word changes them.
+
+    Against accidents, not against malice. A CPU and a GPU give different digests of the same bits.
+    """
+    plain = tensor if tensor.is_contiguous() else tensor.contiguous()
+    if plain.is_cuda:
+        return cuda().digest(plain, seed)
+    return native().digest(plain.data_ptr(), plain.nbytes, seed)
