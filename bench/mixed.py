@@ -107,7 +107,15 @@ def comparison(name: str, model: Path, folder: Path) -> list[dict[str, Any]]:
     for method in METHODS:
         for title, options in ROWS.items():
             out = folder / f"{name}-{method}-{len(rows)}"
-            command = ["isobit", "quantize", str(model), str(out), "--method", method]
+            command = [
+                "isobit",
+                "quantize",
+                str(model),
+                str(out),
+                "--method",
+                method,
+                "--no-evaluate",
+            ]
             # The last of two sizes counts.
             command += ["--group-size", str(GROUP), *options, "--json"]
             command += TEXT if method == "gptq" or "--budget" in options else []

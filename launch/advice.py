@@ -23,12 +23,13 @@ TEXT = "TEXT.txt"
 class Made:
     """How a model was quantized, and how well each weight came out.
 
-    `scheme` is int4, int8 or w8a8. `divisors` are the group sizes that divide every product;
-    `modules` are those of quantization_report.json.
+    `scheme` is int4, int8 or w8a8; `format` awq stores 4 bits alone. `divisors` are the group sizes
+    that divide every product; `modules` are those of quantization_report.json.
     """
 
     method: str
     scheme: str
+    format: str
     group_size: int
     mixed: bool
     has_text: bool
@@ -48,6 +49,7 @@ class Suggestion:
 def suggestions(made: Made) -> list[Suggestion]:
     """What has not been tried on a model, the one with the best prospects for its size first."""
     found: list[Suggestion] = []
+    wider = {"out_format": None} if made.format == "awq" else {}
     text = {} if made.has_text else {"text": [TEXT]}
     if made.scheme == "w8a8":
         if made.method != "smoothquant":
@@ -78,12 +80,14 @@ def suggestions(made: Made) -> list[Suggestion]:
         name, error = worst_module(made.modules)
         why = f"mixed precision: more bits where they matter, {BUDGET:g} a weight in all; now "
         why += f"{name} errs most, {error}"
-        found.append(_suggest("mixed", why, budget=BUDGET, scheme=None, **text))
+        found.append(_suggest("mixed", why, budget=BUDGET, scheme=None, **text, **wider))
     if made.scheme == "int4":
         why = "INT8 is nearly lossless for most models, at twice the size"
         # What only the budget needed has to go with it.
         unused = NO_TEXT if made.method == "absmax" else {}
-        found.append(_suggest("int8", why, scheme="int8", keep=None, budget=None, **unused))
+        found.append(
+            _suggest("int8", why, scheme="int8", keep=None, budget=None, **unused, **wider)
+        )
     return found
 
 

@@ -97,6 +97,7 @@ def _advice(
     made = Made(
         method=options.method.value,
         scheme=options.made.value,
+        format=options.format.value,
         group_size=stored.group_size,
         mixed=bool(stored.keep) or options.budget is not None,
         has_text=bool(options.text) or options.dataset is not None,

@@ -10,7 +10,9 @@ from .environment import check_environment
 from .examine import Check
 from .findings import Finding
 from .kernels import check_kernels
+from .numbers import check_numbers
 from .plan import check_plan
+from .reference import check_reference
 
 
 def _environment(context: Context) -> list[Finding]:
@@ -56,5 +58,17 @@ CHECKS = (
         cost="the same steps at degree 1",
         finds=("kernel-fault", "shard-fault", "rank-divergence", "collective-fault"),
         run=check_degrees,
+    ),
+    Check(
+        name="numbers",
+        cost="a few steps and longer prompts, with statistics at every site",
+        finds=("numeric-overflow",),
+        run=check_numbers,
+    ),
+    Check(
+        name="reference",
+        cost="the model in plain torch beside its reference, then at two degrees",
+        finds=("quantization-loss",),
+        run=check_reference,
     ),
 )

@@ -14,6 +14,7 @@ from ...shard.plan import ShardPlan
 from ...shard.spec import ModelSpec
 from ..batch import check_requests, pages_for
 from ..config import EngineSettings, SamplingSettings
+from ..engine import Engine
 from ..launcher import Launcher
 from ..prepare import prepare
 from ..trace_settings import TraceSettings
@@ -110,6 +111,15 @@ class Context:
         prompts = [list(prompt) for prompt in case.prompts]
         check_requests(spec, prompts, [case.sampling] * len(prompts))
         return spec, plan
+
+    def engine(self, settings: EngineSettings, model: Path | None = None) -> Engine:
+        """An engine for other questions, once the ranks under examination have ended.
+
+        It runs the case's model unless told otherwise. Raises as Engine does.
+        """
+        for ranks in self._examined.values():
+            ranks.close()
+        return Engine(model or self.case.model, settings, self._new_launcher())
 
     def ranks(self, degree: int | None = None, all_reduce: str | None = None) -> RanksExamined:
         """The case's ranks at a degree, started when they are first asked for.

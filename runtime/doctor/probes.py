@@ -68,7 +68,7 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cores": os.cpu_count(),
-        "memory_bytes": _available_memory(),
+        "memory_bytes": available_memory(),
         "shared_memory_bytes": _free(SHARED_MEMORY),
         "packages": {name: _version(name) for name in PACKAGES},
         "gpus": _gpus(),
@@ -152,7 +152,8 @@ def _free(folder: Path) -> int | None:
     return status.f_bavail * status.f_frsize
 
 
-def _available_memory() -> int | None:
+def available_memory() -> int | None:
+    """Bytes of memory that programs may still take, None where that cannot be known."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         entry = next(line for line in lines if line.startswith("MemAvailable:"))

@@ -51,6 +51,7 @@ def test_the_command_says_healthy(command: Command):
     report = outcome.json()
     assert (outcome.status, report["verdict"]) == (0, "healthy")
     names = ["environment", "checkpoint", "plan", "collectives", "kernels", "degrees"]
+    names += ["numbers", "reference"]
     assert [check["name"] for check in report["checks"]] == names
     assert report["checks"][0]["measured"]["kernels"]["isa"]
 

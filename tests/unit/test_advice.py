@@ -10,6 +10,7 @@ from isobit.launch.advice import Made, suggestions, worst_module
 from isobit.launch.cli.quantize_options import (
     Activations,
     CalibrationRun,
+    Format,
     Method,
     QuantizeOptions,
     Scheme,
@@ -22,6 +23,7 @@ MODULES = {f"model.layers.{n}.mlp.up_proj": {"bits": 4, "sqnr_db": 20.0 - n} for
 def options(**given) -> QuantizeOptions:
     values = dict.fromkeys((field.name for field in fields(QuantizeOptions)), None)
     values |= {"method": Method.ABSMAX, "keep": (), "text": (), "desc_act": False, "mse": False}
+    values["format"] = Format.COMPRESSED_TENSORS
     return QuantizeOptions(**{**values, "run": RUN, **given})
 
 
@@ -30,6 +32,7 @@ def suggested(given: QuantizeOptions, **more) -> dict[str, dict]:
     values = {
         "method": given.method.value,
         "scheme": given.made.value,
+        "format": given.format.value,
         "group_size": stored.group_size,
         "mixed": bool(given.keep) or given.budget is not None,
         "has_text": bool(given.text),
@@ -56,6 +59,7 @@ STARTS = {
         damp_percent=0.1,
     ),
     "awq": options(method=Method.AWQ, text=TEXT, group_size=64),
+    "awq folder": options(format=Format.AWQ),
     "awq+gptq": options(method=Method.AWQ_GPTQ, text=TEXT, group_size=32, keep=("*=8",)),
     "smoothquant": options(method=Method.SMOOTHQUANT, text=TEXT),
 }
@@ -66,6 +70,9 @@ def test_options_that_go_together(start):
     given = STARTS[start]
     for changes in suggested(given).values():
         values = {field.name: getattr(given, field.name) for field in fields(given)} | changes
+        if "out_format" in values:
+            assert values.pop("out_format") is None
+            values["format"] = Format.COMPRESSED_TENSORS
         values["method"] = Method(values["method"])
         values["scheme"] = values["scheme"] and Scheme(values["scheme"])
         values |= {name: tuple(values[name] or ()) for name in ("keep", "text")}
@@ -86,6 +93,11 @@ def test_options_that_go_together(start):
 )
 def test_what_was_tried_is_not_suggested(start, names):
     assert list(suggested(STARTS[start])) == names
+
+
+def test_what_a_format_of_4_bits_cannot_store_goes_into_another():
+    changes = suggested(options(format=Format.AWQ))
+    assert {name for name, each in changes.items() if "out_format" in each} == {"mixed", "int8"}
 
 
 def test_group_sizes_that_divide():
