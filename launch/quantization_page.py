@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..shard.quantize.report import REPORT
-from ..shard.writer import write_beside
+from ..shard.write_file import write_beside
 from .cli.output import human_bytes
 from .pages.module_map import module_maps
 from .pages.render import render

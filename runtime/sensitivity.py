@@ -36,7 +36,7 @@ from ..shard.quantize.statistics import Statistics
 from ..shard.safetensors_file import SliceReader
 from ..shard.spec import ModelSpec, spec_from_config
 from ..shard.validate import stored_intermediate_size
-from ..shard.writer import write_errors
+from ..shard.write_file import write_errors
 from .calibrate import Progress, check_samples, embed, one_thread
 from .collectives.gather import GatherCollectives
 from .layer_runner import LayerRunner, Look

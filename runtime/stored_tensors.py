@@ -12,7 +12,7 @@ import torch
 from ..shard.checkpoint import SINGLE, Checkpoint
 from ..shard.safetensors_file import read_header
 from ..shard.safetensors_writer import SafetensorsWriter
-from ..shard.writer import write_errors
+from ..shard.write_file import write_errors
 
 
 @contextmanager

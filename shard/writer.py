@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from ..kernels.errors import InputError
 from .checkpoint import INDEX, SINGLE
 from .safetensors_writer import SafetensorsWriter
+from .write_file import write_errors
 
 CARRIED = ("*.json", "*.txt", "*.model", "*.jinja", "LICENSE*")
 NOT_CARRIED = {"config.json", INDEX}
@@ -106,20 +106,6 @@ class FolderWriter:
         (self._folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
 
-def write_beside(path: Path, text: str) -> None:
-    """Put a file into a folder that is whole, or replace it there: all of it or nothing.
-
-    Raises InputError E-OUT-WRITE; the folder is then as it was.
-    """
-    partial = path.with_name(f".{path.name}.partial")
-    with write_errors(path):
-        try:
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-
-
 def check_out(out: Path) -> None:
     """Raise InputError E-OUT-EXISTS or E-OUT-PARENT for a folder that cannot be made."""
     if out.exists():
@@ -129,12 +115,3 @@ def check_out(out: Path) -> None:
     parent = out.absolute().parent
     if not parent.is_dir():
         raise InputError("E-OUT-PARENT", f"{parent}: no such folder")
-
-
-@contextmanager
-def write_errors(out: Path) -> Iterator[None]:
-    """Turn what the system refuses while `out` is being made into InputError E-OUT-WRITE."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError("E-OUT-WRITE", f"{out}: cannot be written ({error})") from error

@@ -19,9 +19,10 @@ from ...runtime.doctor.findings import CheckResult
 from ...runtime.doctor.replay_case import read_case, write_case
 from ...shard.plan import PlanSettings
 from ...shard.spec import read_spec
+from ..doctor_page import check_page
 from ..models import model_folder
 from ..text import Text
-from .doctor_report import print_check, print_diagnosis
+from .doctor_report import print_check, show_diagnosis
 from .options import (
     AllReduce,
     Atoms,
@@ -39,7 +40,7 @@ from .options import (
     launchers,
     parse_ids,
 )
-from .output import errors, print_json, progress_bar
+from .output import errors, progress_bar
 
 SHORT, LONG = 8, 52
 """Two prompts by default: some kernels take another path from 51 rows on."""
@@ -73,6 +74,9 @@ def doctor(
     replay: Annotated[
         Path | None, typer.Option(help="Examine the case of a file that an earlier run wrote.")
     ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write the report as one HTML page, for people.")
+    ] = None,
     layout: Layout = LayoutName.PAD,
     atoms: Atoms = 8,
     dtype: Dtype = "auto",
@@ -89,6 +93,8 @@ def doctor(
     """Find out why the output is wrong. Exit status 1 for every verdict but healthy."""
     if (model is None) == (replay is None):
         raise InputError("E-USAGE", "give a MODEL, or --replay FILE, which names one")
+    if html is not None:
+        check_page(html)
     told: dict[str, Any] = {}
     if replay is not None:
         told = read_case(replay)
@@ -119,12 +125,7 @@ def doctor(
     )
     with launchers(launcher, ray_address, degree, threads) as new_launcher:
         diagnosis = _examined(Context(case, new_launcher), as_json)
-    if as_json:
-        print_json(diagnosis.report())
-    else:
-        print_diagnosis(diagnosis)
-    if diagnosis.decisive is not None:
-        raise typer.Exit(1)
+    raise typer.Exit(show_diagnosis(diagnosis, html, as_json))
 
 
 def _examined(context: Context, as_json: bool) -> Diagnosis:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
+
 from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from ...kernels.errors import InputError
 from ...runtime.doctor.diagnosis import PLACE, Diagnosis
 from ...runtime.doctor.findings import CheckResult, Evidence, Finding
-from .output import console
+from ..doctor_page import write_page
+from .output import console, errors, print_json
 
 MARKS = {
     "ok": "[green]✓[/]",
@@ -35,6 +40,30 @@ def print_check(result: CheckResult) -> None:
     )
     for finding in shown:
         console.print(Padding(Text(_short(finding.what)), (0, 0, 0, 4)))
+
+
+def show_diagnosis(diagnosis: Diagnosis, html: Path | None, as_json: bool) -> int:
+    """Print the diagnosis and write its page; returns the exit status.
+
+    A page that cannot be written does not cost the diagnosis: that is printed all the same.
+    """
+    report = diagnosis.report()
+    failed: InputError | None = None
+    if html is not None:
+        try:
+            write_page(html, report, time.strftime("%Y-%m-%d %H:%M %Z"))
+        except InputError as error:
+            failed = error
+    if as_json:
+        print_json(report)
+    else:
+        print_diagnosis(diagnosis)
+    if failed is not None:
+        errors.print(f"{failed.code} {failed.message}", markup=False, soft_wrap=True)
+        return failed.exit_status
+    if html is not None and not as_json:
+        console.print(f"page for people: {html}", style="dim", markup=False, soft_wrap=True)
+    return 0 if diagnosis.decisive is None else 1
 
 
 def print_diagnosis(diagnosis: Diagnosis) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from ...runtime.doctor.diagnosis import Diagnosis, decisive
 from ...runtime.doctor.environment import environment_alone
 from ...runtime.doctor.probes import import_probe
-from .doctor_report import print_check, print_diagnosis
-from .output import print_json
+from .doctor_report import print_check, show_diagnosis
 
 
 def report_if_nothing_runs(arguments: Sequence[str], as_json: bool) -> int | None:
@@ -20,9 +20,16 @@ def report_if_nothing_runs(arguments: Sequence[str], as_json: bool) -> int | Non
         return None
     result = environment_alone(degree=1)
     diagnosis = Diagnosis(case={}, checks=(result,), decisive=decisive([result]))
-    if as_json:
-        print_json(diagnosis.report())
-    else:
+    if not as_json:
         print_check(result)
-        print_diagnosis(diagnosis)
-    return 1
+    return show_diagnosis(diagnosis, _page(arguments), as_json)
+
+
+def _page(arguments: Sequence[str]) -> Path | None:
+    """The value of --html: typer, which would know, comes with what cannot be imported."""
+    for number, argument in enumerate(arguments):
+        name, has_value, value = argument.partition("=")
+        if name == "--html":
+            following = arguments[number + 1 : number + 2]
+            return Path(value) if has_value else Path(*following) if following else None
+    return None

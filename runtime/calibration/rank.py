@@ -32,7 +32,7 @@ from ...shard.safetensors_file import SliceReader
 from ...shard.safetensors_writer import SafetensorsWriter
 from ...shard.spec import ModelSpec, spec_from_config
 from ...shard.validate import stored_intermediate_size
-from ...shard.writer import write_errors
+from ...shard.write_file import write_errors
 from ..collectives.interface import Collectives
 from ..layer_runner import LayerRunner
 from .fingerprint import calibration_software

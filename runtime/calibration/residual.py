@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from ...shard.safetensors_file import SliceReader, read_header
-from ...shard.writer import write_errors
+from ...shard.write_file import write_errors
 
 NAME = "residual"
 

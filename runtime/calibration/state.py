@@ -22,7 +22,7 @@ from ...shard.checkpoint import Checkpoint
 from ...shard.quantize.layer import INPUTS
 from ...shard.quantize.report import ModuleReport
 from ...shard.safetensors_file import read_header
-from ...shard.writer import write_errors
+from ...shard.write_file import write_errors
 
 FINGERPRINT = "fingerprint.json"
 REST = "rest"

@@ -13,6 +13,7 @@ from ..config import run_dtype
 from .context import Context
 from .failures import layer_of, op_of
 from .findings import Confidence, Evidence, Finding, Verdict
+from .planned_memory import planned_memory
 
 NAME = "plan"
 FEW_BYTES = 16
@@ -23,7 +24,9 @@ LAST_WORD = "run isobit doctor MODEL -tp N once more: a loader errs every time, 
 
 def check_plan(context: Context) -> list[Finding]:
     """Load the ranks and compare what they hold with the file and with each other."""
-    context.prepared()
+    spec, plan = context.prepared()
+    context.measure("layers", spec.layers)
+    context.measure("memory", planned_memory(context.case, spec, plan))
     ranks = context.ranks()
     context.measure("plan", ranks.plan.report())
     audits = ranks.weights()

@@ -46,14 +46,18 @@ def test_the_library_is_outside_the_contract_and_no_fault(degree, tmp_path):
     assert warnings and all("outside the contract" in what for what in warnings)
 
 
-def test_the_command_says_healthy(command: Command):
-    outcome = command("doctor", INT4, "-tp", 2, "--quick", "--json")
+def test_the_command_says_healthy(command: Command, tmp_path):
+    path = tmp_path / "page.html"
+    outcome = command("doctor", INT4, "-tp", 2, "--quick", "--html", path, "--json")
     report = outcome.json()
     assert (outcome.status, report["verdict"]) == (0, "healthy")
     names = ["environment", "checkpoint", "plan", "collectives", "kernels", "degrees"]
     names += ["numbers", "reference"]
     assert [check["name"] for check in report["checks"]] == names
     assert report["checks"][0]["measured"]["kernels"]["isa"]
+    page = path.read_text()
+    for title in ("healthy", "Layers and ranks", "Memory per rank"):
+        assert title in page
 
 
 def test_a_verdict_is_told_on_the_terminal_and_can_be_had_again(
