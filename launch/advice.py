@@ -23,8 +23,9 @@ TEXT = "TEXT.txt"
 class Made:
     """How a model was quantized, and how well each weight came out.
 
-    `scheme` is int4, int8 or w8a8; `format` awq stores 4 bits alone. `divisors` are the group sizes
-    that divide every product; `modules` are those of quantization_report.json.
+    `scheme` is int4, int8 or w8a8; `format` awq stores 4 bits alone, gptq no zero points.
+    `divisors` are the group sizes that divide every product; `modules` are those of
+    quantization_report.json.
     """
 
     method: str
@@ -49,6 +50,7 @@ class Suggestion:
 def suggestions(made: Made) -> list[Suggestion]:
     """What has not been tried on a model, the one with the best prospects for its size first."""
     found: list[Suggestion] = []
+    zeros = {"out_format": "gptq_v2"} if made.format == "gptq" else {}
     wider = {"out_format": None} if made.format == "awq" else {}
     text = {} if made.has_text else {"text": [TEXT]}
     if made.scheme == "w8a8":
@@ -65,11 +67,11 @@ def suggestions(made: Made) -> list[Suggestion]:
         why = "GPTQ chooses codes by their effect on the output, at the same size"
         found.append(_suggest("gptq", why, method="gptq", **text))
         why = "AWQ scales up the input features that matter most, at the same size"
-        found.append(_suggest("awq", why, method="awq", symmetric=None, **text, **NO_GPTQ))
+        found.append(_suggest("awq", why, method="awq", symmetric=None, **zeros, **text, **NO_GPTQ))
     elif made.method in ("gptq", "awq"):
         why = "AWQ and GPTQ together: scales for the features that matter, then codes by their "
         why += "effect on the output, at the same size"
-        found.append(_suggest("awq-gptq", why, method="awq+gptq", symmetric=None))
+        found.append(_suggest("awq-gptq", why, method="awq+gptq", symmetric=None, **zeros))
     smaller = [size for size in made.divisors if size < made.group_size or made.group_size < 0]
     if smaller:
         size, was = smaller[0], made.group_size

@@ -10,6 +10,7 @@ import torch
 from ..shard.quantize.budget import choose_widths, width_choices
 from ..shard.quantize.fused import fused_products
 from ..shard.quantize.method import MethodSettings
+from ..shard.quantize.output import output_format
 from ..shard.quantize.scheme import QuantizeSettings, module_schemes
 from ..shard.quantize.source import open_dense
 from ..shard.writer import check_out
@@ -31,15 +32,16 @@ def with_budget(
     """Return `stored` with the best widths within a budget.
 
     The budget is in bits per weight of the layers' products. Those that `stored.keep` names have
-    that width; the others get 4, 8 or 16 bits, so that the sum of their divergences from the dense
-    model is least. `method` None: to nearest, `mse` being Grid's. Raises InputError as
-    module_schemes, width_choices and measure_sensitivity do, and E-OUT-EXISTS, E-OUT-PARENT; bad
-    settings before anything is measured.
+    that width; the others get a width that the format stores or stay dense, so that the sum of
+    their divergences from the dense model is least. `method` None: to nearest, `mse` being Grid's.
+    Raises InputError as module_schemes, width_choices and measure_sensitivity do, and E-OUT-EXISTS,
+    E-OUT-PARENT; bad settings before anything is measured.
     """
     source = open_dense(model)
     check_out(out)
     module_schemes(source.spec, stored)
     choices = width_choices(source, fused_products(source.spec), stored, budget)
-    settings = SensitivitySettings(stored=stored, method=method, mse=mse)
+    widths = output_format(stored.format).widths
+    settings = SensitivitySettings(stored=stored, method=method, mse=mse, widths=widths)
     costs = measure_sensitivity(source, choices.free, samples, settings, out, progress)
     return dataclasses.replace(stored, mixed=choose_widths(choices, costs, budget))

@@ -30,12 +30,7 @@ from ..shard.quantize.fused import FusedProducts
 from ..shard.quantize.layer import INPUTS, find_folds, fold_rest, quantize_products
 from ..shard.quantize.method import MethodSettings
 from ..shard.quantize.output import Schemes, quantization_config
-from ..shard.quantize.scheme import (
-    DENSE_BITS,
-    QuantizeSettings,
-    pack,
-    scheme_of,
-)
+from ..shard.quantize.scheme import DENSE_BITS, QuantizeSettings, pack, scheme_of
 from ..shard.quantize.source import DenseModel, check_values, layer_tensors
 from ..shard.quantize.statistics import Statistics
 from ..shard.safetensors_file import SliceReader

@@ -179,7 +179,7 @@ def test_what_is_written_loads_in_transformers(made, name):
 
 @pytest.mark.parametrize("name", ["gptq-desc-act", "awq"])
 def test_what_is_written_with_zero_points_is_what_the_package_unpacks(made, name, tmp_path):
-    """compressed-tensors 0.20 unpacks them right, but transformers expects another shape."""
+    """Exactly; transformers rounds dequantized weights to the dtype of their scales."""
     out, _ = made(name)
     tensors = load_file(out / "model.safetensors")
     config = json.loads((out / "config.json").read_text())

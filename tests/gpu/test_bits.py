@@ -56,15 +56,15 @@ def blocks() -> list[Block]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_blocks_and_schedules(kind: str, device: str) -> None:
     weight = make(kind, range(ATOMS))
-    x = torch.randn(20, weight.k).bfloat16()
+    x = torch.randn(17, weight.k).bfloat16()
     wanted = product(x, weight, device, ROOT)
-    for row in (0, 17):
+    for row in (0, 16):
         alone = product(x[row : row + 1], weight, device, ROOT)
         assert torch.equal(alone[0, 0], wanted[0, row])
-    assert torch.equal(product(x[:16], weight, device, ROOT), wanted[:, :16])
+    assert torch.equal(product(x[:5], weight, device, ROOT), wanted[:, :5])
     for block in blocks():
-        out = product(x, weight, device, ROOT, block=block)
-        assert torch.equal(out, wanted), block
+        out = product(x[8:], weight, device, ROOT, block=block)
+        assert torch.equal(out, wanted[:, 8:]), block
 
 
 @pytest.mark.parametrize("kind", KINDS)

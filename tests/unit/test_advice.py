@@ -60,6 +60,7 @@ STARTS = {
     ),
     "awq": options(method=Method.AWQ, text=TEXT, group_size=64),
     "awq folder": options(format=Format.AWQ),
+    "gptq folder": options(format=Format.GPTQ),
     "awq+gptq": options(method=Method.AWQ_GPTQ, text=TEXT, group_size=32, keep=("*=8",)),
     "smoothquant": options(method=Method.SMOOTHQUANT, text=TEXT),
 }
@@ -71,8 +72,7 @@ def test_options_that_go_together(start):
     for changes in suggested(given).values():
         values = {field.name: getattr(given, field.name) for field in fields(given)} | changes
         if "out_format" in values:
-            assert values.pop("out_format") is None
-            values["format"] = Format.COMPRESSED_TENSORS
+            values["format"] = Format(values.pop("out_format") or "compressed-tensors")
         values["method"] = Method(values["method"])
         values["scheme"] = values["scheme"] and Scheme(values["scheme"])
         values |= {name: tuple(values[name] or ()) for name in ("keep", "text")}
@@ -98,6 +98,16 @@ def test_what_was_tried_is_not_suggested(start, names):
 def test_what_a_format_of_4_bits_cannot_store_goes_into_another():
     changes = suggested(options(format=Format.AWQ))
     assert {name for name, each in changes.items() if "out_format" in each} == {"mixed", "int8"}
+
+
+def test_zero_points_that_gptq_v1_lacks_go_into_v2():
+    changes = suggested(options(format=Format.GPTQ))
+    assert {name: each.get("out_format") for name, each in changes.items()} == {
+        **dict.fromkeys(changes, None),
+        "awq": "gptq_v2",
+    }
+    again = suggested(options(format=Format.GPTQ, method=Method.GPTQ, text=TEXT))
+    assert again["awq-gptq"]["out_format"] == "gptq_v2"
 
 
 def test_group_sizes_that_divide():

@@ -51,6 +51,28 @@ def test_bits_are_those_of_the_tensors_written(n, groups, width, bits, channel, 
     assert stored_bits(module, None, 8 * dtype.itemsize) == 8 * dtype.itemsize * n * k
 
 
+@pytest.mark.parametrize("name", ["gptq", "awq"])
+def test_bits_of_gptq_and_awq_have_scales_of_16_bits(name):
+    weight = QuantizedWeight(
+        codes=torch.zeros(64, 96, dtype=torch.uint8),
+        scales=torch.ones(64, 3, dtype=torch.float16),
+        zeros=None,
+    )
+    scheme = WeightScheme(format=name, bits=4, group_size=32)
+    written = sum(8 * tensor.nbytes for tensor in pack("m", weight, scheme).values())
+    module = LinearModule(
+        name="m", n=64, k=96, parallel="column", dimension="intermediate", bias=False
+    )
+    assert stored_bits(module, scheme, 32) == written
+
+
+def test_widths_are_those_that_the_format_stores():
+    source = open_dense(DENSE)
+    settings = QuantizeSettings(group_size=32, format="awq")
+    choices = width_choices(source, fused_products(source.spec), settings, 6)
+    assert {tuple(widths) for widths in choices.stored.values()} == {(4, 16)}
+
+
 def test_a_width_kept_for_one_holds_for_what_is_fused_with_it():
     source = open_dense(DENSE)
     kept = QuantizeSettings(group_size=32, keep=("layers.1.*.k_proj=8", "*.down_proj=4"))

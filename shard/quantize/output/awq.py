@@ -8,7 +8,7 @@ from typing import Any
 
 from ...modules import LinearModule
 from ...quantization import WeightScheme
-from .base import Schemes, dense, exactly, members, named, unfilled_words
+from .base import Schemes, dense, exactly, members, named, unfilled_words, with_fused
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,5 +46,5 @@ class Awq:
             "bits": scheme.bits,
             "group_size": scheme.group_size,
             "zero_point": True,
-            "modules_to_not_convert": ["lm_head", *kept],
+            "modules_to_not_convert": ["lm_head", *with_fused(kept)],
         } | ({"dynamic": {f"-:{exactly(name)}": {} for name in kept}} if kept else {})
