@@ -4,10 +4,10 @@
 
 Every algorithm gets the same random weight and the same Hessian of correlated inputs, of which some
 features are 20 times as large as others. Errors are tr((W-Q) H (W-Q)^T) / tr(W H W^T), ours /
-theirs. Times are ours / theirs too; on a busy machine and with one thread, those of the CPU say
-more. The other packages are no dependencies. Install them as tests/golden/README.md says, best in
-an environment of their own, and name its site-packages in PYTHONPATH; what is missing is said, and
-left out.
+theirs; SmoothQuant is beside the paper's formula in float64. Times are ours / theirs too; on a
+busy machine and with one thread, those of the CPU say more. The other packages are no dependencies.
+Install them as tests/golden/README.md says, best in an environment of their own, and name its
+site-packages in PYTHONPATH; what is missing is said, and left out.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from isobit.shard.quantize.awq import AwqSettings, search_scales
 from isobit.shard.quantize.clipping import ClipSettings, clip, search_bounds
 from isobit.shard.quantize.gptq import GptqSettings, quantize_gptq
 from isobit.shard.quantize.quality import layer_error
+from isobit.shard.quantize.smoothquant import smooth_scales
 
 from . import quantization_oracles as oracles
 
@@ -98,6 +99,25 @@ def awq_errors(n: int, k: int) -> list[dict[str, Any]]:
     return [row("AWQ, nothing (round to nearest)", error(ones), error(ones)), scales, more, clipped]
 
 
+def smoothquant_errors(n: int, k: int) -> list[dict[str, Any]]:
+    """Folded weights, rounded to int8 per output, and how far they are from float64 before that."""
+    weight, inputs, hessian = problem(n, k)
+    highest, wide = inputs.abs().amax(dim=0), weight.double()
+    scales = highest.double().sqrt() / wide.abs().amax(dim=0).sqrt()
+    theirs = wide * scales
+    step = theirs.abs().amax(dim=1, keepdim=True) / 127.5
+    rounded = (theirs / step).round().clamp(-128, 127) * step / scales
+    own = smooth_scales([weight], highest, 0.5)
+    ours = weight * own
+    codes = quantize_absmax(ours, 8, -1).dequantize(8)
+    mine, wrong = (layer_error(weight, each, hessian) for each in (codes / own, rounded.float()))
+    far = float(((ours - theirs) / theirs).abs().max())
+    return [
+        row("SmoothQuant, folded and rounded", mine, wrong),
+        {"name": "SmoothQuant, folded, largest relative difference", "difference": far},
+    ]
+
+
 def speed(n: int, k: int) -> list[dict[str, Any]]:
     weight, _, hessian = problem(n, k)
     theirs, ours = settings_of({})
@@ -120,6 +140,8 @@ def row(
 
 
 def shown(found: dict[str, Any]) -> str:
+    if "difference" in found:
+        return f"{found['name']}: {found['difference']:.1e}"
     line = f"{found['name']:36} {found['ours']:.3e} / {found['theirs']:.3e} = {found['ratio']:.4f}"
     if "ours_s" not in found:
         return line
@@ -139,7 +161,11 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     shape = (arguments.rows, arguments.columns)
-    parts = [lambda: gptq_errors(*shape), lambda: awq_errors(*shape)]
+    parts = [
+        lambda: smoothquant_errors(*shape),
+        lambda: gptq_errors(*shape),
+        lambda: awq_errors(*shape),
+    ]
     if arguments.speed:
         parts.append(lambda: speed(*arguments.speed))
     rows, missing = [], []
