@@ -113,7 +113,7 @@ def _fault(what: str, mode: str, rank: int, measured: str) -> Finding:
         ),
         confidence="high",
         reason="no model is involved",
-        next_step="run with --disable-custom-all-reduce"
+        next_step="isobit generate MODEL -tp N --disable-custom-all-reduce -p TEXT"
         if mode == "custom"
         else "look at the network of this host (GLOO_SOCKET_IFNAME), then at other users of it",
     )

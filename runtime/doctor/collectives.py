@@ -90,5 +90,5 @@ def _finding(rank: int | None, wrong: list[dict[str, Any]]) -> Finding:
             ),
         ),
         reason="a bias belongs behind the sum, once" if bias else "there is one right answer",
-        next_step="run with --all-reduce gather, which needs no custom code",
+        next_step="isobit generate MODEL -tp N --all-reduce gather -p TEXT",
     )

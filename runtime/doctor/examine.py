@@ -72,7 +72,8 @@ def _run(context: Context, check: Check) -> CheckResult:
 def _for_this_case(finding: Finding, case: Case) -> Finding:
     """With a next step that can be pasted: MODEL and N are this case's."""
     step = finding.next_step.replace("MODEL", shlex.quote(str(case.model)))
-    step = step.replace("-tp N", f"-tp {case.degree}")
+    for place in ("-tp N", "--degrees 1,N"):
+        step = step.replace(place, place.replace("N", str(case.degree)))
     return dataclasses.replace(finding, next_step=step)
 
 

@@ -43,7 +43,7 @@ def _not_finite(error: str) -> Finding:
         evidence=(Evidence(what="logits", measured=error, threshold="finite"),),
         confidence="low",
         reason="only the end of the pass is looked at here, not where it began",
-        next_step="run with --dtype bfloat16, or float32",
+        next_step="isobit generate MODEL -tp N --dtype bfloat16 -p TEXT",
     )
 
 

@@ -177,14 +177,16 @@ def _not_finite(ran: _Ran, wide: _Ran, place: Place, trained_in: str) -> Finding
             else f"Run with --dtype {wide.name}"
         )
         reason = f"what this place holds in {wide.name} does not fit {ran.name}"
-        next_step = f"run with --dtype {wide.name}"
+        next_step = f"isobit generate MODEL -tp N --dtype {wide.name} -p TEXT"
     elif still is None:
         what = (
             f"{place.site} on {_ranks(place.ranks)} is not finite, though its true values, up to "
             f"{true:.3g}, fit {ran.name}"
         )
         reason = "the inputs are finite and the exact result would fit: it is lost on the way to it"
-        next_step = f"run with --dtype {wide.name}, and report this with the replay file"
+        next_step = (
+            f"isobit generate MODEL -tp N --dtype {wide.name} -p TEXT; report the replay file"
+        )
     else:
         what = f"{place.site} on {_ranks(place.ranks)} is not finite, nor is it in {wide.name}"
         reason = "no dtype holds what these weights make of these prompts"
@@ -252,7 +254,7 @@ def _storm(ran: _Ran) -> list[Finding]:
             what=f"token 0 and nothing else follows prompts of {lengths} tokens; its logits are "
             "finite and differ",
             evidence=(Evidence(what="tokens", measured=str(tokens)),),
-            next_step="try a prompt of which the answer is known: --prompt",
+            next_step="isobit doctor MODEL -tp N --prompt TEXT, of which the answer is known",
         )
     ]
 
@@ -262,7 +264,8 @@ def _near(ran: _Ran) -> list[Finding]:
     seen = peaks(ran.traces)
     if ran.name == "float16":
         near = [p for p in seen.values() if p.site in ran.stored and p.absmax > NEAR * FP16_MAX]
-        status, next_step = "warning", "run with --dtype bfloat16"
+        status = "warning"
+        next_step = "isobit generate MODEL -tp N --dtype bfloat16 -p TEXT"
         what, threshold, source = "comes near the end of float16", NEAR * FP16_MAX, HEADROOM
     else:
         near = [peak for peak in seen.values() if peak.absmax > FP16_MAX]

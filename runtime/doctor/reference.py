@@ -223,7 +223,7 @@ def _run_findings(parts: dict[str, float], library: bool) -> list[Finding]:
             f"one rank answers {parts['rounding']:.3g} nats away from plain float32 on the same "
             "weights"
         )
-        next_step = "run with --dtype float32: what remains is not a matter of rounding"
+        next_step = "isobit doctor MODEL -tp N --dtype float32: what remains is no rounding"
         found.append(_apart("fault", what, evidence, next_step))
     for name, cause in CAUSES.items():
         if not (value := parts[name]):
@@ -237,7 +237,7 @@ def _run_findings(parts: dict[str, float], library: bool) -> list[Finding]:
         )
         what = f"{cause} changes log-probabilities by up to {value:.3g}"
         what += ": outside the contract, --all-reduce library" if outside else ""
-        next_step = "isobit verify MODEL --degrees 1,N names the site"
+        next_step = "isobit verify MODEL --degrees 1,N"
         found.append(_apart("note" if outside else "fault", what, evidence, next_step))
     return found
 

@@ -98,7 +98,7 @@ def test_an_overflow_is_named_with_its_site_and_its_number(degree, overflowing):
         f"E-NUM-OVERFLOW {SITE} rank {report['rank']}: absmax {number} > 65504. "
         "The model was trained in bfloat16; run with --dtype bfloat16"
     )
-    assert report["next_step"] == "run with --dtype bfloat16"
+    assert f"-tp {degree} --dtype bfloat16 -p TEXT" in report["next_step"]
 
 
 def test_the_same_model_is_healthy_in_bfloat16(overflowing):
