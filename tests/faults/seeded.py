@@ -146,13 +146,15 @@ def read_a_stale_buffer(context: FaultContext) -> None:
 
 
 def lose_the_last_16_bytes(context: FaultContext) -> None:
-    """On rank 1 an all-reduce leaves the last 16 bytes of its output as they were."""
+    """On rank 1 an all-reduce leaves the last 16 bytes as the all-reduce before it made them."""
+    before = torch.zeros(4)
 
     def lose(nodes: torch.Tensor, out: torch.Tensor, site: str, right: AllReduce) -> None:
-        kept = out.view(-1)[-4:].clone()
         right(nodes, out, site)
         if context.rank == 1:
-            out.view(-1)[-4:] = kept
+            lost = out.view(-1)[-4:].clone()
+            out.view(-1)[-4:] = before
+            before.copy_(lost)
 
     around_all_reduce(context, lose)
 
