@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
 import torch
 
 INTERPRETED = not torch.cuda.is_available()
-if INTERPRETED:  # read when kernels are imported
-    os.environ["TRITON_INTERPRET"] = "1"
+if INTERPRETED:
     from .interpreter import install
 
     install()
