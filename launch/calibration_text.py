@@ -11,9 +11,11 @@ import torch
 from ..kernels.errors import InputError
 from .hub_dataset import HubDataset
 from .text import Text
+from .text_files import read_texts
 
 DEFAULT_SAMPLES, DEFAULT_LENGTH = 128, 512
 HELD_OUT = 8
+TEXT = "E-CALIB-TEXT"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,15 +37,14 @@ def calibration_text(
 
     `samples` None takes up to DEFAULT_SAMPLES, and leaves an eighth of a short text for evaluation.
     A `dataset` takes the place of the files; its first rows are read, as many as are needed for
-    both. Raises InputError E-CALIB-TEXT for text
-    that cannot be read or holds too little, E-CALIB-LENGTH, E-TOKENIZER, and what
-    HubDataset.texts raises.
+    both. Raises InputError E-CALIB-TEXT for text that cannot be read or holds too little,
+    E-CALIB-LENGTH, E-TOKENIZER, and what HubDataset.texts raises.
     """
     if length < 1 or (samples is not None and samples < 1):
         raise InputError(
             "E-CALIB-LENGTH", f"--samples {samples}, --length {length}: expected 1 or more of each"
         )
-    texts = [] if dataset is not None else _read(files)
+    texts = [] if dataset is not None else read_texts(files, TEXT, "cannot be read as text")
     tokenizer = Text(model, "Calibration text needs one: put the model's tokenizer.json there")
     sought = DEFAULT_SAMPLES if samples is None else samples
     most = (sought * HELD_OUT // (HELD_OUT - 1) + 1) * length
@@ -60,7 +61,7 @@ def calibration_text(
     if not wanted or wanted > pieces:
         source = ", ".join(map(str, files)) if dataset is None else f"--dataset {dataset.id}"
         raise InputError(
-            "E-CALIB-TEXT",
+            TEXT,
             f"{source}: {len(ids)} tokens make {pieces} samples of {length}, "
             f"and {wanted or 'at least 1'} are wanted. Give more text, or a smaller "
             + ("--samples" if pieces else "--length"),
@@ -75,20 +76,3 @@ def usual_samples(pieces: int) -> int:
     """How many of the pieces of a text are calibrated on unless told otherwise."""
     held_out = max(1, pieces // HELD_OUT) if pieces > 1 else 0
     return min(pieces - held_out, DEFAULT_SAMPLES)
-
-
-def _read(files: Sequence[Path]) -> list[str]:
-    """The texts of files; raises InputError E-CALIB-TEXT naming all that hold none."""
-    texts: list[str] = []
-    wrong = []
-    for file in files:
-        try:
-            texts.append(file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            wrong.append(f"{file}: cannot be read as text ({error})")
-            continue
-        if not texts[-1].strip():
-            wrong.append(f"{file}: empty")
-    if wrong:
-        raise InputError("E-CALIB-TEXT", "\n".join(wrong))
-    return texts

@@ -11,23 +11,6 @@ from .text import Text
 SHORTEST = 2
 
 
-def read_texts(files: Sequence[Path]) -> list[str]:
-    """The texts of files; raises InputError E-EVAL-TEXT naming all that are no text or empty."""
-    texts: list[str] = []
-    wrong = []
-    for file in files:
-        try:
-            texts.append(file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            wrong.append(f"{file}: no text in UTF-8 ({error})")
-            continue
-        if not texts[-1].strip():
-            wrong.append(f"{file}: empty")
-    if wrong:
-        raise InputError("E-EVAL-TEXT", "\n".join(wrong))
-    return texts
-
-
 def cut_samples(
     text: Text, files: Sequence[Path], texts: Sequence[str], length: int, most: int
 ) -> list[list[int]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from ..kernels.errors import InputError
 from ..runtime.score_samples import Scores
 from ..shard.spec import ModelSpec
 from .text import Text
+from .text_files import read_json_lines
 
 FEWEST_CHOICES = 2
 
@@ -37,23 +37,7 @@ class Choice:
 
 def read_tasks(path: Path) -> list[Task]:
     """One {"prompt", "choices", "answer"} a line; raises InputError E-EVAL-TASKS, all lines."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError("E-EVAL-TASKS", f"{path}: no text in UTF-8 ({error})") from error
-    tasks, wrong = [], []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            tasks.append(_task(json.loads(line)))
-        except ValueError as error:
-            wrong.append(f"{path}:{number}: {error}")
-    if not tasks and not wrong:
-        wrong.append(f"{path}: no tasks")
-    if wrong:
-        raise InputError("E-EVAL-TASKS", "\n".join(wrong))
-    return tasks
+    return read_json_lines(path, "E-EVAL-TASKS", "tasks", _task)
 
 
 def encode_tasks(text: Text, tasks: Sequence[Task]) -> list[Choice]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from ..kernels.errors import InputError
 from ..runtime.config import SamplingSettings
 from ..runtime.engine import Engine
 from .text import Text
+from .text_files import read_json_lines
 
 ANSWER_TOKENS = 128
 
@@ -38,24 +38,7 @@ class Turn:
 
 def read_conversations(path: Path) -> list[list[str]]:
     """What a user says turn by turn, a list of texts a line; raises InputError E-EVAL-TURNS."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError("E-EVAL-TURNS", f"{path}: no text in UTF-8 ({error})") from error
-    conversations: list[list[str]] = []
-    wrong = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            conversations.append(_messages(json.loads(line)))
-        except ValueError as error:
-            wrong.append(f"{path}:{number}: {error}")
-    if not conversations and not wrong:
-        wrong.append(f"{path}: no conversations")
-    if wrong:
-        raise InputError("E-EVAL-TURNS", "\n".join(wrong))
-    return conversations
+    return read_json_lines(path, "E-EVAL-TURNS", "conversations", _messages)
 
 
 def check_conversations(text: Text, conversations: Sequence[list[str]], most_tokens: int) -> None:

@@ -27,6 +27,7 @@ from ..shard.quantize.scheme import module_schemes
 from ..shard.quantize.source import DenseModel, check_values, open_dense
 from ..shard.safetensors_file import SliceReader
 from ..shard.spec import ModelSpec
+from ..shard.torch_threads import one_thread
 from ..shard.writer import FolderWriter, check_out
 from .calibration.fingerprint import calibration_software, run_fingerprint
 from .calibration.job import CalibrateSettings, CalibrationJob
@@ -257,13 +258,3 @@ def _kept_or_discarded(
 def _described(state: CalibrationState, layers: int) -> str:
     size = state.nbytes / (1 << 20)
     return f"after {state.next_layer} of {layers} layers, kept in {state.folder} ({size:.0f} MiB)"
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

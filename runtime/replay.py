@@ -24,6 +24,21 @@ def replay_folder() -> Path:
     return (Path(state) if state else Path.home() / ".local" / "state") / "isobit" / "replays"
 
 
+def keep(kind: str, content: Mapping[str, Any]) -> Path:
+    """Write a file of the replay folder, in one piece, named by time, process and `kind`.
+
+    Returns its path. Raises OSError.
+    """
+    folder = replay_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".replay-", suffix=".json")
+    with os.fdopen(descriptor, "w") as file:
+        json.dump(content, file, indent=1)
+    path = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{kind}.json"
+    Path(temporary).replace(path)
+    return path
+
+
 def write_replay(
     model: Path,
     plan: ShardPlan,
@@ -33,8 +48,6 @@ def write_replay(
     reason: str,
 ) -> Path:
     """Write a replay file, in one piece, and return its path. Raises OSError."""
-    folder = replay_folder()
-    folder.mkdir(parents=True, exist_ok=True)
     content = {
         "format": FORMAT,
         "reason": reason,
@@ -55,12 +68,7 @@ def write_replay(
             for rank, answer in digests.items()
         },
     }
-    descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".replay-", suffix=".json")
-    with os.fdopen(descriptor, "w") as file:
-        json.dump(content, file, indent=1)
-    path = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-step-{step}.json"
-    Path(temporary).replace(path)
-    return path
+    return keep(f"step-{step}", content)
 
 
 def read_replay(path: Path) -> tuple[list[list[int]], int, ShardPlan]:

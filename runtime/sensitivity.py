@@ -19,9 +19,8 @@ from pathlib import Path
 
 import torch
 
-from ..kernels import ops
 from ..kernels.errors import InputError
-from ..shard.load import LayerWeights, load_head, load_layer
+from ..shard.load import LayerWeights, load_layer
 from ..shard.modules import layer_modules
 from ..shard.plan import PlanSettings, ShardPlan, make_plan
 from ..shard.quantization import WeightScheme
@@ -35,10 +34,12 @@ from ..shard.quantize.source import DenseModel, check_values, layer_tensors
 from ..shard.quantize.statistics import Statistics
 from ..shard.safetensors_file import SliceReader
 from ..shard.spec import ModelSpec, spec_from_config
+from ..shard.torch_threads import one_thread
 from ..shard.validate import stored_intermediate_size
 from ..shard.write_file import write_errors
-from .calibrate import Progress, check_samples, embed, one_thread
+from .calibrate import Progress, check_samples, embed
 from .collectives.gather import GatherCollectives
+from .head_runner import open_head
 from .layer_runner import LayerRunner, Look
 from .stored_tensors import stored_tensors
 
@@ -240,13 +241,11 @@ class _Measured:
 
     def costs(self) -> Costs:
         """Compare the ends of all streams with the dense one's."""
-        source, count = self._source, len(self._picked)
-        head, norm = load_head(source.checkpoint, source.spec, self._plan, 0, self._dtype)
+        count = len(self._picked)
+        head = open_head(self._source.checkpoint, self._source.spec, self._plan)
 
         def log_probabilities(rows: torch.Tensor) -> torch.Tensor:
-            normed = ops.rms_norm(rows, norm, source.spec.norm_eps, self._dtype)
-            logits = ops.linear(normed, head)[0, :, : source.spec.vocab_size]
-            return logits.double().log_softmax(dim=1)
+            return head.run(rows).double().log_softmax(dim=1)
 
         sums = torch.zeros(len(self._products), dtype=torch.float64)
         for number, place in enumerate(self._picked):

@@ -13,24 +13,20 @@ import numpy as np
 import torch
 
 from ..kernels import ops
-from ..kernels.cache import KVCache
 from ..kernels.errors import InputError
-from ..kernels.step import Step
 from ..shard.checkpoint import Checkpoint, open_checkpoint
-from ..shard.load import RankWeights, load_head, load_layer
+from ..shard.load import load_layer
 from ..shard.plan import ShardPlan
 from ..shard.safetensors_file import SliceReader
 from ..shard.spec import ModelSpec
-from .batch import pages_for
 from .calibrate import embed
 from .collectives.gather import GatherCollectives
 from .config import EngineSettings
-from .forward import ForwardPass
+from .head_runner import open_head
 from .layer_runner import LayerRunner
 from .prepare import prepare
 from .score import judge_rows
 from .score_samples import MOST_LOGITS_BYTES, Scores, check_samples
-from .trace import Tracer
 
 Progress = Callable[[int, int], None]
 
@@ -64,48 +60,6 @@ class StreamedModel:
             runner.close()
         return residual
 
-    def head(self) -> HeadRunner:
-        """What turns the residual stream into logits."""
-        dtype = self.spec.torch_dtype
-        head, norm = load_head(self.checkpoint, self.spec, self.plan, 0, dtype)
-        weights = RankWeights(layers=[], embedding=None, head=head, final_norm=norm, bytes_read=0)
-        return HeadRunner(self.spec, self.plan, weights)
-
-
-class HeadRunner(ForwardPass):
-    """The end of a forward pass: final norm and head, over rows of the residual stream."""
-
-    def __init__(self, spec: ModelSpec, plan: ShardPlan, weights: RankWeights) -> None:
-        dtype = spec.torch_dtype
-        self._rows = torch.empty(0)
-        pages = pages_for(spec.max_positions)
-        # No op here looks into the cache; it says how many positions a step may have.
-        cache = KVCache.allocate(pages, 0, spec.head_size, dtype)
-        gather = GatherCollectives(plan, 0)
-        super().__init__(spec, plan, 0, weights, [cache], gather, Tracer(None), dtype)
-
-    def _record(self) -> None:
-        self.program.call(lambda: self._enter())
-        self._logits()
-
-    def run(self, rows: torch.Tensor) -> torch.Tensor:
-        """Logits float32 [L, V] of rows float32 [L, hidden]; good until the next run."""
-        self._rows, places = rows, torch.arange(len(rows))
-        self.program.run(
-            Step(
-                tokens=torch.zeros(len(rows), dtype=torch.int64),
-                positions=places.int(),
-                slots=places,
-                sequence=torch.zeros(len(rows), dtype=torch.int32),
-                block_tables=torch.arange(pages_for(len(rows)), dtype=torch.int32)[None],
-                sampled=places,
-            )
-        )
-        return self.program.rows_of(self.logits)
-
-    def _enter(self) -> None:
-        self.program.rows_of(self.hidden).copy_(self._rows)
-
 
 def open_streamed(folder: Path) -> StreamedModel:
     """Open a folder in any format that runs; raises InputError as `prepare` does."""
@@ -137,7 +91,7 @@ def score_streamed(
 
     progress(0, total)
     wanted, found = theirs.residual(samples, step), ours.residual(samples, step)
-    ours_head, theirs_head = ours.head(), theirs.head()
+    ours_head, theirs_head = (open_head(m.checkpoint, m.spec, m.plan) for m in (ours, theirs))
     scores, reference_scores = _empty(), _empty()
     piece = max(1, MOST_LOGITS_BYTES // (4 * ours.spec.vocab_size))
     for number, sample in enumerate(samples.tolist()):

@@ -27,9 +27,10 @@ from ..evaluation import (
 )
 from ..evaluation_text import BUILT_IN
 from ..models import model_folder
-from ..samples import SHORTEST, cut_samples, read_texts
+from ..samples import SHORTEST, cut_samples
 from ..tasks import check_tasks, encode_tasks, read_tasks
 from ..text import Text
+from ..text_files import read_texts
 from ..turns import check_conversations, read_conversations
 from .evaluate_report import print_report, stress_report, task_report
 from .options import (
@@ -107,7 +108,7 @@ def evaluate(
     _check_usage(reference, length, samples, gates)
     only_others = (tasks is not None or turns is not None or stress) and not gates.any
     files = text or ([] if only_others else [BUILT_IN])
-    texts = read_texts(files)
+    texts = read_texts(files, "E-EVAL-TEXT")
     asked = [] if tasks is None else read_tasks(tasks)
     conversations = [] if turns is None else read_conversations(turns)
     folder = model_folder(model)

@@ -26,7 +26,7 @@ from ...shard.quantize.layer import (
 )
 from ...shard.quantize.output import quantization_config
 from ...shard.quantize.scheme import module_schemes
-from ...shard.quantize.source import open_dense
+from ...shard.quantize.source import layer_tensors, open_dense
 from ...shard.quantize.statistics import Statistics
 from ...shard.safetensors_file import SliceReader
 from ...shard.safetensors_writer import SafetensorsWriter
@@ -126,17 +126,11 @@ class CalibrationRank:
         self.close()
         assert set(self._statistics) == set(self._own)
         spec, layer = self.source.spec, self._layer
-        modules = layer_modules(spec, layer).values()
-        own = {layer_modules(spec, layer)[s].name for first in self._own for s in INPUTS[first]}
-        others = tuple(f"{m.name}." for m in modules if m.name not in own)
-        entries = self.source.checkpoint.entries.items()
-        prefix = f"model.layers.{layer}."
+        own = {short for first in self._own for short in INPUTS[first]}
+        modules = layer_modules(spec, layer).items()
+        others = tuple(f"{module.name}." for short, module in modules if short not in own)
         with SliceReader() as reader:
-            self._tensors = {
-                name: reader.read(entry)
-                for name, entry in entries
-                if name.startswith(prefix) and not name.startswith(others)
-            }
+            self._tensors = layer_tensors(self.source, reader, layer, others)
         search = self.job.settings.method.search
         found = find_folds(self._tensors, spec, layer, self._statistics, self._schemes, search)
         return {

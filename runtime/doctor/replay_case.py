@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 from ...kernels.errors import InputError
-from ..replay import replay_folder
+from ..replay import keep
 from .diagnosis import Diagnosis
 
 FORMAT = "isobit-doctor-1"
@@ -18,8 +16,6 @@ FORMAT = "isobit-doctor-1"
 
 def write_case(diagnosis: Diagnosis) -> Path:
     """Write the case and its verdict, in one piece, and return the path. Raises OSError."""
-    folder = replay_folder()
-    folder.mkdir(parents=True, exist_ok=True)
     report = diagnosis.report()
     content = {
         "format": FORMAT,
@@ -27,12 +23,7 @@ def write_case(diagnosis: Diagnosis) -> Path:
         "variables": {k: v for k, v in os.environ.items() if k.startswith(("ISOBIT_", "NCCL_"))},
         **{key: report[key] for key in ("verdict", "what", "site", "rank", "atom", "evidence")},
     }
-    descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".doctor-", suffix=".json")
-    with os.fdopen(descriptor, "w") as file:
-        json.dump(content, file, indent=1)
-    path = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-doctor.json"
-    Path(temporary).replace(path)
-    return path
+    return keep("doctor", content)
 
 
 def read_case(path: Path) -> dict[str, Any]:

@@ -6,17 +6,15 @@ import dataclasses
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import torch
 
 from ...kernels.errors import InputError
 from ..checkpoint import Scan, scan_checkpoint
 from ..safetensors_file import TensorEntry
+from ..torch_threads import one_thread
 from .contents import Contents, check_contents, unexpected_findings
 from .damage import damage_findings, damage_report
 from .findings import Finding, from_error, sorted_findings, verdict
@@ -170,7 +168,8 @@ def _read(jobs: Sequence[_Job], hashed: Sequence[Path], progress: Progress) -> _
             return error
 
     seen = _Seen()
-    with _one_thread_each(), ThreadPoolExecutor(THREADS) as pool:
+    # Our threads share the cores already; torch must not start its own in each.
+    with one_thread(), ThreadPoolExecutor(THREADS) as pool:
         try:
             for job, result in zip(jobs, pool.map(work, jobs), strict=True):
                 if isinstance(result, InputError):
@@ -188,17 +187,6 @@ def _read(jobs: Sequence[_Job], hashed: Sequence[Path], progress: Progress) -> _
                 stream.close()
     seen.bytes_read = done
     return seen
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Our threads share the cores already; torch must not start its own in each."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _data_findings(seen: _Seen, contents: Contents | None) -> list[Finding]:

@@ -53,8 +53,13 @@ def check_values(name: str, tensor: torch.Tensor) -> None:
         )
 
 
-def layer_tensors(source: DenseModel, reader: SliceReader, layer: int) -> dict[str, torch.Tensor]:
-    """All tensors of a layer by full name."""
+def layer_tensors(
+    source: DenseModel, reader: SliceReader, layer: int, but: tuple[str, ...] = ()
+) -> dict[str, torch.Tensor]:
+    """All tensors of a layer by full name, but for those whose names begin with one of `but`."""
     prefix = f"model.layers.{layer}."
-    entries = source.checkpoint.entries.items()
-    return {name: reader.read(entry) for name, entry in entries if name.startswith(prefix)}
+    return {
+        name: reader.read(entry)
+        for name, entry in source.checkpoint.entries.items()
+        if name.startswith(prefix) and not name.startswith(but)
+    }
