@@ -9,9 +9,7 @@
 #include <thread>
 #include <vector>
 
-#ifdef ISOBIT_X86
-#include <immintrin.h>
-#endif
+#include "host.h"
 
 namespace isobit {
 namespace {
@@ -21,27 +19,6 @@ constexpr int kSpin = 4000;
 // steps of a model wakes late: a virtual machine gives an idle core away.
 constexpr int kYields = 4000;
 constexpr uint32_t kClosed = 1u << 31;
-
-void relax() {
-#ifdef ISOBIT_X86
-  _mm_pause();
-#endif
-}
-
-// A caller may have switched denormals off for its own thread only. The same bits on every thread
-// need one mode on all of them.
-class FloatMode {
- public:
-#ifdef ISOBIT_X86
-  FloatMode() : saved_(_mm_getcsr()) { _mm_setcsr(0x1f80); }
-  ~FloatMode() { _mm_setcsr(saved_); }
-
- private:
-  unsigned saved_;
-#else
-  FloatMode() {}
-#endif
-};
 
 class Pool {
  public:
@@ -143,18 +120,9 @@ class Pool {
   const void* context_ = nullptr;
 };
 
-int available() {
-#ifdef __linux__
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof(set), &set) == 0) return CPU_COUNT(&set);
-#endif
-  const unsigned count = std::thread::hardware_concurrency();
-  return count ? static_cast<int>(count) : 1;
-}
-
 std::mutex* door = new std::mutex;
 Pool* pool = nullptr;
-int wanted = available();
+int wanted = usable_cores();
 
 // A forked child owns no helper threads and may find the mutex locked: it starts over.
 void after_fork() {

@@ -1,11 +1,8 @@
 #include "process.h"
 
-#include <sched.h>
-
 #include <cstdio>
 #include <cstring>
 #include <string>
-#include <thread>
 
 namespace isobit {
 
@@ -25,15 +22,6 @@ uint64_t process_start(int64_t pid) {
       end + 1, " %c %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %llu",
       &state, &started);
   return found == 2 && state != 'Z' && state != 'X' ? started : 0;
-}
-
-int usable_cores() {
-#ifdef __linux__
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof(set), &set) == 0) return CPU_COUNT(&set);
-#endif
-  const unsigned count = std::thread::hardware_concurrency();
-  return count ? static_cast<int>(count) : 1;
 }
 
 }  // namespace isobit

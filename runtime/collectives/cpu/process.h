@@ -9,7 +9,4 @@ namespace isobit {
 // Together with the number it names one process for ever: numbers are used again.
 uint64_t process_start(int64_t pid);
 
-// Cores that this process may use.
-int usable_cores();
-
 }  // namespace isobit

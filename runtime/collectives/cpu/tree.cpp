@@ -5,29 +5,13 @@
 #include <stdexcept>
 #include <string>
 
-#ifdef ISOBIT_X86
-#include <immintrin.h>
-#endif
+#include "host.h"
 
 namespace isobit {
 namespace {
 
 constexpr int64_t kBlock = 1024;
 constexpr int kDeepest = 16;
-
-// A caller may have switched denormals off for its thread; equal bits need one mode on all ranks.
-class FloatMode {
- public:
-#ifdef ISOBIT_X86
-  FloatMode() : saved_(_mm_getcsr()) { _mm_setcsr(0x1f80); }
-  ~FloatMode() { _mm_setcsr(saved_); }
-
- private:
-  unsigned saved_;
-#else
-  FloatMode() {}
-#endif
-};
 
 // `out` is either apart from both operands or the very same array, never shifted against one.
 void add(const float* left, const float* right, float* out, int64_t count) {

@@ -9,9 +9,8 @@
 
 #include <climits>
 #endif
-#ifdef ISOBIT_X86
-#include <immintrin.h>
-#endif
+
+#include "host.h"
 
 namespace isobit {
 namespace {
@@ -37,9 +36,7 @@ void raise_flag(Flag& flag, uint64_t value) {
 bool spin(const Flag& flag, uint64_t value, int pauses) {
   for (int i = 0; i < pauses; ++i) {
     if (raised(flag, value)) return true;
-#ifdef ISOBIT_X86
-    _mm_pause();
-#endif
+    relax();
   }
   return false;
 }
