@@ -50,6 +50,12 @@ def take_the_next_kv_head(context: FaultContext) -> None:
         data.copy_(data.flip(1))
 
 
+def flip_a_bit(context: FaultContext) -> None:
+    """Rank 1 holds one bit of one weight that is not the file's."""
+    if context.degree > 1 and context.rank == 1:
+        _product(context, "down").data.view(torch.uint8).flatten()[0] ^= 1 << 3
+
+
 def read_the_wrong_kv_head(context: FaultContext) -> None:
     """Rank 1's queries are told to read the last KV head that it keeps."""
     if context.degree > 1 and context.rank == 1:

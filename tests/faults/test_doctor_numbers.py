@@ -142,19 +142,20 @@ def test_logits_that_are_all_alike_are_no_answer(tmp_path):
     assert report["confidence"]["level"] == "low"
 
 
+@pytest.mark.parametrize("degree", [2, 4])
 def test_int4_to_nearest_of_outliers_is_a_loss_and_the_next_step_mends_it(
-    outliers, tmp_path, command: Command
+    degree, outliers, tmp_path, command: Command
 ):
     model = tmp_path / "int4"
     assert command("quantize", outliers, model, "--group-size", 32).status == 0
-    diagnosis = diagnose(model, 2, "kernels", "reference", reference=outliers)
+    diagnosis = diagnose(model, degree, "kernels", "reference", reference=outliers)
     report = diagnosis.report()
     assert (report["verdict"], report["checks"][0]["status"]) == ("quantization-loss", "ok")
     assert report["evidence"][0]["measured"] > report["evidence"][0]["threshold"] == 0.2
     words = shlex.split(report["next_step"])
     assert words[:3] == ["isobit", "quantize", str(outliers)]
     assert command(*words[1:]).status == 0
-    mended = diagnose(Path(words[3]), 2, "reference", reference=outliers)
+    mended = diagnose(Path(words[3]), degree, "reference", reference=outliers)
     assert mended.verdict == "healthy"
     predicted = diagnosis.checks[1].measured["proposal"]["divergence"]
     # The sum of parts is within a fifth of the whole (docs/quantization.md), on other text.

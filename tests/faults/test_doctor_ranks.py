@@ -92,6 +92,14 @@ def test_a_flipped_bit_of_a_weight_is_named_by_its_atom(seed_fault):
     assert diagnosis.report()["atom"] == 5
 
 
+@pytest.mark.parametrize("degree", [2, 4])
+def test_a_flipped_bit_is_told_from_a_wrong_shard(degree, seed_fault):
+    seed_fault("tests.faults.doctor_faults", "flip_a_bit")
+    report = diagnose(INT4, degree).report()
+    found = (report["verdict"], report["layer"], report["op"], report["rank"])
+    assert found == ("rank-divergence", OTHER, "mlp.down_proj", 1)
+
+
 def test_a_sum_in_another_order_is_named(llama, seed_fault):
     seed_fault("tests.faults.seeded", "sum_in_another_order")
     found = place(diagnose(llama, 2))
@@ -140,10 +148,11 @@ def test_a_kv_head_that_the_wrong_queries_read_is_named(tmp_path, seed_fault):
     assert found == Place("shard-fault", site, 0, "self_attn.attn", 1)
 
 
+@pytest.mark.parametrize("degree", [2, 4])
 @pytest.mark.parametrize("fault", ["bias_on_all_ranks", "bias_on_all_ranks_but_one"])
-def test_a_bias_that_moved_into_the_sum_is_named(fault, llama, seed_fault):
+def test_a_bias_that_moved_into_the_sum_is_named(fault, degree, llama, seed_fault):
     seed_fault("tests.faults.seeded", fault)
-    found = place(diagnose(llama, 2))
+    found = place(diagnose(llama, degree))
     site = "layers.0.self_attn.o_proj.bias"
     assert found == Place("shard-fault", site, 0, "self_attn.o_proj.bias", 0)
 
