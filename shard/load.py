@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import torch
 
 from ..kernels import ops
+from ..kernels.device import HOST, Device, Weight
 from ..kernels.errors import InputError
 from ..kernels.finite import all_finite
 from ..kernels.layout import PackedWeight, pack_dense, pack_rows
@@ -38,10 +39,10 @@ PART_ELEMENTS = 1 << 18
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerWeights:
+class LayerWeights(Generic[Weight]):
     """One layer's share on a rank. Biases and norms are float32; None where the model has none."""
 
-    products: dict[str, PackedWeight]
+    products: dict[str, Weight]
     biases: dict[str, torch.Tensor | None]
     input_norm: torch.Tensor
     post_attention_norm: torch.Tensor
@@ -50,12 +51,12 @@ class LayerWeights:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RankWeights:
+class RankWeights(Generic[Weight]):
     """A rank's share of a model. `embedding` is None when the head's weight serves for both."""
 
-    layers: list[LayerWeights]
+    layers: list[LayerWeights[Weight]]
     embedding: torch.Tensor | None
-    head: PackedWeight
+    head: Weight
     final_norm: torch.Tensor
     bytes_read: int
 
@@ -66,25 +67,38 @@ class RankWeights:
 
 
 def load_rank(
-    checkpoint: Checkpoint, spec: ModelSpec, plan: ShardPlan, rank: int, dtype: torch.dtype
-) -> RankWeights:
-    """Read the slices that `rank` owns; dense weights are converted to `dtype`.
+    checkpoint: Checkpoint,
+    spec: ModelSpec,
+    plan: ShardPlan,
+    rank: int,
+    dtype: torch.dtype,
+    device: Device[Weight] = HOST,
+) -> RankWeights[Weight]:
+    """Read the slices that `rank` owns; dense weights are converted to `dtype`. Each goes to
+    `device` by itself, as soon as it is laid out.
 
     As many threads read and lay out as ops use (ops.set_threads). Beside the weights memory holds a
     part of a tensor a thread, except where act-order or nf4 need a tensor as a whole.
 
     Raises InputError E-CKPT-NAN naming every tensor of this rank that holds a NaN or an infinity;
     E-QUANT-LABEL, E-QUANT-ZEROS, E-QUANT-GIDX naming every weight whose tensors contradict the
-    config; and what SliceReader.read raises.
+    config; what SliceReader.read raises; and InputError E-KERNEL-KIND for weights that the device
+    cannot take.
     """
     with SliceReader() as reader:
         source = StoredWeights(checkpoint, reader, spec)
-        return _load(source, spec, plan, rank, dtype)
+        return _load(source, spec, plan, rank, dtype, device)
 
 
-def dummy_rank(spec: ModelSpec, plan: ShardPlan, rank: int, dtype: torch.dtype) -> RankWeights:
+def dummy_rank(
+    spec: ModelSpec,
+    plan: ShardPlan,
+    rank: int,
+    dtype: torch.dtype,
+    device: Device[Weight] = HOST,
+) -> RankWeights[Weight]:
     """Random weights of a config's shape, the same model at every degree."""
-    return _load(DummyWeights(), spec, plan, rank, dtype)
+    return _load(DummyWeights(), spec, plan, rank, dtype, device)
 
 
 def load_layer(
@@ -94,11 +108,11 @@ def load_layer(
     rank: int,
     layer: int,
     dtype: torch.dtype,
-) -> LayerWeights:
+) -> LayerWeights[PackedWeight]:
     """Read one layer as load_rank does; the checkpoint may lack all others. Raises what it does."""
     with SliceReader() as reader:
         source = StoredWeights(checkpoint, reader, spec)
-        loader = _Loader(source, spec, plan, rank, dtype)
+        loader = _Loader(source, spec, plan, rank, dtype, HOST)
         weights = loader.layer(layer)
     loader.faults.raise_all(source.name, dtype, spec.dtype)
     return weights
@@ -110,7 +124,7 @@ def load_head(
     """Read what follows the layers: the head and the final norm. Raises what load_rank does."""
     with SliceReader() as reader:
         source = StoredWeights(checkpoint, reader, spec)
-        loader = _Loader(source, spec, plan, rank, dtype)
+        loader = _Loader(source, spec, plan, rank, dtype, HOST)
         head = loader.product(head_module(spec))
         norm = loader.vector("model.norm.weight", spec.hidden_size)
     loader.faults.raise_all(source.name, dtype, spec.dtype)
@@ -121,13 +135,18 @@ T = TypeVar("T")
 
 
 def _load(
-    source: WeightSource, spec: ModelSpec, plan: ShardPlan, rank: int, dtype: torch.dtype
-) -> RankWeights:
+    source: WeightSource,
+    spec: ModelSpec,
+    plan: ShardPlan,
+    rank: int,
+    dtype: torch.dtype,
+    device: Device[Weight],
+) -> RankWeights[Weight]:
     """Load in tasks that share nothing; what is wrong is told in the model's order."""
     faults = LoadFaults()
 
-    def start(make: Callable[[_Loader], T]) -> Future[tuple[T, LoadFaults]]:
-        loader = _Loader(source, spec, plan, rank, dtype)
+    def start(make: Callable[[_Loader[Weight]], T]) -> Future[tuple[T, LoadFaults]]:
+        loader = _Loader(source, spec, plan, rank, dtype, device)
         return pool.submit(lambda: (make(loader), loader.faults))
 
     def finish(task: Future[tuple[T, LoadFaults]]) -> T:
@@ -156,7 +175,7 @@ def _load(
     return weights
 
 
-class _Loader:
+class _Loader(Generic[Weight]):
     """Loads one piece at a time and notes what is wrong with it in `faults`."""
 
     def __init__(
@@ -166,12 +185,13 @@ class _Loader:
         plan: ShardPlan,
         rank: int,
         dtype: torch.dtype,
+        device: Device[Weight],
     ) -> None:
         self.source, self.spec, self.plan = source, spec, plan
-        self.rank, self.dtype = rank, dtype
+        self.rank, self.dtype, self.device = rank, dtype, device
         self.faults = LoadFaults()
 
-    def layer(self, layer: int) -> LayerWeights:
+    def layer(self, layer: int) -> LayerWeights[Weight]:
         modules = layer_modules(self.spec, layer)
         norms = {
             name.split(".")[-2]: self.vector(name, size)
@@ -205,6 +225,10 @@ class _Loader:
             return None
 
     def vector(self, name: str, size: int) -> torch.Tensor:
+        """On the device, float32."""
+        return self._vector(name, size).to(self.device.device)
+
+    def _vector(self, name: str, size: int) -> torch.Tensor:
         values = self.source.vector(name, size)
         self._finite(name, values)
         return values.float()
@@ -221,18 +245,18 @@ class _Loader:
                     )
                 )
             return None
-        values = self.vector(f"{module.name}.bias", module.n)
+        values = self._vector(f"{module.name}.bias", module.n)
         if module.parallel == "row":
-            return values
+            return values.to(self.device.device)
         own = feature_slice(self.plan, module, self.rank)
         padded = torch.zeros(own.size)
         padded[: own.true] = values[_owned_features(own, order)]
-        return padded
+        return padded.to(self.device.device)
 
     def embedding(self) -> torch.Tensor:
         module = embedding_module(self.spec)
         own = feature_slice(self.plan, module, self.rank)
-        table = torch.empty((own.true, module.k), dtype=self.dtype)
+        table = torch.empty((own.true, module.k), dtype=self.dtype, device=self.device.device)
         rows = slice(own.offset, own.offset + own.true)
         step = max(1, PART_ELEMENTS // module.k)
         for begin in range(0, own.true, step):
@@ -241,8 +265,11 @@ class _Loader:
             table[here] = self._dense(module, None, wanted, slice(0, module.k))
         return table
 
-    def product(self, module: LinearModule, order: torch.Tensor | None = None) -> PackedWeight:
-        """A rank's part of a weight; `order` permutes the dimension that is cut."""
+    def product(self, module: LinearModule, order: torch.Tensor | None = None) -> Weight:
+        """A rank's part of a weight on the device; `order` permutes the dimension that is cut."""
+        return self.device.weight(self._packed(module, order))
+
+    def _packed(self, module: LinearModule, order: torch.Tensor | None) -> PackedWeight:
         own = feature_slice(self.plan, module, self.rank)
         cut = _owned_features(own, order)
         if module.parallel == "column":
