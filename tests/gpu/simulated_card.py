@@ -1,4 +1,4 @@
-"""A card without CUDA: what a program asks of CUDA, done on the CPU where kernels are interpreted."""
+"""A card without CUDA: what a program asks of one, done on the CPU."""
 
 from __future__ import annotations
 
