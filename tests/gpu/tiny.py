@@ -83,5 +83,7 @@ def step(*pieces: tuple[int, int, list[int]], sampled: list[int] | None = None) 
         slots=torch.tensor(slots),
         sequence=torch.tensor(owner, dtype=torch.int32),
         block_tables=tables,
-        sampled=torch.arange(len(tokens)) if sampled is None else torch.tensor(sampled),
+        sampled=torch.arange(len(tokens))
+        if sampled is None
+        else torch.tensor(sampled, dtype=torch.int64),
     )
