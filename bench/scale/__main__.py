@@ -25,7 +25,7 @@ from . import calibration, plan_tables, tables
 from .machines import MACHINES, Machines, read_machines
 from .models import Model, chosen, read_models
 from .sum_costs import sum_costs
-from .sweep import DEGREES, WORKLOADS, Row, sweep
+from .sweep import DEGREES, WORKLOADS, Sweep, sweep
 
 
 def arguments() -> argparse.Namespace:
@@ -37,6 +37,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--workload", choices=[w.name for w in WORKLOADS], default="decode 1")
     parser.add_argument("--atoms", type=int, help="for all; 8, or the fewest that are enough")
     parser.add_argument("--layout", choices=LAYOUTS, default="pad")
+    parser.add_argument(
+        "--collectives",
+        choices=("custom", "gather"),
+        default="custom",
+        help="own kernels inside boxes and gathers between, or the library's gathers alone",
+    )
     parser.add_argument("--quantization", choices=("int4", "int8", "none"), default="int4")
     parser.add_argument("--group-size", type=int, default=128)
     parser.add_argument("--links", type=Path, help="JSON with cards, links, clusters, assumptions")
@@ -58,34 +64,36 @@ def main() -> int:
             print(json.dumps(dataclasses.asdict(machines), indent=1))
             return 0
         models = chosen(read_models(options.quantization, options.group_size), options.model)
-        rows = sweep(models, machines, options.cards, options.layout, options.atoms)
+        found = sweep(models, machines, options.cards, options.layout, options.atoms)
     except InputError as error:
         print(f"{error.code} {error.message}", file=sys.stderr)
         return 2
     if options.json:
-        print(json.dumps(tables.report(rows, machines, sum_costs(machines))))
+        print(json.dumps(tables.report(found, machines, sum_costs(machines))))
     else:
-        _print(options, models, machines, rows)
+        _print(options, models, machines, found)
     if options.plots is not None:
         from .plots import draw
 
-        for path in draw(rows, options.plots):
+        for path in draw(found.rows, options.plots):
             print(path, file=sys.stderr)
     return 0
 
 
 def _print(
-    options: argparse.Namespace, models: list[Model], machines: Machines, rows: list[Row]
+    options: argparse.Namespace, models: list[Model], machines: Machines, found: Sweep
 ) -> None:
     console = Console(highlight=False, emoji=False)
     if not console.is_terminal:
         console = Console(highlight=False, emoji=False, width=140)
+    gather = options.collectives == "gather"
     for cluster in machines.clusters:
-        console.print(tables.time_table(rows, cluster.name, options.workload))
+        console.print(
+            tables.time_table(found, options.cards, cluster.name, options.workload, gather)
+        )
     console.print("bold: the fastest that fits; (…): more memory than the cards have\n")
-    for why_not in dict.fromkeys(row.why_not for row in rows if row.why_not):
-        degrees = dict.fromkeys(str(row.degree) for row in rows if row.why_not == why_not)
-        console.print(f"{', '.join(degrees)} cards: {why_not}\n", markup=False)
+    for message in dict.fromkeys(f"{i.code} {i.message}" for i in found.impossible):
+        console.print(message, markup=False, soft_wrap=True)
     console.print(plan_tables.memory_table(models, machines, options.layout))
     console.print(plan_tables.room_table(models, machines, options.layout))
     console.print(plan_tables.padding_table(models))

@@ -1,21 +1,21 @@
 """How long a sum and a gather over ranks take, by the messages of shard/traffic.py.
 
-r ranks of a box, h boxes, n ranks in all; m bytes of a message; B what a rank takes in, from its
-box or (N) from another; `ring` and hops of the library, `flag` one exchange of an own kernel.
+r ranks of a box, h boxes, n ranks in all; m bytes of a message; B what a rank takes in a second
+from its box, N from another; `ring` and hops of the library, `flag` one exchange of an own kernel.
 
-    library, a ring:      ring + (n - h) * hop + (h - 1) * hop_N + (n - 1) * m / min(B, N)
-    own kernel, r ranks:  flag + (r - 1) * m / B
-    a sum in two shots:   2 * flag + (r - 1) / r * (m + m_out) / B
+    library, a ring:       ring + (n - h) * hop + (h - 1) * hop_N + (n - 1) * m / min(B, N)
+    own kernel, r ranks:   flag + (r - 1) * m / B
+    a sum in two shots:    2 * flag + (r - 1) / r * (m + left) / B
 
-where m is all nodes (complete subtrees) of a rank and m_out those that are left when the box has
-added up its own: the root, or what the other boxes must have. The cheaper of one shot and two is
-taken. Staged through the host's memory, a rank writes what others read: m more, or m + m_out / r.
+where m is all nodes (complete subtrees) of a rank and `left` those that remain when the box has
+added up its own. The cheaper of one shot and two is taken. Staged through the host's memory, a rank
+first writes what others read: m more in one shot, m + left / r in two.
 
-Between boxes the library gathers what the boxes are left with (a box sends once, not each of its
-ranks), and an own kernel hands it on inside:
+Over several boxes each adds up its own nodes, the first ranks of the boxes send each other what is
+left (all at once, over trees of boxes), and each hands the root on inside its box:
 
-    h > 1:                inside(m, m_out) + ring + (h - 1) * (hop_N + m_out / N)
-                          + flag + (h - 1) * m_out / B
+    sum, h > 1:     inside + ring + ceil(log2 h) * hop_N + left of the others / N + flag + root / B
+    gather, h > 1:  inside + ring + ceil(log2 h) * hop_N + theirs / N + flag + n * m / B
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 from isobit.shard.atoms import complete_subtrees
 from isobit.shard.plan import ShardPlan
-from isobit.shard.traffic import Message, Traffic
+from isobit.shard.traffic import Traffic
 
 from .machines import Assumptions, Link
 
@@ -58,9 +58,8 @@ class Wires:
         """An all-gather of the library: `size` bytes from each rank to all."""
         if self.degree == 1:
             return 0.0
-        narrow = self.between if self.boxes > 1 else self.inside
-        if self.most > 1 and self.inside.gb_s < narrow.gb_s:
-            narrow = self.inside
+        links = [self.inside] * (self.most > 1) + [self.between] * (self.boxes > 1)
+        narrow = min(links, key=lambda link: link.gb_s)
         hops = (self.degree - self.boxes) * self.inside.hop_us
         hops += (self.boxes - 1) * self.between.hop_us
         sent = self.seconds((self.degree - 1) * size, narrow)
@@ -76,24 +75,25 @@ class Wires:
         two = (ranks - 1) / ranks * (size + left) + staged * (size + left / ranks)
         return min(flag + self.seconds(one, self.inside), 2 * flag + self.seconds(two, self.inside))
 
-    def inside_gather(self, size: float, staged: float) -> float:
-        """`size` bytes into each rank of a box; `staged` bytes of its own it may have to write."""
+    def inside_gather(self, size: float, written: float) -> float:
+        """`size` bytes into each rank of a box; one rank writes `written` of them, if staged."""
         if self.most == 1:
             return 0.0
-        size += staged * self.inside.staged
+        size += written * self.inside.staged
         return (self.inside.custom_us or 0.0) * 1e-6 + self.seconds(size, self.inside)
 
-    def between_boxes(self, size: float) -> float:
-        """A ring over the boxes that brings `size` bytes into each, handed on inside."""
+    def between_boxes(self, size: float, result: float) -> float:
+        """`size` bytes from other boxes into each, then `result` bytes from its first rank."""
         if self.boxes == 1:
             return 0.0
-        time = (self.assumed.ring_us + (self.boxes - 1) * self.between.hop_us) * 1e-6
-        return time + self.seconds(size, self.between) + self.inside_gather(size, size)
+        hops = (self.boxes - 1).bit_length() * self.between.hop_us
+        time = (self.assumed.ring_us + hops) * 1e-6 + self.seconds(size, self.between)
+        return time + self.inside_gather(result, result)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CollectiveTime:
-    """Seconds of a step's collectives: by the library alone, and custom inside boxes."""
+    """Seconds of a step's collectives: by the library alone, and by own kernels inside boxes."""
 
     gather: float
     inside: float
@@ -104,38 +104,33 @@ class CollectiveTime:
         return self.inside + self.between
 
 
-def box_nodes(plan: ShardPlan, box: int) -> int:
-    """Complete subtrees that a box is left with, at most, when it has added up its own."""
-    most = 0
+def box_nodes(plan: ShardPlan, box: int) -> list[int]:
+    """For each box, the complete subtrees that remain when it has added up its own."""
+    nodes = []
     for first in range(0, plan.degree, box):
         last = min(first + box, plan.degree) - 1
         owned = range(plan.owned(first).start, plan.owned(last).stop)
-        most = max(most, len(complete_subtrees(plan.atoms, owned)))
-    return most
+        nodes.append(len(complete_subtrees(plan.atoms, owned)))
+    return nodes
 
 
 def collective_time(
     wires: Wires, plan: ShardPlan, traffic: Traffic, rows: int, sampled: int
 ) -> CollectiveTime:
     """All messages of a step of `rows` rows, `sampled` of which make logits."""
+    nodes = box_nodes(plan, wires.box)
+    others = wires.box * (wires.boxes - 1)
     gather = inside = between = 0.0
     for message in traffic.messages:
-        size = message.nbytes(rows, sampled)
+        size, count = message.nbytes(rows, sampled), message.count
         if not size:
             continue
-        gather += message.count * wires.ring(size)
+        gather += count * wires.ring(size)
         if message.site in TREE_SUMS:
-            left = size // _nodes(message) * box_nodes(plan, wires.box)
-            inside += message.count * wires.inside_sum(size, left)
-            between += message.count * wires.between_boxes((wires.boxes - 1) * left)
+            node = size // max(traffic.nodes)
+            inside += count * wires.inside_sum(size, max(nodes) * node)
+            between += count * wires.between_boxes((sum(nodes) - min(nodes)) * node, node)
         else:
-            inside += message.count * wires.inside_gather((wires.most - 1) * size, size)
-            others = wires.box * (wires.boxes - 1)
-            between += message.count * wires.between_boxes(others * size)
+            inside += count * wires.inside_gather((wires.most - 1) * size, size)
+            between += count * wires.between_boxes(others * size, wires.degree * size)
     return CollectiveTime(gather=gather, inside=inside, between=between)
-
-
-def _nodes(message: Message) -> int:
-    nodes = message.shape[0]
-    assert isinstance(nodes, int)
-    return nodes

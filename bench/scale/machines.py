@@ -215,7 +215,8 @@ def read_machines(file: Path) -> Machines:
         if machines.link(cluster.inside).custom_us is None:
             raise InputError(
                 "E-SCALE-LINKS",
-                f"{file}: {cluster.name!r}: {cluster.inside!r} has no custom_us and cannot be inside",
+                f"{file}: {cluster.name!r}: {cluster.inside!r} is no link inside a box: it has "
+                "no custom_us",
             )
     return machines
 

@@ -23,6 +23,8 @@ PANELS = (
 )
 PARTS = ("fixed", "launches", "products, attention", "sums inside boxes", "between boxes")
 PARTED = ("decode 1", "prefill 2048")
+MOST_PARTED = 16
+"""Cards: with more, one part hides the others."""
 
 
 def draw(rows: list[Row], folder: Path) -> list[Path]:
@@ -93,14 +95,15 @@ def speed(rows: list[Row], colours: tuple[str, ...]) -> Any:
 
 
 def parts(rows: list[Row], colours: tuple[str, ...]) -> Any:
-    """Where the time of a 70B goes: a column for each cluster, a line for each workload."""
+    """Where the time of a 70B goes: a column for each cluster, a line for each workload.
+
+    Every panel has a scale of its own.
+    """
     known = _panels(rows)
     model = "Llama-3.1-70B" if "Llama-3.1-70B" in known else known[-1]
     clusters = list(dict.fromkeys(row.cluster for row in rows))
     clusters = [clusters[0], *clusters[-2:]] if len(clusters) > 3 else clusters
-    figure, grid = plt.subplots(
-        len(PARTED), len(clusters), figsize=(9, 5.6), sharey="row", squeeze=False
-    )
+    figure, grid = plt.subplots(len(PARTED), len(clusters), figsize=(9, 5.6), squeeze=False)
     for line, workload in zip(grid, PARTED, strict=True):
         for axes, cluster in zip(line, clusters, strict=True):
             mine = [
@@ -108,7 +111,7 @@ def parts(rows: list[Row], colours: tuple[str, ...]) -> Any:
                 for row in rows
                 if (row.model, row.cluster, row.workload.name) == (model, cluster, workload)
                 and row.fits
-                and row.time is not None
+                and row.degree <= MOST_PARTED
             ]
             _stack(axes, mine, colours)
             axes.grid(axis="x", visible=False)
@@ -135,7 +138,6 @@ def _stack(axes: Any, rows: list[Row], colours: tuple[str, ...]) -> None:
 
 
 def _part(row: Row, part: str) -> float:
-    assert row.time is not None
     return {
         "fixed": row.time.fixed,
         "launches": row.time.kernels,
@@ -159,7 +161,7 @@ def memory(rows: list[Row], colours: tuple[str, ...]) -> Any:
         found = {
             row.degree: row.needed / GIB
             for row in rows
-            if row.model == name and row.workload.name == "prefill 2048" and row.needed
+            if row.model == name and row.workload.name == "prefill 2048"
         }
         axes.plot(
             list(found),

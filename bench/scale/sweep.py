@@ -102,24 +102,41 @@ def _memory(model: Model) -> MemoryModel:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One workload of one model on one cluster; `why_not` names why there is no plan at all."""
+    """One workload of one model on one cluster. `needed`: bytes of the fullest rank."""
 
     model: str
     cluster: str
     degree: int
     workload: Workload
-    planned: Planned | None = None
-    time: StepTime | None = None
-    needed: int = 0
-    fits: bool = False
-    why_not: str | None = None
+    planned: Planned
+    time: StepTime
+    needed: int
+    fits: bool
 
     @property
     def tokens_per_s(self) -> float:
         """Tokens that come out (decode) or go in (prefill) a second."""
-        assert self.time is not None
         tokens = self.workload.context if self.workload.prefill else self.workload.batch
         return tokens / self.time.total
+
+
+@dataclass(frozen=True, kw_only=True)
+class Impossible:
+    """A number of cards for which the planner has no plan, and what it says."""
+
+    model: str
+    degree: int
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """Rows by model, cluster, degree and workload, in this order, and what cannot be."""
+
+    models: list[str]
+    rows: list[Row]
+    impossible: list[Impossible]
 
 
 def wires_of(cluster: Cluster, machines: Machines, degree: int) -> Wires:
@@ -139,29 +156,29 @@ def sweep(
     degrees: tuple[int, ...],
     layout: Layout = "pad",
     atoms: int | None = None,
-) -> list[Row]:
-    """Rows of all models, clusters, degrees and workloads, in this order; see planned."""
+) -> Sweep:
+    """Everything for these models and numbers of cards; see planned."""
     rows: list[Row] = []
+    impossible: list[Impossible] = []
     for model in models:
-        cuts: dict[int, Planned | str] = {}
+        cuts: list[Planned] = []
         for degree in degrees:
             try:
-                cuts[degree] = planned(model, degree, layout, atoms)
+                cuts.append(planned(model, degree, layout, atoms))
             except InputError as error:
-                cuts[degree] = f"{error.code} {error.message}"
+                impossible.append(
+                    Impossible(
+                        model=model.name, degree=degree, code=error.code, message=error.message
+                    )
+                )
         for cluster in machines.clusters:
-            for degree, cut in cuts.items():
-                rows += _rows(model, cluster, machines, degree, cut)
-    return rows
+            for cut in cuts:
+                rows += _rows(cluster, machines, cut)
+    return Sweep(models=[model.name for model in models], rows=rows, impossible=impossible)
 
 
-def _rows(
-    model: Model, cluster: Cluster, machines: Machines, degree: int, cut: Planned | str
-) -> list[Row]:
-    named = {"model": model.name, "cluster": cluster.name, "degree": degree}
-    if isinstance(cut, str):
-        return [Row(**named, workload=workload, why_not=cut) for workload in WORKLOADS]
-    card = machines.card(cluster.card)
+def _rows(cluster: Cluster, machines: Machines, cut: Planned) -> list[Row]:
+    card, degree = machines.card(cluster.card), cut.plan.degree
     limit = card.gib * GIB * machines.assumptions.memory_share
     rows = []
     for workload in WORKLOADS:
@@ -170,14 +187,16 @@ def _rows(
             cut.works,
             cut.plan,
             cut.traffic,
-            model.spec.layers,
+            cut.model.spec.layers,
             card,
             wires_of(cluster, machines, degree),
             workload.steps(cut.memory.step_rows),
         )
         rows.append(
             Row(
-                **named,
+                model=cut.model.name,
+                cluster=cluster.name,
+                degree=degree,
                 workload=workload,
                 planned=cut,
                 time=time,

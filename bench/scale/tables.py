@@ -9,15 +9,16 @@ from rich.table import Table
 
 from . import calibration
 from .machines import Machines
-from .sum_costs import SumCost, sum_costs
-from .sweep import Row
+from .sum_costs import SumCost
+from .sweep import Row, Sweep
 
 
 def sum_table(costs: list[SumCost]) -> Table:
     """What one sum over ranks costs by link and number of ranks."""
     table = Table(
-        title="one sum over ranks of hidden size 8192, own kernel / library: 1 row in µs, 512 in ms",
+        title="one sum, hidden size 8192, own kernel / library: 1 row in µs, 512 rows in ms",
         title_justify="left",
+        title_style="bold",
     )
     counts = list(dict.fromkeys(cost.count for cost in costs))
     table.add_column("link")
@@ -35,34 +36,43 @@ def sum_table(costs: list[SumCost]) -> Table:
     return table
 
 
-def time_table(rows: list[Row], cluster: str, workload: str) -> Table:
-    """Milliseconds of a workload on one cluster; what does not fit is in brackets."""
-    mine = [row for row in rows if row.cluster == cluster and row.workload.name == workload]
-    table = Table(title=f"{workload}, ms: {cluster}", title_justify="left")
-    table.add_column("model")
-    for degree in dict.fromkeys(row.degree for row in mine):
+def time_table(
+    found: Sweep, degrees: tuple[int, ...], cluster: str, workload: str, gather: bool
+) -> Table:
+    """Milliseconds of a workload on one cluster; what does not fit is in brackets.
+
+    With `gather` the library carries everything.
+    """
+    table = Table(title=f"{workload}, ms: {cluster}", title_justify="left", title_style="bold")
+    table.add_column("model", no_wrap=True)
+    for degree in degrees:
         table.add_column(str(degree), justify="right")
-    for model in dict.fromkeys(row.model for row in mine):
-        found = [row for row in mine if row.model == model]
-        fastest = min((r.time.total for r in found if r.time and r.fits), default=None)
-        table.add_row(model, *(_cell(row, fastest) for row in found))
+    mine = [r for r in found.rows if (r.cluster, r.workload.name) == (cluster, workload)]
+    for model in found.models:
+        rows = {row.degree: row for row in mine if row.model == model}
+        times = {n: r.time.total_gather if gather else r.time.total for n, r in rows.items()}
+        fastest = min((times[n] for n, row in rows.items() if row.fits), default=0.0)
+        cells = {i.degree: i.code for i in found.impossible if i.model == model}
+        for degree, row in rows.items():
+            cells[degree] = _cell(times[degree], row.fits, times[degree] == fastest)
+        table.add_row(model, *(cells[degree] for degree in degrees))
     return table
 
 
-def _cell(row: Row, fastest: float | None) -> str:
-    if row.time is None:
-        return (row.why_not or "").partition(" ")[0]
-    ms = row.time.total * 1e3
+def _cell(seconds: float, fits: bool, fastest: bool) -> str:
+    ms = seconds * 1e3
     text = f"{ms:.1f}" if ms < 100 else f"{ms:.0f}"
-    if not row.fits:
+    if not fits:
         return f"[dim]({text})[/]"
-    return f"[bold green]{text}[/]" if row.time.total == fastest else text
+    return f"[bold green]{text}[/]" if fastest else text
 
 
 def calibration_table(found: list[calibration.Comparison]) -> Table:
     """The formula beside what was measured on a CPU."""
     table = Table(
-        title="the same formula on the machine of docs/performance.md, ms", title_justify="left"
+        title="the same formula on the machine of docs/performance.md, ms",
+        title_justify="left",
+        title_style="bold",
     )
     for name in ("row", "degree", "measured", "predicted", "off"):
         table.add_column(name, justify="left" if name == "row" else "right")
@@ -74,7 +84,7 @@ def calibration_table(found: list[calibration.Comparison]) -> Table:
     return table
 
 
-def report(rows: list[Row], machines: Machines, costs: list[SumCost]) -> dict[str, Any]:
+def report(found: Sweep, machines: Machines, costs: list[SumCost]) -> dict[str, Any]:
     """Everything as one JSON object: bytes, seconds, tokens a second."""
     return {
         "machines": dataclasses.asdict(machines),
@@ -88,23 +98,18 @@ def report(rows: list[Row], machines: Machines, costs: list[SumCost]) -> dict[st
             }
             for each in calibration.compare()
         ],
-        "rows": [_row(row) for row in rows],
+        "impossible": [dataclasses.asdict(each) for each in found.impossible],
+        "rows": [_row(row) for row in found.rows],
     }
 
 
 def _row(row: Row) -> dict[str, Any]:
-    named = {
+    plan, time = row.planned.plan, row.time
+    return {
         "model": row.model,
         "cluster": row.cluster,
         "tp": row.degree,
         "workload": row.workload.name,
-        "works": row.why_not is None,
-    }
-    if row.time is None or row.planned is None:
-        return {**named, "why_not": row.why_not}
-    plan, time = row.planned.plan, row.time
-    return {
-        **named,
         "atoms": plan.atoms,
         "layout": plan.layout,
         "plan": plan.content_hash(),
