@@ -53,7 +53,10 @@ def arguments() -> argparse.Namespace:
 
 
 def _cards(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
+    try:
+        return tuple(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected numbers, as in 1,2,3") from None
 
 
 def main() -> int:

@@ -9,7 +9,8 @@ from its box, N from another; `ring` and hops of the library, `flag` one exchang
 
 where m is all nodes (complete subtrees) of a rank and `left` those that remain when the box has
 added up its own. The cheaper of one shot and two is taken. Staged through the host's memory, a rank
-first writes what others read: m more in one shot, m + left / r in two.
+also writes what others read, m in one shot and m + left / r in two. Pieces overlap: the larger of
+what is read and written counts.
 
 Over several boxes each adds up its own nodes, the first ranks of the boxes send each other what is
 left (all at once, over trees of boxes), and each hands the root on inside its box:
@@ -70,17 +71,17 @@ class Wires:
         ranks, flag = self.most, (self.inside.custom_us or 0.0) * 1e-6
         if ranks == 1:
             return 0.0
-        staged = self.inside.staged
-        one = (ranks - 1 + staged) * size
-        two = (ranks - 1) / ranks * (size + left) + staged * (size + left / ranks)
+        one, two = (ranks - 1) * size, (ranks - 1) / ranks * (size + left)
+        if self.inside.staged:
+            one, two = max(one, size), max(two, size + left / ranks)
         return min(flag + self.seconds(one, self.inside), 2 * flag + self.seconds(two, self.inside))
 
     def inside_gather(self, size: float, written: float) -> float:
         """`size` bytes into each rank of a box; one rank writes `written` of them, if staged."""
         if self.most == 1:
             return 0.0
-        size += written * self.inside.staged
-        return (self.inside.custom_us or 0.0) * 1e-6 + self.seconds(size, self.inside)
+        largest = max(size, written) if self.inside.staged else size
+        return (self.inside.custom_us or 0.0) * 1e-6 + self.seconds(largest, self.inside)
 
     def between_boxes(self, size: float, result: float) -> float:
         """`size` bytes from other boxes into each, then `result` bytes from its first rank."""

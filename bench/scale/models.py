@@ -16,7 +16,7 @@ FILE = Path(__file__).with_name("models.json")
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A published model; `billion_parameters` is what its card says."""
+    """A published model; `billion_parameters` is what its page says."""
 
     name: str
     source: str
