@@ -95,6 +95,7 @@ def _print(
             tables.time_table(found, options.cards, cluster.name, options.workload, gather)
         )
     console.print("bold: the fastest that fits; (…): more memory than the cards have\n")
+    console.print(tables.fastest_table(found, gather))
     for message in dict.fromkeys(f"{i.code} {i.message}" for i in found.impossible):
         console.print(message, markup=False, soft_wrap=True)
     console.print(plan_tables.memory_table(models, machines, options.layout))

@@ -60,11 +60,38 @@ def time_table(
 
 
 def _cell(seconds: float, fits: bool, fastest: bool) -> str:
-    ms = seconds * 1e3
-    text = f"{ms:.1f}" if ms < 100 else f"{ms:.0f}"
+    text = _ms(seconds)
     if not fits:
         return f"[dim]({text})[/]"
     return f"[bold green]{text}[/]" if fastest else text
+
+
+def _ms(seconds: float) -> str:
+    ms = seconds * 1e3
+    return f"{ms:.1f}" if ms < 100 else f"{ms:.0f}"
+
+
+def fastest_table(found: Sweep, gather: bool) -> Table:
+    """The number of cards with which a workload is done soonest, and its milliseconds."""
+    table = Table(title="cards that are fastest: ms", title_justify="left", title_style="bold")
+    table.add_column("model", no_wrap=True)
+    table.add_column("cluster", no_wrap=True)
+    names = list(dict.fromkeys(row.workload.name for row in found.rows))
+    for name in names:
+        table.add_column(name, justify="right")
+    for model in found.models:
+        for cluster in dict.fromkeys(row.cluster for row in found.rows):
+            cells = []
+            for name in names:
+                asked = (model, cluster, name)
+                times = [
+                    (row.time.total_gather if gather else row.time.total, row.degree)
+                    for row in found.rows
+                    if row.fits and (row.model, row.cluster, row.workload.name) == asked
+                ]
+                cells.append(f"{min(times)[1]}: {_ms(min(times)[0])}" if times else "")
+            table.add_row(model, cluster, *cells)
+    return table
 
 
 def calibration_table(found: list[calibration.Comparison]) -> Table:
