@@ -94,12 +94,20 @@ def _print(
         console.print(
             tables.time_table(found, options.cards, cluster.name, options.workload, gather)
         )
-    console.print("bold: the fastest that fits; (…): more memory than the cards have\n")
+    console.print(
+        "bold: the fastest that fits; (…): more memory than the cards have; a word: no plan\n"
+    )
     console.print(tables.fastest_table(found, gather))
     for message in dict.fromkeys(f"{i.code} {i.message}" for i in found.impossible):
-        console.print(message, markup=False, soft_wrap=True)
-    console.print(plan_tables.memory_table(models, machines, options.layout))
-    console.print(plan_tables.room_table(models, machines, options.layout))
+        where = [i for i in found.impossible if f"{i.code} {i.message}" == message]
+        cards = ", ".join(dict.fromkeys(str(i.degree) for i in where))
+        names = list(dict.fromkeys(i.model for i in where))
+        shown = "every model" if names == found.models else ", ".join(names)
+        text = f"no plan for {shown} on {cards} cards: {message}"
+        console.print(text, markup=False, soft_wrap=True)
+    cut = plan_tables.Cut(layout=options.layout, atoms=options.atoms)
+    console.print(plan_tables.memory_table(models, machines, cut))
+    console.print(plan_tables.room_table(models, machines, cut))
     console.print(plan_tables.padding_table(models))
     console.print(plan_tables.balance_table())
     console.print(tables.sum_table(sum_costs(machines)))

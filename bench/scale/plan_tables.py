@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
 from isobit.kernels.errors import InputError
 from isobit.shard.atoms import atoms_of_rank, complete_subtrees
-from isobit.shard.plan import Layout, PlanSettings, check_settings
+from isobit.shard.plan import MOST_ATOMS, Layout, PlanSettings, check_settings
 from rich.table import Table
 
 from .machines import Machines
 from .models import Model
-from .sweep import DEGREES, GIB, Planned, planned
+from .sweep import GIB, Planned, planned
 
 CONTEXT = 4096
 """Tokens that a model must have room for where memory is compared."""
@@ -18,12 +22,22 @@ ATOMS = (8, 16, 32, 64)
 UNEVEN = (3, 5, 6, 7, 12, 24, 48)
 
 
-def fewest_cards(model: Model, gib: float, share: float, layout: Layout) -> Planned | None:
-    """The fewest cards that hold a model and one sequence of 4096 tokens; None above 64."""
-    for degree in range(1, DEGREES[-1] + 1):
-        cut = planned(model, degree, layout)
-        if cut.needed(CONTEXT, 1) <= gib * GIB * share:
-            return cut
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """How models are to be cut, as in `planned`."""
+
+    layout: Layout = "pad"
+    atoms: int | None = None
+
+    def of(self, model: Model, degree: int) -> Planned:
+        return planned(model, degree, self.layout, self.atoms)
+
+
+def fewest_cards(model: Model, gib: float, share: float, cut: Cut) -> int | None:
+    """The fewest cards that hold a model and one sequence of 4096 tokens; None when 64 do not."""
+    for degree in range(1, (cut.atoms or MOST_ATOMS) + 1):
+        if cut.of(model, degree).needed(CONTEXT, 1) <= gib * GIB * share:
+            return degree
     return None
 
 
@@ -35,7 +49,20 @@ def _table(title: str, first: str, *columns: str) -> Table:
     return table
 
 
-def memory_table(models: list[Model], machines: Machines, layout: Layout) -> Table:
+def short(code: str) -> str:
+    """The end of a code, so that it fits into a column of numbers."""
+    return code.removeprefix("E-PLAN-")
+
+
+def _or_code(cell: Callable[[], str]) -> str:
+    """What a cell says, or the code of the planner's error."""
+    try:
+        return cell()
+    except InputError as error:
+        return short(error.code)
+
+
+def memory_table(models: list[Model], machines: Machines, cut: Cut) -> Table:
     """GiB of the fullest rank, and how few cards are enough."""
     share = machines.assumptions.memory_share
     table = _table(
@@ -44,19 +71,22 @@ def memory_table(models: list[Model], machines: Machines, layout: Layout) -> Tab
         *map(str, SHOWN),
         *(card.name for card in machines.cards),
     )
+
+    def needed(model: Model, degree: int) -> str:
+        return f"{cut.of(model, degree).needed(CONTEXT, 1) / GIB:.1f}"
+
+    def fewest(model: Model, gib: float) -> str:
+        found = fewest_cards(model, gib, share, cut)
+        return "none" if found is None else str(found)
+
     for model in models:
-        try:
-            cells = [f"{planned(model, n, layout).needed(CONTEXT, 1) / GIB:.1f}" for n in SHOWN]
-            for card in machines.cards:
-                least = fewest_cards(model, card.gib, share, layout)
-                cells.append("> 64" if least is None else str(least.plan.degree))
-        except InputError as error:
-            cells = [error.code]
+        cells = [_or_code(partial(needed, model, degree)) for degree in SHOWN]
+        cells += [_or_code(partial(fewest, model, card.gib)) for card in machines.cards]
         table.add_row(model.name, *cells)
     return table
 
 
-def room_table(models: list[Model], machines: Machines, layout: Layout) -> Table:
+def room_table(models: list[Model], machines: Machines, cut: Cut) -> Table:
     """How many sequences of 4096 tokens fit at once, on the first card of the machines."""
     card, share = machines.cards[0], machines.assumptions.memory_share
     table = _table(
@@ -64,13 +94,13 @@ def room_table(models: list[Model], machines: Machines, layout: Layout) -> Table
         "model",
         *map(str, SHOWN),
     )
+
+    def room(model: Model, degree: int) -> str:
+        found = cut.of(model, degree).fit(card, share, CONTEXT)
+        return str(found.sequences) if found.fits else ""
+
     for model in models:
-        try:
-            fits = [planned(model, n, layout).fit(card, share, CONTEXT) for n in SHOWN]
-            cells = [str(found.sequences) if found.fits else "" for found in fits]
-        except InputError as error:
-            cells = [error.code]
-        table.add_row(model.name, *cells)
+        table.add_row(model.name, *(_or_code(partial(room, model, degree)) for degree in SHOWN))
     return table
 
 
@@ -85,15 +115,18 @@ def padding_table(models: list[Model]) -> Table:
         "idle of 32",
         "idle of 64",
     )
+
+    def padding(model: Model, atoms: int, layout: Layout) -> str:
+        return f"{planned(model, atoms, layout, atoms).padding:.1%}"
+
+    def idle(model: Model, atoms: int) -> str:
+        return str(planned(model, atoms, "pad", atoms).idle or "")
+
     for model in models:
-        try:
-            cuts = [planned(model, atoms, "pad", atoms) for atoms in ATOMS]
-            cuts += [planned(model, atoms, "ragged", atoms) for atoms in (8, 64)]
-        except InputError as error:
-            table.add_row(model.name, error.code)
-            continue
-        idle = [str(cut.idle or "") for cut in cuts[2:4]]
-        table.add_row(model.name, *(f"{cut.padding:.1%}" for cut in cuts), *idle)
+        cells = [_or_code(partial(padding, model, atoms, "pad")) for atoms in ATOMS]
+        cells += [_or_code(partial(padding, model, atoms, "ragged")) for atoms in (8, 64)]
+        cells += [_or_code(partial(idle, model, atoms)) for atoms in (32, 64)]
+        table.add_row(model.name, *cells)
     return table
 
 
@@ -108,19 +141,13 @@ def balance_table() -> Table:
         *(f"{atoms} atoms" for atoms in ATOMS),
     )
     for degree in UNEVEN:
-        cells = []
-        for atoms in ATOMS:
-            try:
-                check_settings(PlanSettings(degree=degree, atoms=atoms))
-            except InputError as error:
-                cells.append(error.code)
-                continue
-            cells.append(_balance(degree, atoms))
+        cells = (_or_code(partial(_balance, degree, atoms)) for atoms in ATOMS)
         table.add_row(str(degree), *cells)
     return table
 
 
 def _balance(degree: int, atoms: int) -> str:
+    check_settings(PlanSettings(degree=degree, atoms=atoms))
     owned = [atoms_of_rank(atoms, degree, rank) for rank in range(degree)]
     most = max(len(own) for own in owned)
     nodes = max(len(complete_subtrees(atoms, own)) for own in owned)

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from . import calibration
 from .machines import Machines
+from .plan_tables import short
 from .sum_costs import SumCost
 from .sweep import Row, Sweep
 
@@ -52,7 +53,7 @@ def time_table(
         rows = {row.degree: row for row in mine if row.model == model}
         times = {n: r.time.total_gather if gather else r.time.total for n, r in rows.items()}
         fastest = min((times[n] for n, row in rows.items() if row.fits), default=0.0)
-        cells = {i.degree: i.code for i in found.impossible if i.model == model}
+        cells = {i.degree: short(i.code) for i in found.impossible if i.model == model}
         for degree, row in rows.items():
             cells[degree] = _cell(times[degree], row.fits, times[degree] == fastest)
         table.add_row(model, *(cells[degree] for degree in degrees))
