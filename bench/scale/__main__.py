@@ -20,6 +20,7 @@ from pathlib import Path
 from isobit.kernels.errors import InputError
 from isobit.shard.fit import LAYOUTS
 from rich.console import Console
+from rich.table import Table
 
 from . import calibration, plan_tables, tables
 from .machines import MACHINES, Machines, read_machines
@@ -89,15 +90,20 @@ def _print(
     console = Console(highlight=False, emoji=False)
     if not console.is_terminal:
         console = Console(highlight=False, emoji=False, width=140)
+
+    def show(table: Table) -> None:
+        """Print the title as a line of its own: rich would break it to the table's width."""
+        console.print(table.title, style="bold", soft_wrap=True)
+        table.title = None
+        console.print(table)
+
     gather = options.collectives == "gather"
     for cluster in machines.clusters:
-        console.print(
-            tables.time_table(found, options.cards, cluster.name, options.workload, gather)
-        )
+        show(tables.time_table(found, options.cards, cluster.name, options.workload, gather))
     console.print(
         "bold: the fastest that fits; (…): more memory than the cards have; a word: no plan\n"
     )
-    console.print(tables.fastest_table(found, gather))
+    show(tables.fastest_table(found, gather))
     for message in dict.fromkeys(f"{i.code} {i.message}" for i in found.impossible):
         where = [i for i in found.impossible if f"{i.code} {i.message}" == message]
         cards = ", ".join(dict.fromkeys(str(i.degree) for i in where))
@@ -106,12 +112,12 @@ def _print(
         text = f"no plan for {shown} on {cards} cards: {message}"
         console.print(text, markup=False, soft_wrap=True)
     cut = plan_tables.Cut(layout=options.layout, atoms=options.atoms)
-    console.print(plan_tables.memory_table(models, machines, cut))
-    console.print(plan_tables.room_table(models, machines, cut))
-    console.print(plan_tables.padding_table(models))
-    console.print(plan_tables.balance_table())
-    console.print(tables.sum_table(sum_costs(machines)))
-    console.print(tables.calibration_table(calibration.compare()))
+    show(plan_tables.memory_table(models, machines, cut))
+    show(plan_tables.room_table(models, machines, cut))
+    show(plan_tables.padding_table(models))
+    show(plan_tables.balance_table())
+    show(tables.sum_table(sum_costs(machines)))
+    show(tables.calibration_table(calibration.compare()))
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def fewest_cards(model: Model, gib: float, share: float, cut: Cut) -> int | None
 
 
 def _table(title: str, first: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(title=title)
     table.add_column(first, no_wrap=True)
     for column in columns:
         table.add_column(column, justify="right")

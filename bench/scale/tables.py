@@ -17,9 +17,7 @@ from .sweep import Row, Sweep
 def sum_table(costs: list[SumCost]) -> Table:
     """What one sum over ranks costs by link and number of ranks."""
     table = Table(
-        title="one sum, hidden size 8192, own kernel / library: 1 row in µs, 512 rows in ms",
-        title_justify="left",
-        title_style="bold",
+        title="one sum, hidden size 8192, own kernel / library: 1 row in µs, 512 rows in ms"
     )
     counts = list(dict.fromkeys(cost.count for cost in costs))
     table.add_column("link")
@@ -44,7 +42,7 @@ def time_table(
 
     With `gather` the library carries everything.
     """
-    table = Table(title=f"{workload}, ms: {cluster}", title_justify="left", title_style="bold")
+    table = Table(title=f"{workload}, ms: {cluster}")
     table.add_column("model", no_wrap=True)
     for degree in degrees:
         table.add_column(str(degree), justify="right")
@@ -74,7 +72,7 @@ def _ms(seconds: float) -> str:
 
 def fastest_table(found: Sweep, gather: bool) -> Table:
     """The number of cards with which a workload is done soonest, and its milliseconds."""
-    table = Table(title="cards that are fastest: ms", title_justify="left", title_style="bold")
+    table = Table(title="cards that are fastest: ms")
     table.add_column("model", no_wrap=True)
     table.add_column("cluster", no_wrap=True)
     names = list(dict.fromkeys(row.workload.name for row in found.rows))
@@ -97,11 +95,7 @@ def fastest_table(found: Sweep, gather: bool) -> Table:
 
 def calibration_table(found: list[calibration.Comparison]) -> Table:
     """The formula beside what was measured on a CPU."""
-    table = Table(
-        title="the same formula on the machine of docs/performance.md, ms",
-        title_justify="left",
-        title_style="bold",
-    )
+    table = Table(title="the same formula on the machine of docs/performance.md, ms")
     for name in ("row", "degree", "measured", "predicted", "off"):
         table.add_column(name, justify="left" if name == "row" else "right")
     for each in found:
