@@ -20,6 +20,7 @@ from ..shard.verify_load import padding_faults, rank_fingerprints
 from . import rendezvous
 from .affinity import pin
 from .collectives.choose import choose
+from .collectives.on_cards import mode_on_cards
 from .config import (
     PAGE_TOKENS,
     LoadSettings,
@@ -59,8 +60,11 @@ class Worker:
         device = open_device(job.device, most_rows=job.max_step_rows, eager=job.enforce_eager)
         timeout_s = job.collective_timeout_s
         rendezvous.join(job.rendezvous, self.rank, self.plan.degree, timeout_s)
+        mode = job.all_reduce
+        if device.device.type == "cuda":
+            mode = mode_on_cards(mode)
         self.choice = choose(
-            job.all_reduce,
+            mode,
             self.plan,
             self.rank,
             same_host=job.ranks_per_host >= self.plan.degree,
