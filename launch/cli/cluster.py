@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ...kernels.errors import InputError
+from ..cluster_check.facts import names_of
 from ..cluster_check.judge import judge
-from ..cluster_check.rows import names_of
 from ..cluster_check.visit import visit
 from ..clusters import cluster_files, lines_to_edit, write_cluster_file
 from ..ray_cluster import ray_session

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
+from ..cluster_check.facts import Report, names_of
 from ..cluster_check.finding import Gravity, HostFinding
-from ..cluster_check.rows import Report, names_of, rows_of
+from .cluster_rows import rows_of
 from .output import console
 
 COLUMN = 26

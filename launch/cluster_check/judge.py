@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import get_args
 
+from .facts import Report, names_of
 from .finding import Gravity, HostFinding
 from .judge_machine import clock, graphics, links, reach, room
 from .judge_model import model
 from .judge_software import broken, known_trouble, silent, versions
-from .rows import Report, names_of
 
 ORDER = get_args(Gravity)[::-1]
 

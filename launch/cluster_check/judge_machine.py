@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 
+from .facts import Report, cards, peers_of_cards
 from .finding import HostFinding
-from .rows import Report, cards, peers_of_cards
 
 CLOCK_MS = 1000.0
 SLOW_MBIT_S = 1000

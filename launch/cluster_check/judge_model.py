@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from .facts import Report, usual
 from .finding import HostFinding
-from .rows import Report, usual
 
 
 def model(reports: Mapping[str, Report]) -> list[HostFinding]:

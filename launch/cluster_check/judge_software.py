@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 
+from .facts import Report, cards, instructions, package, usual
 from .finding import HostFinding
-from .rows import Report, cards, instructions, package, usual
 
 
 def silent(reports: Mapping[str, Report]) -> list[HostFinding]:
