@@ -53,14 +53,17 @@ def refusal(
     if not fatal:
         return None
     missing = all(each.what in ("missing", "unreadable") for each in fatal)
-    hosts = len({each.host for each in fatal})
+    hosts = count(len({each.host for each in fatal}), "host")
     return InputError(
         "E-MODEL-MISSING" if missing else "E-MODEL-DIFFERS",
-        f"{folder}: {'1 host has' if hosts == 1 else f'{hosts} hosts have'} not the "
-        f"{len(wanted.files)} files ({wanted.size} bytes) that the driver has:\n"
-        + "".join(f"  {each}\n" for each in fatal)
-        + way_out,
+        f"{folder}: {hosts} without the {count(len(wanted.files), 'file')} ({wanted.size} bytes) "
+        "that the driver has:\n" + "".join(f"  {each}\n" for each in fatal) + way_out,
     )
+
+
+def count(number: int, thing: str) -> str:
+    """1 host, 2 hosts."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def _of_host(wanted: Manifest, host: HostFiles) -> list[Difference]:

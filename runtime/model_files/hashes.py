@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from ...shard.safetensors_file import MOST_HEADER_BYTES
+
+log = logging.getLogger("isobit.runtime")
 
 SAMPLES = 16
 SAMPLE_BYTES = 64 << 10
@@ -58,9 +61,17 @@ def whole_hash(
         while chunk := file.read(CHUNK_BYTES):
             running.update(chunk)
             on_bytes(len(chunk))
+    digest = running.hexdigest()
     if known is not None and time.time() - status.st_mtime > SETTLED_S:
-        known.parent.mkdir(parents=True, exist_ok=True)
-        partial = known.with_name(f".{known.name}.{os.getpid()}")
-        partial.write_text(running.hexdigest(), encoding="ascii")
-        partial.replace(known)
-    return running.hexdigest()
+        try:
+            _keep(known, digest)
+        except OSError as error:
+            log.warning("%s: hashes are not kept for the next time (%s)", cache, error)
+    return digest
+
+
+def _keep(known: Path, digest: str) -> None:
+    known.parent.mkdir(parents=True, exist_ok=True)
+    partial = known.with_name(f".{known.name}.{os.getpid()}")
+    partial.write_text(digest, encoding="ascii")
+    partial.replace(known)

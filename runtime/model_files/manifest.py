@@ -146,7 +146,7 @@ def _kinds(folder: Path, weights: bool) -> dict[str, str]:
 
 def _is_name(name: str) -> bool:
     """Whether a name that came over a wire stays in its folder."""
-    return Path(name).name == name and not name.startswith(".") and "\0" not in name
+    return bool(name) and Path(name).name == name and name[0] != "." and "\0" not in name
 
 
 class _Counter:

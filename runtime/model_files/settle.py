@@ -15,7 +15,7 @@ from ..link import Serve
 from ..progress import progress
 from ..rank_group import RankGroup
 from .cache import cache_folder
-from .compare import Difference, HostFiles, differences, refusal
+from .compare import Difference, HostFiles, count, differences, refusal
 from .fetch import PIECE_BYTES, read_piece
 from .manifest import Manifest, read_manifest
 from .mode import ModelFiles, hub_commit
@@ -118,7 +118,7 @@ def _accept(
     if failed := {seen[rank].host: answers[rank] for rank in seen if seen[rank].error}:
         raise EnvironmentFault(
             next(iter(failed.values()))["code"],
-            f"{folder}: {len(failed)} hosts could not get the driver's files:\n"
+            f"{folder}: {count(len(failed), 'host')} could not get the driver's files:\n"
             + "".join(f"  {host}: {each['error']}\n" for host, each in failed.items())
             + way_out,
         )
