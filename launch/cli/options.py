@@ -13,7 +13,8 @@ from ...kernels.errors import InputError
 from ...runtime.collectives.interface import MODES, Mode
 from ...runtime.config import LoadSettings
 from ...runtime.launcher import Launcher, LocalLauncher, cores
-from ..ray_cluster import RayLauncher, ray_session
+from ..ray.launcher import RayLauncher
+from ..ray.session import ray_session
 from .output import errors
 
 Model = Annotated[
