@@ -14,9 +14,12 @@ def silent(reports: Sequence[Report], driver: Mapping[str, str]) -> list[HostFin
     found = []
     for report in reports:
         host = report["host"]
-        if report["state"] != "alive":
-            what = f"{host} is {report['state']}: nothing listens where its Ray was"
+        if report["state"] == "dead":
+            what = f"{host} has left the cluster"
             way_out = "start Ray there again; /tmp/ray/session_latest/logs there says why it ended"
+        elif report["state"] == "silent":
+            what = f"{host} takes no connection where its Ray is to listen"
+            way_out = "see its power and its cable, then whether a firewall came between"
         elif "error" in report and report.get("versions", driver)["isobit"] == driver["isobit"]:
             what = f"{host} cannot be asked: {report['error']}"
             way_out = "see the logs there, in /tmp/ray/session_latest/logs"

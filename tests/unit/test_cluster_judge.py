@@ -123,7 +123,7 @@ def test_a_dead_host_and_one_that_never_joined(reports):
     del reports[2]["versions"]
     missing, dead = found(reports, hosts=4)
     assert missing == ("fault", "2 of 4 hosts are there: box-1 (10.0.0.1), box-2 (10.0.0.2)")
-    assert dead == ("fault", "box-3 (10.0.0.3) is dead: nothing listens where its Ray was")
+    assert dead == ("fault", "box-3 (10.0.0.3) has left the cluster")
 
 
 def test_another_instruction_set_breaks_the_promise_of_bits(reports):
