@@ -15,11 +15,15 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from .requirements import NAMESPACES
+
 ROOT = Path(__file__).parents[2]
 NETWORK = "10.77.0"
 SWITCH = "switch"
 HOME = "/tmp/home"  # noqa: S108
 START_TIMEOUT_S = 20
+MARK = "ISOBIT_CLUSTER_TEST"
+"""An environment variable that every process of a run inherits, to be found by."""
 
 
 class ClusterError(Exception):
@@ -39,7 +43,9 @@ class Outcome:
     def check(self, status: int = 0) -> Outcome:
         """Return self; raises ClusterError with all that was printed on another exit status."""
         if self.status != status:
-            raise ClusterError(f"{self.command}: exit status {self.status}, expected {status}\n{self}")
+            raise ClusterError(
+                f"{self.command}: exit status {self.status}, expected {status}\n{self}"
+            )
         return self
 
     def __str__(self) -> str:
@@ -79,12 +85,11 @@ class Host:
         self.name, self.address, self._port = name, address, f"port-{name}"
         folder = scratch / name
         folder.mkdir(exist_ok=True)
-        script = str(Path(__file__).with_name("host.sh"))
-        namespaces = ["--net", "--pid", "--fork", "--kill-child", "--mount-proc", "--mount"]
+        script = Path(__file__).with_name("host.sh")
+        becoming = ["bash", script, folder, name, scratch / "common", *_python_below_tmp()]
         with (logs / f"{name}-sshd.log").open("a") as log:
             self._unshare = subprocess.Popen(
-                ["unshare", *namespaces, "--uts", "--ipc", "bash", script, str(folder), name]
-                + [str(scratch / "common"), *_python_below_tmp()],
+                [*NAMESPACES, "--uts", "--ipc", *becoming],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -178,7 +183,8 @@ def finish(process: subprocess.Popen[str], command: tuple[str, ...], timeout_s: 
 def login_environment() -> dict[str, str]:
     """What a login on a host exports: its .bashrc says the same."""
     path = f"{sys.prefix}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-    return {"HOME": HOME, "USER": "root", "PATH": path, "LANG": "C.UTF-8", "TERM": "dumb"}
+    login = {"HOME": HOME, "USER": "root", "PATH": path, "LANG": "C.UTF-8", "TERM": "dumb"}
+    return login | {MARK: os.environ[MARK]}
 
 
 def _write_common_files(folder: Path, addresses: dict[str, str]) -> None:

@@ -14,6 +14,7 @@ PACKAGES = {
     "ps": "procps",
     "unshare": "util-linux",
     "nsenter": "util-linux",
+    "setpriv": "util-linux",
 }
 NAMESPACES = ("unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "--mount")
 APT_TIMEOUT_S = 300
