@@ -193,8 +193,9 @@ class RayLauncher:
 class _RankActor:
     def run(self, ticket: dict[str, Any]) -> None:
         from ..runtime.rank_process import run_rank
+        from .models import download_files
 
-        run_rank(RankTicket(**ticket))
+        run_rank(RankTicket(**ticket), download_files)
 
 
 def _resource_table(asked: int) -> str:

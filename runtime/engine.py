@@ -22,6 +22,7 @@ from .config import (
 )
 from .consistency import check_loaded, differing_ranks, divergence, wrong_products
 from .launcher import Launcher
+from .model_files.settle import settle_files
 from .prepare import prepare
 from .rank_group import RankGroup
 from .replay import write_replay
@@ -132,6 +133,8 @@ class Engine:
 
     def _load(self, model: Path) -> list[dict[str, Any]]:
         settings = self.settings
+        weights = settings.load.format != "dummy"
+        settle_files(self._group, model, settings.model_files, weights=weights)
         job = {
             "kind": "load",
             "model": str(model.absolute()),

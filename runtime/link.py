@@ -19,6 +19,8 @@ from ..kernels.errors import EnvironmentFault, RankFault
 from . import wire
 from .ticket import RankTicket
 
+Serve = Callable[[int, dict[str, Any]], dict[str, Any]]
+"""`serve(rank, message)`: what is sent back to a rank that wants a piece of a file."""
 POLL_MS = 100
 DEATH_GRACE_S = 0.5
 
@@ -107,13 +109,15 @@ class DriverLink:
         timeout_s: float,
         dead: Callable[[], dict[int, str]],
         stop_at_error: bool,
+        serve: Serve | None = None,
     ) -> dict[int, dict[str, Any]]:
         """Wait for one `kind` (or "error") message from every rank.
 
         `dead` tells which ranks have ended and how. With `stop_at_error` the first error ends the
         wait: the other ranks may be waiting for the one that failed. It ends half a second later,
         because a rank that dies without a word breaks the collectives of the others, and is the
-        one to name. Raises RankFault E-RANK-DIED or E-RANK-TIMEOUT naming the ranks.
+        one to name. Ranks that want pieces of files get them from `serve`; each piece grants all
+        another `timeout_s`. Raises RankFault E-RANK-DIED or E-RANK-TIMEOUT naming the ranks.
         """
         answers: dict[int, dict[str, Any]] = {}
         deadline = time.monotonic() + timeout_s
@@ -145,6 +149,9 @@ class DriverLink:
                     failed, deadline = True, time.monotonic() + DEATH_GRACE_S
             elif message.get("kind") == kind:
                 answers[rank] = message
+            elif serve is not None and message.get("kind") == "want piece":
+                self.send(rank, serve(rank, message))
+                deadline = time.monotonic() + timeout_s
         return answers
 
     def close(self) -> None:

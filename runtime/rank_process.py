@@ -16,20 +16,25 @@ from typing import TYPE_CHECKING, Any
 from ..kernels.errors import IsobitError, RankFault
 from ..shard.captured_warnings import captured_warnings
 from .link import RankLink
+from .model_files.questions import QUESTIONS
 from .ticket import RankTicket
 
 if TYPE_CHECKING:
     from .calibration.worker import CalibrationWorker
+    from .model_files.on_host import Download
     from .worker import Worker
 
 log = logging.getLogger("isobit.runtime")
 
 
-def run_rank(ticket: RankTicket) -> None:
-    """Serve one engine from load to stop. Every failure is reported to the driver."""
+def run_rank(ticket: RankTicket, download: Download | None = None) -> None:
+    """Serve one engine from load to stop. Every failure is reported to the driver.
+
+    `download` fetches a model from a hub, where the launcher of this rank knows one.
+    """
     link = RankLink(ticket)
     try:
-        _serve(link, ticket)
+        _serve(link, ticket, download)
     except IsobitError as error:
         fault = isinstance(error, RankFault)
         link.send({"kind": "error", "code": error.code, "message": error.message, "fault": fault})
@@ -41,11 +46,19 @@ def run_rank(ticket: RankTicket) -> None:
         link.close()
 
 
-def _serve(link: RankLink, ticket: RankTicket) -> None:
-    job = link.receive()
+def _serve(link: RankLink, ticket: RankTicket, download: Download | None) -> None:
+    job, folder = link.receive(), ""
+    while job["kind"] in QUESTIONS:
+        from .model_files.on_host import answer
+
+        folder = answer(link, job, ticket.rank, download)
+        job = link.receive()
     kind = job.pop("kind")
     if kind == "stop":
         return
+    if folder:
+        # The files of this host, which need not lie where the driver has them.
+        job.get("job", job)["model"] = folder
     if str(job["rendezvous"]).startswith("file:"):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     # A rank has no terminal that anybody sees: its warnings go to the driver.
