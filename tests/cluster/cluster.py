@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from isobit.launch.clusters import FOLDER
 
 from .hosts import HOME, ClusterError, Host, Network
 
@@ -15,6 +16,7 @@ ADDRESSES = {"head": 1, "worker1": 2, "worker2": 3, "desk": 100}
 WORKERS = ("worker1", "worker2")
 MODEL = "examples/stdlib-qwen2-int4"
 PORT = 6379
+SMALL = "--num-cpus=1 --object-store-memory=80000000"
 UP_TIMEOUT_S = 150
 JOIN_TIMEOUT_S = 90
 END_TIMEOUT_S = 20
@@ -82,36 +84,23 @@ class Cluster:
         ).check()  # fmt: skip
 
     def _ray_file(self) -> dict[str, Any]:
-        """The shipped file with the addresses and the login of these hosts."""
-        join = (
-            "RAY_AUTH_MODE=token OMP_NUM_THREADS=1 "
-            "ray start --num-cpus=1 --object-store-memory=80000000"
-        )
-        return {
-            "cluster_name": "isobit",
-            "provider": {
-                "type": "local",
-                "head_ip": self["head"].address,
-                "worker_ips": [self[name].address for name in WORKERS],
-            },
-            "auth": {"ssh_user": "root", "ssh_private_key": "~/.ssh/id_ed25519"},
-            "min_workers": len(WORKERS),
-            "max_workers": len(WORKERS),
-            "upscaling_speed": 1.0,
-            "idle_timeout_minutes": 60,
-            "file_mounts": {"~/.ray/auth_token": "~/.ray/auth_token"},
-            "initialization_commands": [],
-            "setup_commands": [],
-            "head_setup_commands": [],
-            "worker_setup_commands": [],
-            "head_start_ray_commands": [
-                "ray stop",
-                f"{join} --head --port={PORT} --node-ip-address={self['head'].address} "
-                "--include-dashboard=false --autoscaling-config=~/ray_bootstrap_config.yaml",
-            ],
-            "worker_start_ray_commands": [
-                "ray stop",
-                f"{join} --address=$RAY_HEAD_IP:{PORT} "
-                "--node-ip-address=$(hostname -I | cut -d' ' -f1)",
-            ],
-        }
+        """The shipped file, edited as a user would: addresses, login, one core a host.
+
+        Nothing is installed: hosts find the environment that runs the tests at its usual place.
+        """
+        config = yaml.safe_load((FOLDER / "two-boxes.yaml").read_text())
+        shipped_head = config["provider"]["head_ip"]
+        config["provider"]["head_ip"] = self["head"].address
+        config["provider"]["worker_ips"] = [self[name].address for name in WORKERS]
+        config["min_workers"] = config["max_workers"] = len(WORKERS)
+        config["auth"] = {"ssh_user": "root", "ssh_private_key": f"{HOME}/.ssh/id_ed25519"}
+        config["setup_commands"] = [c for c in config["setup_commands"] if "venv" not in c]
+        del config["file_mounts"]["~/isobit-wheel"]
+        for role in ("head", "worker"):
+            config[f"{role}_start_ray_commands"] = [
+                command.replace(shipped_head, self["head"].address).replace(
+                    "ray start ", f"ray start {SMALL} "
+                )
+                for command in config[f"{role}_start_ray_commands"]
+            ]
+        return config

@@ -1,6 +1,7 @@
 # The first process of a host: gives it a root of its own, then becomes its sshd.
 # usage: host.sh FOLDER NAME COMMON KEEP...
-#   FOLDER becomes /tmp; COMMON holds hosts, passwd, keys; KEEP are folders below /tmp to keep.
+#   FOLDER becomes /tmp; COMMON holds hosts, passwd, keys, and venv, the environment of isobit;
+#   KEEP are folders below /tmp to keep.
 set -euo pipefail
 folder=$1 name=$2 common=$3
 shift 3
@@ -18,6 +19,7 @@ mount --move "$folder" /tmp
 cp /tmp/common/key.pub /tmp/home/.ssh/authorized_keys
 cp /tmp/common/bashrc /tmp/home/.bashrc
 cp /tmp/common/bashrc /tmp/home/.profile
+cp -P /tmp/common/venv /tmp/home/isobit-venv
 [ "$name" != desk ] || cp /tmp/common/key /tmp/home/.ssh/id_ed25519
 chmod -R go= /tmp/home
 mount --bind /tmp/common/hosts /etc/hosts

@@ -174,10 +174,18 @@ def finish(process: subprocess.Popen[str], command: tuple[str, ...], timeout_s: 
     try:
         stdout, stderr = process.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired as error:
-        process.kill()
+        _kill_child(process)
         seen = b"".join(part for part in (error.stdout, error.stderr) if part).decode()
         raise ClusterError(f"{text}: no end within {timeout_s:.0f} s\n{seen}") from None
     return Outcome(text, process.returncode, stdout, stderr, time.monotonic() - begin)
+
+
+def _kill_child(nsenter: subprocess.Popen[str]) -> None:
+    """End what nsenter runs, so that nsenter reaps it: a zombie would keep its namespace."""
+    children = Path(f"/proc/{nsenter.pid}/task/{nsenter.pid}/children")
+    for child in children.read_text().split():
+        os.kill(int(child), signal.SIGKILL)
+    nsenter.wait(START_TIMEOUT_S)
 
 
 def login_environment() -> dict[str, str]:
@@ -197,6 +205,7 @@ def _write_common_files(folder: Path, addresses: dict[str, str]) -> None:
     moved = [":".join([*e[:5], HOME, "/bin/bash"] if e[0] == "root" else e) for e in entries]
     (folder / "passwd").write_text("\n".join(moved) + "\n")
     (folder / "resolv.conf").write_text("nameserver 127.0.0.1\n")
+    (folder / "venv").symlink_to(sys.prefix)
     exports = [f'export {name}="{value}"\n' for name, value in login_environment().items()]
     (folder / "bashrc").write_text("".join(exports))
 

@@ -32,7 +32,7 @@ def why_not() -> str | None:
         if problem:
             return f"apt-get could not install {', '.join(missing)}: {problem}"
     tried = subprocess.run(
-        [*NAMESPACES, "ip", "link", "add", "a", "type", "veth", "peer", "name", "b"],
+        [*NAMESPACES, "ip", "link", "add", "veth1", "type", "veth", "peer", "name", "veth2"],
         capture_output=True,
         text=True,
         timeout=30,

@@ -17,6 +17,7 @@ RUN_TIMEOUT_S = 90
 LOSS_TIMEOUT_S = 15
 QUIET_TIMEOUT_S = 60
 STREAMED_CHARACTERS = 60
+RAYS_OWN = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
 
 
 class Stages:
@@ -30,8 +31,8 @@ class Stages:
     def one_host(self) -> str:
         """What plain processes on one host answer: the truth for all that follows."""
         desk = self._cluster["desk"]
-        self._tokens = answer(desk.run(*generate(1, "--launcher", "local")))["tokens"]
         self._one_host = answer(desk.run(*verify("--launcher", "local")))["degrees"]
+        self._tokens = self._one_host["1"]["tokens"]
         return f"{len(self._tokens)} tokens; digest {self._one_host['1']['logits_digest']}"
 
     def up(self) -> str:
@@ -114,6 +115,7 @@ def generate(
 
 def verify(*options: str) -> list[str]:
     words = ["isobit", "verify", MODEL, "--degrees", "1,2,3", "--prompt", PROMPT]
+    words += ["--max-tokens", str(ANSWER_TOKENS)]
     return [*words, *options, "--json"]
 
 
@@ -132,5 +134,5 @@ def remains(host: Host) -> list[str]:
 def is_of_a_run(command: str) -> bool:
     """Whether a command line is a rank or a driver; Ray keeps idle workers of its own."""
     if command.startswith("ray::"):
-        return not command.startswith("ray::IDLE")
+        return not command.startswith(RAYS_OWN)
     return "/bin/isobit " in command or "isobit.runtime.rank_process" in command
