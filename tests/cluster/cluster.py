@@ -19,7 +19,7 @@ PORT = 6379
 SMALL = "--num-cpus=1 --object-store-memory=80000000"
 UP_TIMEOUT_S = 150
 JOIN_TIMEOUT_S = 90
-END_TIMEOUT_S = 20
+END_TIMEOUT_S = 90
 
 
 class Cluster:
