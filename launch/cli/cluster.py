@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -11,11 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from ...kernels.errors import InputError
-from ..cluster_check.facts import names_of
+from ...runtime.model_files.manifest import read_manifest
 from ..cluster_check.judge import judge
 from ..cluster_check.visit import visit
 from ..clusters import cluster_files, lines_to_edit, write_cluster_file
-from ..ray_cluster import ray_session
+from ..ray.session import ray_session
+from ..ray.versions import reporter
 from .cluster_table import print_findings, print_table
 from .options import Json
 from .output import console, print_json, progress_bar
@@ -44,20 +44,22 @@ def check(
     """
     if hosts is not None and hosts < 1:
         raise InputError("E-USAGE", f"--hosts {hosts}: a cluster has at least one")
-    path = None if model is None else str(Path(model).expanduser().absolute())
+    folder = None if model is None else _folder(model)
+    wanted = None if folder is None else read_manifest(folder)
     with progress_bar("connecting") as bar, ray_session(ray_address, most_ranks=1):
         task = bar.task_ids[0]
+        bar.update(task, description="asking hosts")
         reports = visit(
-            path, lambda total: bar.update(task, description="hosts", total=total, advance=1)
+            None if folder is None else str(folder),
+            lambda total: bar.update(task, total=total, advance=1),
         )
-    found = judge(reports, version("isobit"), hosts)
+    found = judge(reports, reporter()()["versions"], wanted, hosts)
     faults = sum(finding.gravity == "fault" for finding in found)
     if as_json:
-        named = zip(names_of(reports), reports, strict=True)
         print_json(
             {
                 "verdict": "faults" if faults else "ready",
-                "hosts": [{"name": name, **report} for name, report in named],
+                "hosts": reports,
                 "findings": [finding.report() for finding in found],
             }
         )
@@ -68,6 +70,18 @@ def check(
             count = len(reports)
             console.print(f"[bold green]ready[/]  {count} host{'s' if count > 1 else ''}")
     raise typer.Exit(1 if faults else 0)
+
+
+def _folder(name: str) -> Path:
+    """Raises InputError E-MODEL-MISSING for what is no folder of this host."""
+    path = Path(name).expanduser().absolute()
+    if not path.is_dir():
+        raise InputError(
+            "E-MODEL-MISSING",
+            f"{path}: no such folder on this host. A model of the Hugging Face hub is not looked "
+            "for: each host downloads it at the start",
+        )
+    return path
 
 
 @cluster.command()

@@ -8,18 +8,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..cluster_check.facts import (
+    ALIKE,
     Report,
     cards,
+    devices,
+    facts,
+    files_digest,
     instructions,
-    names_of,
-    package,
-    peers_of_cards,
     usual,
+    ways_without_access,
 )
 from .output import human_bytes
 
-UNKNOWN = "?"
-NONE = "-"
+UNKNOWN, NONE = "?", "-"
+Cell = Callable[[Report], str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,56 +35,62 @@ class Row:
 
 def rows_of(reports: Sequence[Report]) -> list[Row]:
     """The table. Facts that every host has its own of are never odd."""
-    names = dict(zip((r["node"] for r in reports), names_of(reports), strict=True))
-    rows = [_row(name, [text(r) for r in reports], True) for name, text in COMPARED.items()]
-    if any(cards(report) for report in reports):
-        rows += [_row(name, [text(r) for r in reports], True) for name, text in OF_CARDS.items()]
-    rows += [_row(name, [text(r) for r in reports], False) for name, text in OWN.items()]
-    rows.append(_row("reaches", [_reach(report, names) for report in reports], False))
-    if any(report.get("facts", {}).get("model") for report in reports):
-        rows.append(_row("model", [_model(report) for report in reports], True))
+    host_of = {report["node"]: report["host"] for report in reports}
+    compared = {name: _version(package) for package, name in ALIKE.items()}
+    compared |= {**COMPARED, **(OF_CARDS if any(map(cards, reports)) else {})}
+    own = {**OWN, "reaches": lambda report: _reaches(report, host_of)}
+    rows = [_row(name, cell, reports, True) for name, cell in compared.items()]
+    rows += [_row(name, cell, reports, False) for name, cell in own.items()]
+    if any(facts(report).get("model") for report in reports):
+        rows.append(_row("model", _model, reports, True))
     return rows
 
 
-def _row(name: str, texts: Sequence[str], compared: bool) -> Row:
+def _row(name: str, cell: Cell, reports: Sequence[Report], compared: bool) -> Row:
+    texts = tuple(cell(report) for report in reports)
     known = [text for text in texts if text != UNKNOWN]
     most = usual(known) if known else UNKNOWN
     odd = tuple(compared and text not in (UNKNOWN, most) for text in texts)
-    return Row(name=name, texts=tuple(texts), odd=odd)
+    return Row(name=name, texts=texts, odd=odd)
 
 
-def _known(text: Callable[[Report], str | None]) -> Callable[[Report], str]:
-    return lambda report: text(report) or UNKNOWN
+def _version(package: str) -> Cell:
+    return lambda report: report.get("versions", {}).get(package, UNKNOWN)
 
 
-def _fact(text: Callable[[Mapping[str, Any]], str]) -> Callable[[Report], str]:
-    return lambda report: text(report["facts"]) if "facts" in report else UNKNOWN
+def _fact(text: Callable[[Mapping[str, Any]], str]) -> Cell:
+    return lambda report: text(facts(report)) if facts(report) else UNKNOWN
+
+
+def _bytes(key: str) -> Cell:
+    return _fact(lambda seen: UNKNOWN if seen[key] is None else human_bytes(seen[key]))
+
+
+def _of_cards(key: str) -> Cell:
+    return _fact(
+        lambda seen: (
+            ", ".join(dict.fromkeys(gpu[key] for gpu in seen["gpus"] if key in gpu)) or NONE
+        )
+    )
 
 
 def _gpus(report: Report) -> str:
-    names = Counter(cards(report))
-    if not names:
-        return "none" if "facts" in report else UNKNOWN
-    return ", ".join(f"{count} x {name}" for name, count in names.items())
-
-
-def _gpu_fact(key: str) -> Callable[[Report], str]:
-    def text(facts: Mapping[str, Any]) -> str:
-        return ", ".join(dict.fromkeys(gpu.get(key, UNKNOWN) for gpu in facts["gpus"])) or NONE
-
-    return _fact(text)
+    if not facts(report):
+        return UNKNOWN
+    counted = Counter(cards(report)).items()
+    return ", ".join(f"{count} x {name}" for name, count in counted) or "none"
 
 
 def _p2p(report: Report) -> str:
-    count = len(report.get("facts", {}).get("torch", {}).get("devices", []))
-    if count < 2:
-        return NONE if "facts" in report else UNKNOWN
-    missing = peers_of_cards(report)
-    return f"{len(missing)} of {count * (count - 1)} ways missing" if missing else "yes"
+    seen = devices(report)
+    if seen is None or len(seen) < 2:
+        return UNKNOWN if seen is None else NONE
+    lost = len(ways_without_access(report))
+    return f"{lost} of {len(seen) * (len(seen) - 1)} ways missing" if lost else "yes"
 
 
-def _route(facts: Mapping[str, Any]) -> str:
-    route = facts["route"]
+def _route(seen: Mapping[str, Any]) -> str:
+    route = seen["route"]
     if "error" in route:
         return route["error"]
     speed = "" if route["speed_mbit_s"] is None else f", {route['speed_mbit_s']} Mbit/s"
@@ -92,53 +100,43 @@ def _route(facts: Mapping[str, Any]) -> str:
 def _clock(report: Report) -> str:
     if report["head"]:
         return "reference"
-    offset = report.get("clock")
-    if offset is None:
+    if (seen := report.get("clock")) is None:
         return UNKNOWN
-    return f"{offset['offset_ms']:+.2f} ± {offset['error_ms']:.2f} ms"
+    return f"{seen['offset_ms']:+.2f} ± {seen['error_ms']:.2f} ms"
 
 
-def _bytes(key: str) -> Callable[[Mapping[str, Any]], str]:
-    return lambda facts: UNKNOWN if facts[key] is None else human_bytes(facts[key])
-
-
-def _reach(report: Report, names: Mapping[str, str]) -> str:
-    if "peers" not in report:
+def _reaches(report: Report, host_of: Mapping[str, str]) -> str:
+    if (peers := report.get("peers")) is None:
         return UNKNOWN
-    lost = [names[node] for node, answer in report["peers"].items() if "error" in answer]
-    if not report["peers"]:
-        return NONE
-    return f"not {', '.join(lost)}" if lost else f"all {len(report['peers'])}"
+    lost = [host_of[node] for node, answer in peers.items() if "error" in answer]
+    if lost:
+        return f"not {', '.join(lost)}"
+    return f"all {len(peers)}" if peers else NONE
 
 
 def _model(report: Report) -> str:
-    model = report.get("facts", {}).get("model")
-    if model is None:
+    if (model := facts(report).get("model")) is None:
         return UNKNOWN
     if "error" in model:
-        return model["error"]
-    hashes = " ".join(sha[:8] for sha in model["sha256"].values() if sha)
-    return f"{human_bytes(model['bytes'])} {hashes}".strip()
+        return "missing"
+    size = sum(file["size"] for file in model["files"])
+    return f"{human_bytes(size)}, {files_digest(model)}"
 
 
-COMPARED: Mapping[str, Callable[[Report], str]] = {
-    "isobit": _known(lambda report: package(report, "isobit")),
-    "Ray": _known(lambda report: package(report, "ray")),
-    "torch": _known(lambda report: package(report, "torch")),
-    "Python": _fact(lambda facts: facts["python"]),
-    "CPU kernels": _known(instructions),
+COMPARED: Mapping[str, Cell] = {
+    "CPU kernels": lambda report: instructions(report) or UNKNOWN,
     "GPUs": _gpus,
 }
-OF_CARDS: Mapping[str, Callable[[Report], str]] = {
-    "GPU memory": _gpu_fact("memory.total"),
-    "driver": _gpu_fact("driver_version"),
+OF_CARDS: Mapping[str, Cell] = {
+    "GPU memory": _of_cards("memory.total"),
+    "driver": _of_cards("driver_version"),
     "P2P": _p2p,
 }
-OWN: Mapping[str, Callable[[Report], str]] = {
+OWN: Mapping[str, Cell] = {
     "cores for Ray": lambda report: f"{report['ray']['CPU']:g}",
     "way to the head": _fact(_route),
     "clock": _clock,
-    "free memory": _fact(_bytes("memory_bytes")),
-    "shared memory": _fact(_bytes("shared_memory_bytes")),
-    "free disk": _fact(_bytes("disk_bytes")),
+    "free memory": _bytes("memory_bytes"),
+    "shared memory": _bytes("shared_memory_bytes"),
+    "free disk": _bytes("disk_bytes"),
 }

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from ..cluster_check.facts import Report, names_of
+from ..cluster_check.facts import Report
 from ..cluster_check.finding import Gravity, HostFinding
 from .cluster_rows import rows_of
 from .output import console
@@ -22,15 +22,15 @@ def print_table(reports: Sequence[Report]) -> None:
 
     What differs from most hosts is marked with ≠.
     """
-    rows, names = rows_of(reports), names_of(reports)
+    rows = rows_of(reports)
     beside = max(1, (console.width - COLUMN) // COLUMN)
     for first in range(0, len(reports), beside):
         shown = range(first, min(first + beside, len(reports)))
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=True)
         table.add_column("", style="dim", no_wrap=True)
         for host in shown:
-            head = " (head)" if reports[host]["head"] else ""
-            table.add_column(Text(f"{names[host]}{head}"), overflow="fold")
+            head = ", head" if reports[host]["head"] else ""
+            table.add_column(Text(f"{reports[host]['host']}{head}"), overflow="fold")
         for row in rows:
             cells = [
                 Text(f"≠ {row.texts[host]}", style="bold yellow")

@@ -1,32 +1,21 @@
-"""Reading one host's report: names, versions, cards, and the value that most hosts have."""
+"""Reading the reports of hosts, as `visit.visit` makes them."""
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 Report = Mapping[str, Any]
-"""One host, as `visit.visit` reports it."""
+SOURCE = "isobit source"
+ALIKE = {"isobit": "isobit", SOURCE: SOURCE, "ray": "Ray", "torch": "torch", "python": "Python"}
+"""What every host must have as the driver has it, by the names of `versions.HostReport`."""
 
 
-def names_of(reports: Sequence[Report]) -> list[str]:
-    """A short name per host that no other has: host name, else address, else with the node id."""
-    found = []
-    for report in reports:
-        candidates = (
-            lambda r: r.get("facts", {}).get("hostname", r["address"]),
-            lambda r: r["address"],
-            lambda r: f"{r['address']}/{r['node'][:6]}",
-        )
-        found.append(
-            next(
-                name(report)
-                for name in candidates
-                if sum(name(other) == name(report) for other in reports) == 1
-            )
-        )
-    return found
+def facts(report: Report) -> Mapping[str, Any]:
+    """What a host said of itself; empty when it did not answer."""
+    return report.get("facts", {})
 
 
 def usual(values: Sequence[Any]) -> Any:
@@ -34,30 +23,34 @@ def usual(values: Sequence[Any]) -> Any:
     return Counter(values).most_common(1)[0][0]
 
 
-def package(report: Report, name: str) -> str | None:
-    """The version of a package, which a host without facts may have told as well."""
-    if "facts" not in report:
-        return report.get(name)
-    return report["facts"]["packages"].get(name)
-
-
 def instructions(report: Report) -> str | None:
     """The instruction set of the CPU kernels, where they can be loaded."""
-    kernels = report.get("facts", {}).get("kernels") or {}
+    kernels = facts(report).get("kernels") or {}
     return f"{kernels['isa']}, vnni {kernels['vnni']}" if "isa" in kernels else None
 
 
 def cards(report: Report) -> list[str]:
-    """Names of the GPUs that the driver lists."""
-    return [gpu["name"] for gpu in report.get("facts", {}).get("gpus", [])]
+    """Names of the GPUs that the NVIDIA driver lists."""
+    return [gpu["name"] for gpu in facts(report).get("gpus", [])]
 
 
-def peers_of_cards(report: Report) -> list[tuple[int, int]]:
+def devices(report: Report) -> list[Mapping[str, Any]] | None:
+    """The GPUs that torch sees, None where torch cannot be asked."""
+    return facts(report).get("torch", {}).get("devices")
+
+
+def ways_without_access(report: Report) -> list[tuple[int, int]]:
     """Pairs of GPUs of which the first cannot read the memory of the second."""
-    devices = report.get("facts", {}).get("torch", {}).get("devices", [])
+    seen = devices(report) or []
     return [
         (index, other)
-        for index, device in enumerate(devices)
-        for other in range(len(devices))
+        for index, device in enumerate(seen)
+        for other in range(len(seen))
         if other != index and other not in device["peers"]
     ]
+
+
+def files_digest(model: Mapping[str, Any]) -> str:
+    """Eight hex digits over names and contents of a manifest's files, as far as ranks read them."""
+    lines = (f"{f['quick']} {f['name']}\n" for f in model["files"] if f["kind"] != "tokenizer")
+    return hashlib.sha256("".join(lines).encode()).hexdigest()[:8]

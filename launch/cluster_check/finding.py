@@ -19,8 +19,9 @@ class HostFinding:
 
     gravity: Gravity
     what: str
-    hosts: tuple[str, ...]
+
     way_out: str
+    hosts: tuple[str, ...] = ()
 
     def report(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

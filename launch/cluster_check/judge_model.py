@@ -1,44 +1,39 @@
-"""Does every host hold the same model?"""
+"""Does every host hold the driver's model?"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Sequence
 
-from .facts import Report, usual
+from ...runtime.model_files.compare import HostFiles, differences
+from ...runtime.model_files.manifest import Manifest
+from .facts import Report, facts
 from .finding import HostFinding
 
 
-def model(reports: Mapping[str, Report]) -> list[HostFinding]:
-    models = {n: m for n, r in reports.items() if (m := r.get("facts", {}).get("model"))}
-    absent = {name: model for name, model in models.items() if "error" in model}
-    found = [
+def model(reports: Sequence[Report], wanted: Manifest) -> list[HostFinding]:
+    """A finding per host whose files are not the driver's; the tokenizer's concern no rank."""
+    seen = [
+        HostFiles(
+            host=report["host"],
+            folder="",
+            manifest=Manifest.from_dict(files),
+            error=files.get("error", ""),
+        )
+        for report in reports
+        if (files := facts(report).get("model"))
+    ]
+    details: dict[str, list[str]] = defaultdict(list)
+    for each in differences(wanted, seen):
+        if each.kind != "tokenizer":
+            details[each.host].append(each.detail)
+    return [
         HostFinding(
             gravity="fault",
-            what=f"{model['path']} on {name}: {model['error']}",
-            hosts=(name,),
-            way_out=f"copy the model there: rsync -a {model['path']}/ {name}:{model['path']}/",
+            what=f"the model on {host}: {'; '.join(lines)}",
+            hosts=(host,),
+            way_out="rsync -a --delete FOLDER/ HOST:FOLDER/, or --model-files head, which sends "
+            "the driver's files there at the start",
         )
-        for name, model in absent.items()
+        for host, lines in details.items()
     ]
-    present = {name: model for name, model in models.items() if "error" not in model}
-    content = {n: (m["bytes"], tuple(m["sha256"].items())) for n, m in present.items()}
-    if len(set(content.values())) > 1:
-        most = usual(list(content.values()))
-        for name in (name for name, held in content.items() if held != most):
-            parts = [
-                f"{file} {mine and mine[:8]} (elsewhere {theirs and theirs[:8]})"
-                for (file, mine), (_, theirs) in zip(content[name][1], most[1], strict=True)
-                if mine != theirs
-            ]
-            if content[name][0] != most[0]:
-                parts.append(f"{content[name][0]} bytes of weights (elsewhere {most[0]})")
-            path = present[name]["path"]
-            found.append(
-                HostFinding(
-                    gravity="fault",
-                    what=f"the model on {name} is another one: {', '.join(parts)}",
-                    hosts=(name,),
-                    way_out=f"copy it again: rsync -ac --delete {path}/ {name}:{path}/",
-                )
-            )
-    return found

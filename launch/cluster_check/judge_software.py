@@ -3,104 +3,102 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 
-from .facts import Report, cards, instructions, package, usual
+from .facts import ALIKE, SOURCE, Report, cards, devices, facts, instructions, usual
 from .finding import HostFinding
 
 
-def silent(reports: Mapping[str, Report]) -> list[HostFinding]:
+def silent(reports: Sequence[Report]) -> list[HostFinding]:
+    """Hosts that said nothing."""
     found = []
-    for name, report in reports.items():
-        if "error" in report:
-            version = report.get("isobit")
-            has = "isobit is not installed there" if version is None else f"isobit {version} there"
-            found.append(
-                HostFinding(
-                    gravity="fault",
-                    what=f"{name} cannot be asked, {has}: {report['error']}",
-                    hosts=(name,),
-                    way_out=f"install the driver's isobit in the environment of Ray on {name}",
-                )
-            )
+    for report in reports:
+        host = report["host"]
+        if report["state"] != "alive":
+            what = f"{host} is {report['state']}: nothing listens where its Ray was"
+            way_out = "start Ray there again; /tmp/ray/session_latest/logs there says why it ended"
+        elif "error" in report:
+            what = f"{host} cannot be asked: {report['error']}"
+            way_out = f"install the driver's isobit where Ray runs on {host}"
+        else:
+            continue
+        found.append(HostFinding(gravity="fault", what=what, hosts=(host,), way_out=way_out))
     return found
 
 
-def versions(reports: Mapping[str, Report], here: str) -> list[HostFinding]:
-    """What all ranks must have alike, or the start of an engine refuses them."""
-    found = []
-    alike: dict[str, Callable[[Report], str | None]] = {
-        "isobit": lambda report: package(report, "isobit"),
-        "Ray": lambda report: package(report, "ray"),
-        "torch": lambda report: package(report, "torch"),
-        "Python": lambda report: report.get("facts", {}).get("python"),
-        "instruction set": instructions,
-    }
-    for what, of in alike.items():
-        held: dict[str, list[str]] = defaultdict(list)
-        for name, report in reports.items():
-            if (value := of(report)) is not None:
-                held[value].append(name)
-        wanted = (
-            here if what == "isobit" else usual([v for v, n in held.items() for _ in n] or [""])
+def versions(reports: Sequence[Report], driver: Mapping[str, str]) -> list[HostFinding]:
+    """What all ranks must have as the driver has it, or the start of an engine refuses them."""
+    held: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for report in reports:
+        told = report.get("versions", driver)
+        for package, wanted in driver.items():
+            # Another version has another source: one line is enough.
+            follows = package == SOURCE and told["isobit"] != driver["isobit"]
+            if (has := told.get(package, "not known")) != wanted and not follows:
+                held[package, has].append(report["host"])
+    found = [
+        HostFinding(
+            gravity="fault",
+            what=f"{ALIKE[package]} {has} on {', '.join(hosts)}; the driver has {driver[package]}",
+            hosts=tuple(hosts),
+            way_out="install there what the driver has, then start Ray there again",
         )
-        odd = [name for value, them in held.items() if value != wanted for name in them]
-        if not odd:
-            continue
-        every = "; ".join(f"{value} on {', '.join(them)}" for value, them in held.items())
-        driver = f"; the driver has {here}" if what == "isobit" else ""
-        way_out = f"install {what} {wanted} on {', '.join(odd)}, then start Ray there again"
-        if what == "instruction set":
-            way_out = (
-                "ISOBIT_CPU_ISA, set alike where Ray starts, makes hosts use one that all have"
-            )
+        for (package, has), hosts in held.items()
+    ]
+    sets = {r["host"]: isa for r in reports if (isa := instructions(r)) is not None}
+    if len(set(sets.values())) > 1:
+        most = usual(list(sets.values()))
+        odd = tuple(host for host, isa in sets.items() if isa != most)
         found.append(
             HostFinding(
                 gravity="fault",
-                what=f"{what} differs: {every}{driver}",
-                hosts=tuple(odd),
-                way_out=way_out,
+                what="different instruction sets: "
+                + "; ".join(f"{isa} on {host}" for host, isa in sets.items()),
+                hosts=odd,
+                way_out="set ISOBIT_CPU_ISA alike, to one that all have, where Ray is started",
             )
         )
     return found
 
 
-def broken(reports: Mapping[str, Report]) -> list[HostFinding]:
-    """torch or the kernels cannot be loaded, or torch does not see what the driver sees."""
+def broken(reports: Sequence[Report]) -> list[HostFinding]:
+    """torch or the kernels cannot be loaded, or torch does not see what the driver lists."""
     found = []
-    for name, report in reports.items():
-        facts = report.get("facts", {})
-        for part, package_name in (("torch", "torch"), ("kernels", "isobit")):
-            error = (facts.get(part) or {}).get("error")
+    for report in reports:
+        host, seen, listed = report["host"], devices(report), len(cards(report))
+        for part, package in (("torch", "torch"), ("kernels", "isobit")):
+            error = (facts(report).get(part) or {}).get("error")
             if error is not None:
                 found.append(
                     HostFinding(
                         gravity="fault",
-                        what=f"{part} cannot be loaded on {name}: {error}",
-                        hosts=(name,),
-                        way_out=f"there: pip install --force-reinstall --no-deps {package_name}",
+                        what=f"{part} cannot be loaded on {host}: {error}",
+                        hosts=(host,),
+                        way_out=f"there: pip install --force-reinstall --no-deps {package}",
                     )
                 )
-        seen, listed = len(facts.get("torch", {}).get("devices", [])), len(cards(report))
-        if listed and "devices" in facts.get("torch", {}) and seen < listed:
-            version = facts["torch"]["version"]
+        if seen is not None and len(seen) < listed:
+            version = facts(report)["torch"]["version"]
             found.append(
                 HostFinding(
                     gravity="fault",
-                    what=f"torch {version} sees {seen} of {listed} GPUs on {name}",
-                    hosts=(name,),
-                    way_out="install torch for CUDA there, and see CUDA_VISIBLE_DEVICES",
+                    what=f"torch {version} sees {len(seen)} of {listed} GPUs on {host}",
+                    hosts=(host,),
+                    way_out="install torch for CUDA there; see CUDA_VISIBLE_DEVICES",
                 )
             )
     return found
 
 
-def known_trouble(reports: Mapping[str, Report]) -> list[HostFinding]:
+def known_trouble(reports: Sequence[Report]) -> list[HostFinding]:
+    """What has gone wrong elsewhere on such machines."""
     hosts: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for name, report in reports.items():
-        for entry in report.get("facts", {}).get("trouble", []):
-            hosts[entry["what"], entry["way_out"]].append(name)
+    for report in reports:
+        for entry in facts(report).get("trouble", []):
+            hosts[entry["what"], entry["way_out"]].append(report["host"])
     return [
-        HostFinding(gravity="warning", what=what, hosts=tuple(them), way_out=way_out)
+        HostFinding(
+            gravity="warning", what=f"{', '.join(them)}: {what}", hosts=tuple(them), way_out=way_out
+        )
         for (what, way_out), them in hosts.items()
     ]
