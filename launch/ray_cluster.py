@@ -105,7 +105,7 @@ class RayLauncher:
         self._actors: list[Any] = []
         self._runs: list[Any] = []
         self._group: Any = None
-        self._per_host = 1
+        self._hosts: list[str] = []
 
     def address(self) -> Address:
         import ray
@@ -135,8 +135,7 @@ class RayLauncher:
             )
             self._actors.append(actor_class.options(scheduling_strategy=scheduling).remote())
             self._runs.append(self._actors[-1].run.remote(dataclasses.asdict(ticket)))
-        nodes = [node for _, node in bundles]
-        self._per_host = max(nodes.count(node) for node in nodes)
+        self._hosts = [node for _, node in bundles]
 
     def dead(self) -> dict[int, str]:
         import ray
@@ -152,8 +151,8 @@ class RayLauncher:
                     ended[rank] = f"died ({type(error).__name__})"
         return ended
 
-    def ranks_per_host(self) -> int:
-        return self._per_host
+    def hosts(self) -> list[str]:
+        return self._hosts
 
     def stop(self) -> None:
         import ray

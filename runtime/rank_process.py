@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..kernels.errors import IsobitError, RankFault
 from ..shard.captured_warnings import captured_warnings
+from . import network
 from .link import RankLink
 from .ticket import RankTicket
 
@@ -26,8 +27,14 @@ log = logging.getLogger("isobit.runtime")
 
 
 def run_rank(ticket: RankTicket) -> None:
-    """Serve one engine from load to stop. Every failure is reported to the driver."""
+    """Serve one engine from load to stop. Every failure is reported to the driver.
+
+    Raises EnvironmentFault E-NET-DRIVER when the driver cannot be reached to be told anything.
+    """
+    if ticket.endpoint.startswith("tcp://"):
+        network.check_reachable(*network.split(ticket.endpoint))
     link = RankLink(ticket)
+    link.end_with_driver()
     try:
         _serve(link, ticket)
     except IsobitError as error:
@@ -46,8 +53,6 @@ def _serve(link: RankLink, ticket: RankTicket) -> None:
     kind = job.pop("kind")
     if kind == "stop":
         return
-    if str(job["rendezvous"]).startswith("file:"):
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     # A rank has no terminal that anybody sees: its warnings go to the driver.
     with captured_warnings("isobit") as records:
         worker = _worker(kind, {**job, "rank": ticket.rank})
