@@ -148,7 +148,7 @@ class RankJob:
     dtype: str
     kv_pages: int
     threads: int
-    ranks_per_host: int
+    hosts: list[str]
     rendezvous: str
     trace: dict | None
     examine: bool

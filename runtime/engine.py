@@ -158,6 +158,10 @@ class Engine:
         ranks = [reports[rank] for rank in range(self.plan.degree)]
         for line in dict.fromkeys(line for rank in ranks for line in rank.pop("warnings")):
             log.warning("%s", line)
+        if len({rank["host"] for rank in ranks}) > 1:
+            for rank in ranks:
+                where = "rank {rank} on host {host}: {interface} ({address}), {chosen_by}"
+                log.info("%s", where.format(**rank, **rank["network"]))
         chosen = ranks[0]["all_reduce"]
         log.info("all-reduce: %s, %s; self-test %s", *(chosen[k] for k in CHOICE))
         if not chosen["invariant"]:

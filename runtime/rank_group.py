@@ -26,6 +26,7 @@ class RankGroup:
         try:
             self._rendezvous = Rendezvous(self._link.folder, address.host)
             launcher.launch([self._link.ticket(rank) for rank in range(degree)])
+            self._link.hosts = launcher.hosts()
             self.collect("hello", "starting the ranks", timeout_s)
         except BaseException:
             self.close()
@@ -33,9 +34,9 @@ class RankGroup:
 
     @property
     def meeting_place(self) -> dict[str, Any]:
-        """What ranks have to be told to find each other and to share a host's cores."""
+        """What ranks have to be told to find each other and to share a host."""
         return {
-            "ranks_per_host": self._launcher.ranks_per_host(),
+            "hosts": self._launcher.hosts(),
             "rendezvous": self._rendezvous.address,
         }
 

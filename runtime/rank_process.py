@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..kernels.errors import IsobitError, RankFault
 from ..shard.captured_warnings import captured_warnings
+from . import network
 from .link import RankLink
 from .model_files.questions import QUESTIONS
 from .ticket import RankTicket
@@ -30,9 +31,13 @@ log = logging.getLogger("isobit.runtime")
 def run_rank(ticket: RankTicket, download: Download | None = None) -> None:
     """Serve one engine from load to stop. Every failure is reported to the driver.
 
-    `download` fetches a model from a hub, where the launcher of this rank knows one.
+    `download` fetches a model from a hub, where the launcher of this rank knows one. Raises
+    EnvironmentFault E-NET-DRIVER when the driver cannot be reached to be told anything.
     """
+    if ticket.endpoint.startswith("tcp://"):
+        network.check_reachable(*network.split(ticket.endpoint))
     link = RankLink(ticket)
+    link.end_with_driver()
     try:
         _serve(link, ticket, download)
     except IsobitError as error:
@@ -59,8 +64,6 @@ def _serve(link: RankLink, ticket: RankTicket, download: Download | None) -> Non
     if folder:
         # The files of this host, which need not lie where the driver has them.
         job.get("job", job)["model"] = folder
-    if str(job["rendezvous"]).startswith("file:"):
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     # A rank has no terminal that anybody sees: its warnings go to the driver.
     with captured_warnings("isobit") as records:
         worker = _worker(kind, {**job, "rank": ticket.rank})

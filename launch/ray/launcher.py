@@ -80,10 +80,6 @@ class RayLauncher:
                 )
         return ended
 
-    def ranks_per_host(self) -> int:
-        names = [node.id for node in self._nodes]
-        return max(map(names.count, names))
-
     def hosts(self) -> list[str]:
         """The host of each rank, as messages name it."""
         return [str(node) for node in self._nodes]

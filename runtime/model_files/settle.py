@@ -23,25 +23,22 @@ from .questions import FETCH, FETCH_FROM_HUB, LOOK, QUESTIONS
 
 log = logging.getLogger("isobit.runtime")
 
-COMPARE_TIMEOUT_S = 30.0
+COMPARE_TIMEOUT_S = 120.0
+"""Reading headers and samples takes seconds; importing torch from a cold disk takes longer."""
 PIECE_TIMEOUT_S = 600.0
 """How long all ranks may want no piece: they hash what is there, or wait for another run."""
 HUB_TIMEOUT_S = 24 * 3600.0
 """A download says nothing until it ends; the hub's library gives up by itself when it stalls."""
 
-_COPY = (
-    "Copy the folder to the same path on each host (rsync -a FOLDER/ HOST:FOLDER/), or give "
-    "--model-files head: the driver then sends its files to each host once"
-)
 _HEAD = "--model-files head sends the driver's files to each host instead"
 
 
 def settle_files(group: RankGroup, model: Path, mode: ModelFiles, *, weights: bool = True) -> None:
     """Have each rank read the driver's files or a copy of them. Without other hosts: nothing.
 
-    Without `weights` only configs matter. Raises InputError E-MODEL-MISSING
-    or E-MODEL-DIFFERS naming hosts and files, EnvironmentFault when a copy cannot be made, and
-    RankFault as RankGroup.collect.
+    Without `weights` only configs matter. Raises InputError E-MODEL-MISSING or E-MODEL-DIFFERS
+    naming hosts and files, EnvironmentFault when a copy cannot be made, and RankFault as
+    RankGroup.collect.
     """
     if not group.several_hosts:
         return
@@ -55,7 +52,7 @@ def settle_files(group: RankGroup, model: Path, mode: ModelFiles, *, weights: bo
     hub = hub_commit(model)
     if mode == "auto":
         mode = "same-path" if hub is None else "hub"
-    error = refusal(wanted, folder, found, _COPY)
+    error = refusal(wanted, folder, found, _copy(folder))
     if error is None:
         return
     if mode == "same-path":
@@ -147,6 +144,13 @@ def _seen(answers: Mapping[int, Mapping[str, Any]]) -> dict[int, HostFiles]:
         )
         for rank, each in sorted(answers.items())
     }
+
+
+def _copy(folder: str) -> str:
+    return (
+        f"Copy the folder to the same path on each host (rsync -a {folder}/ HOST:{folder}/), or "
+        "give --model-files head: the driver then sends its files to each host once"
+    )
 
 
 def _name(host: str, ranks: list[int]) -> str:

@@ -87,11 +87,15 @@ def boxes(tmp_path, monkeypatch) -> SimpleNamespace:
     monkeypatch.setenv("ISOBIT_CACHE", str(tmp_path / "cache"))
 
     def settle(
-        mode: ModelFiles, launcher: Boxes | None = None, model: Path = driver, ranks: int = 3
+        mode: ModelFiles,
+        launcher: Boxes | None = None,
+        model: Path = driver,
+        ranks: int = 3,
+        weights: bool = True,
     ) -> list[str]:
         group = RankGroup(ranks, launcher or Boxes(), 30)
         try:
-            settle_files(group, model, mode)
+            settle_files(group, model, mode, weights=weights)
             group.tell({"kind": "load", "model": str(model), "rendezvous": ""})
             loaded = group.collect("loaded", "loading", 30)
             return [loaded[rank]["model"] for rank in range(ranks)]
@@ -174,6 +178,19 @@ def test_the_driver_sends_its_files_once_to_a_host(boxes):
     with watched_by(watcher):
         assert boxes.settle("head")[1:] == others
     assert not [each for each in seen if "sending" in each[0]]
+
+
+def test_dummy_weights_need_no_more_than_the_config(boxes):
+    for rank in (1, 2):
+        boxes.folders[rank].mkdir()
+    shutil.copy(boxes.driver / "config.json", boxes.folders[1])
+    shutil.copy(boxes.driver / "generation_config.json", boxes.folders[1])
+    error = refused(boxes, "same-path", weights=False)
+    assert error.code == "E-MODEL-MISSING"
+    assert "(rank 1)" not in error.message
+    fetched = Path(boxes.settle("head", weights=False)[2])
+    assert not (fetched / SHARD).exists()
+    assert (fetched / "config.json").read_bytes() == (boxes.driver / "config.json").read_bytes()
 
 
 def test_a_host_that_cannot_keep_the_files_is_named(boxes):
