@@ -86,19 +86,18 @@ def _resolved(address: str) -> str:
             f"--ray-address {address}: ranks talk to this process themselves, so it has to "
             "run on a host of the cluster. There take --ray-address auto, or HOST:PORT",
         )
+    if address != "auto" and not address.rpartition(":")[2].isdecimal():
+        raise InputError("E-USAGE", f"--ray-address {address}: expected auto or HOST:PORT")
     try:
-        found = canonicalize_bootstrap_address(address)
-    except (ValueError, OSError) as error:
-        raise InputError(
-            "E-USAGE", f"--ray-address {address}: expected auto or HOST:PORT ({error})"
-        ) from error
-    if found is None:
+        return str(canonicalize_bootstrap_address(address))
+    except ValueError as error:
+        raise InputError("E-USAGE", f"--ray-address {address}: {error}") from error
+    except OSError as error:
         raise EnvironmentFault(
             "E-RAY-CONNECT",
-            f"--ray-address {address}: no Ray cluster was started on this host. Start one with "
+            f"--ray-address {address}: no Ray cluster runs on this host. Start one with "
             "`ray start --head`, join one with `ray start --address=HEAD:6379`, or give HOST:PORT",
-        )
-    return found
+        ) from error
 
 
 def head_is_gone() -> bool:
