@@ -26,7 +26,6 @@ Weight weight(int kind, Address data, Address scales, int scale_number, Address 
   linear.zeros = at<const uint8_t>(zeros);
   linear.runs = runs;
   linear.n = n;
-  linear.tiles = (n + kTile - 1) / kTile;
   linear.run_offsets = at<const int32_t>(run_offsets);
   linear.segment_offsets = at<const int32_t>(segment_offsets);
   linear.segments = segments;
@@ -155,6 +154,7 @@ NB_MODULE(_cpu, m) {
   m.def("peak", peak, free);
   m.def("read_memory", read_memory, free);
   m.attr("read_unit") = kReadUnit;
+  m.attr("tile") = kTile;
   m.def("busy_ns", [] { return busy_ns.load(); });
   m.def("external_ns", [] { return external_ns.load(); });
   m.def("digest", [](Address data, int64_t bytes, uint64_t seed) {
