@@ -24,6 +24,8 @@ _BY_CODE: tuple[tuple[str, Verdict], ...] = (
     ("E-RANK-PRODUCT", "kernel-fault"),
     ("E-RANK-D", "rank-divergence"),
     ("E-COLL-SHM", "environment"),
+    ("E-HOST-LOST", "environment"),
+    ("E-NET", "environment"),
     ("E-COLL", "collective-fault"),
     ("E-RANK-TIMEOUT", "collective-fault"),
 )
