@@ -169,6 +169,19 @@ def test_without_the_keys_of_a_ticket_nothing_gets_through_tcp():
     peer.close()
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1"], ids=["tcp"])
+def test_a_rank_hears_nobody_but_the_driver_of_its_ticket(join):
+    """Another driver at the same address has not the key that the ticket names."""
+    false = DriverLink(2, Address(host="127.0.0.1"))
+    rank = join(0, endpoint=false.endpoint)
+    assert not false._socket.poll(300)
+    with pytest.raises(RankFault, match="rank 0 cannot be reached"):
+        false.send(0, {"kind": "step"})
+    assert not rank._socket.poll(0)
+    rank._socket.setsockopt(zmq.LINGER, 0)
+    false.close()
+
+
 def test_a_message_beyond_the_limit_is_refused_before_it_is_read(monkeypatch):
     """ZeroMQ knows the size from the header and takes no memory for the rest."""
     monkeypatch.setattr(wire, "MOST_MESSAGE_BYTES", 4096)
