@@ -14,6 +14,7 @@ from ..shard.plan import PlanSettings
 from ..shard.quantization import assumed_quantization
 from ..shard.spec import DTYPES, ModelSpec, read_spec
 from .collectives.interface import MODES, Mode
+from .model_files.mode import ModelFiles
 from .trace_settings import TraceSettings
 
 PAGE_TOKENS = PAGE
@@ -63,7 +64,8 @@ class EngineSettings:
     "hierarchical" where some do, and "gather" elsewhere or where the self-test fails; "library" is
     not invariant. A collective waits
     `collective_timeout_s` for the other ranks. `trace` keeps what was seen at sites, and lets ranks
-    differ. `examine` makes ranks watch their own operations and answer the doctor.
+    differ. `examine` makes ranks watch their own operations and answer the doctor. `model_files`
+    says what hosts do that lack the model's files at the driver's path: see model_files.mode.
     """
 
     plan: PlanSettings = dataclasses.field(default_factory=PlanSettings)
@@ -80,6 +82,7 @@ class EngineSettings:
     all_reduce: Mode = "auto"
     collective_timeout_s: float = 10.0
     verify_load: bool = False
+    model_files: ModelFiles = "auto"
 
 
 def check_collectives(settings: EngineSettings) -> None:

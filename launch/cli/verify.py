@@ -34,6 +34,8 @@ from .options import (
     LoadFormat,
     LoadFormatOption,
     Model,
+    ModelFilesName,
+    ModelFilesOption,
     Quantization,
     RayAddress,
     Threads,
@@ -75,6 +77,7 @@ def verify(
     disable_custom_all_reduce: DisableCustomAllReduce = False,
     launcher: LauncherOption = LauncherName.RAY,
     ray_address: RayAddress = None,
+    model_files: ModelFilesOption = ModelFilesName.AUTO,
     as_json: Json = False,
 ) -> None:
     """Run one batch at several degrees and compare every bit. Exit status 1 when they differ."""
@@ -98,6 +101,7 @@ def verify(
         threads=threads,
         verify_load=verify_load,
         all_reduce=all_reduce_mode(all_reduce, disable_custom_all_reduce),
+        model_files=model_files.value,
     )
     plans = [dataclasses.replace(settings.plan, degree=degree) for degree in compared]
     specs = [prepare(folder, dataclasses.replace(settings, plan=plan))[0] for plan in plans]
