@@ -87,6 +87,7 @@ def test_no_more_is_written_than_was_announced(model, tmp_path):
 
     def endless(number: int, offset: int) -> Iterator[bytes]:
         nonlocal taken
+        del number, offset
         for _ in range(1000):
             taken += PIECE
             yield bytes(PIECE)
