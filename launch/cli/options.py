@@ -14,7 +14,8 @@ from ...runtime.collectives.interface import MODES, Mode
 from ...runtime.config import LoadSettings
 from ...runtime.launcher import Launcher, LocalLauncher, cores
 from ...runtime.progress import watched_by
-from ..ray_cluster import RayLauncher, ray_session
+from ..ray.launcher import RayLauncher
+from ..ray.session import ray_session
 from .output import bytes_bar, errors
 
 Model = Annotated[
