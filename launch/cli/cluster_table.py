@@ -12,8 +12,8 @@ from ..cluster_check.finding import Gravity, HostFinding
 from .cluster_rows import rows_of
 from .output import console
 
-COLUMN = 26
-"""Characters that a host's facts take up in most cases."""
+NAMES, COLUMN = 17, 25
+"""Characters that the names of facts take up, and in most cases those of one host."""
 STYLES: dict[Gravity, str] = {"fault": "bold red", "warning": "yellow", "note": "cyan"}
 
 
@@ -23,7 +23,7 @@ def print_table(reports: Sequence[Report]) -> None:
     What differs from most hosts is marked with ≠.
     """
     rows = rows_of(reports)
-    beside = max(1, (console.width - COLUMN) // COLUMN)
+    beside = max(1, (console.width - NAMES) // COLUMN)
     for first in range(0, len(reports), beside):
         shown = range(first, min(first + beside, len(reports)))
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=True)

@@ -26,10 +26,10 @@ def judge(
     `driver` holds the driver's versions by the names of HostReport, `wanted` its files of the
     model, and `hosts` how many hosts there should be.
     """
-    found = missing(reports, hosts) + versions(reports, driver)
+    found = missing(reports, hosts) + silent(reports, driver) + versions(reports, driver)
     if wanted is not None:
         found += model(reports, wanted)
-    for check in (silent, broken, reach, graphics, clock, links, room, known_trouble):
+    for check in (broken, reach, graphics, clock, links, room, known_trouble):
         found += check(reports)
     return sorted(found, key=lambda finding: ORDER.index(finding.gravity))
 

@@ -9,17 +9,20 @@ from .facts import ALIKE, SOURCE, Report, cards, devices, facts, instructions, u
 from .finding import HostFinding
 
 
-def silent(reports: Sequence[Report]) -> list[HostFinding]:
-    """Hosts that said nothing."""
+def silent(reports: Sequence[Report], driver: Mapping[str, str]) -> list[HostFinding]:
+    """Hosts that said nothing, where another version of isobit is not the reason."""
     found = []
     for report in reports:
         host = report["host"]
-        if report["state"] != "alive":
-            what = f"{host} is {report['state']}: nothing listens where its Ray was"
+        if report["state"] == "dead":
+            what = f"{host} has left the cluster"
             way_out = "start Ray there again; /tmp/ray/session_latest/logs there says why it ended"
-        elif "error" in report:
+        elif report["state"] == "silent":
+            what = f"{host} takes no connection where its Ray is to listen"
+            way_out = "see its power and its cable, then whether a firewall came between"
+        elif "error" in report and report.get("versions", driver)["isobit"] == driver["isobit"]:
             what = f"{host} cannot be asked: {report['error']}"
-            way_out = f"install the driver's isobit where Ray runs on {host}"
+            way_out = "see the logs there, in /tmp/ray/session_latest/logs"
         else:
             continue
         found.append(HostFinding(gravity="fault", what=what, hosts=(host,), way_out=way_out))

@@ -99,25 +99,31 @@ def test_hosts_alike_that_all_differ_from_the_driver(reports):
     assert odd(reports) == {}, "they do not differ from each other"
 
 
-def test_a_host_without_isobit(reports):
-    silent = {"versions": VERSIONS | {"isobit": "not installed"}, "error": "No module 'isobit'"}
-    reports[1] = {k: v for k, v in reports[1].items() if k not in ("facts", "peers", "clock")}
-    reports[1] |= silent
+def without_facts(report: dict[str, Any], **told: Any) -> dict[str, Any]:
+    return {k: v for k, v in report.items() if k not in ("facts", "peers", "clock")} | told
+
+
+def test_a_host_without_isobit_is_one_finding(reports):
+    versions = VERSIONS | {"isobit": "not installed"}
+    reports[1] = without_facts(reports[1], versions=versions, error="No module named isobit")
     assert found(reports) == [
         ("fault", "isobit not installed on box-2 (10.0.0.2); the driver has 0.1.0"),
-        ("fault", "box-2 (10.0.0.2) cannot be asked: No module 'isobit'"),
+    ]
+
+
+def test_a_host_that_does_not_answer(reports):
+    reports[1] = without_facts(reports[1], error="no answer within 120 s")
+    assert found(reports) == [
+        ("fault", "box-2 (10.0.0.2) cannot be asked: no answer within 120 s"),
     ]
 
 
 def test_a_dead_host_and_one_that_never_joined(reports):
-    reports[2] = {
-        key: value
-        for key, value in reports[2].items()
-        if key not in ("facts", "peers", "clock", "versions")
-    } | {"state": "dead"}
+    reports[2] = without_facts(reports[2], state="dead")
+    del reports[2]["versions"]
     missing, dead = found(reports, hosts=4)
     assert missing == ("fault", "2 of 4 hosts are there: box-1 (10.0.0.1), box-2 (10.0.0.2)")
-    assert dead == ("fault", "box-3 (10.0.0.3) is dead: nothing listens where its Ray was")
+    assert dead == ("fault", "box-3 (10.0.0.3) has left the cluster")
 
 
 def test_another_instruction_set_breaks_the_promise_of_bits(reports):
