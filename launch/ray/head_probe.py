@@ -15,7 +15,7 @@ from typing import Any
 
 from ...kernels.errors import EnvironmentFault
 from .auth import TOKEN, TOKEN_FILE, token_source
-from .watch import silence
+from .reach import silence
 
 ANSWER_S = 12.0
 REFUSED = "AuthenticationError"

@@ -64,6 +64,11 @@ def reporter() -> Callable[[], dict[str, Any]]:
     return report
 
 
+def driver_report() -> HostReport:
+    """The software of this process."""
+    return HostReport(**reporter()())
+
+
 def node_versions(nodes: Sequence[Node], timeout_s: float) -> dict[str, HostReport]:
     """Ask nodes of the connected cluster, by node id; one that does not answer is left out."""
     import ray

@@ -71,7 +71,7 @@ class Cluster:
                 ).check()
         deadline = time.monotonic() + END_TIMEOUT_S
         while left := [
-            f"{h.name}: {p}" for h in self.network.hosts.values() for p in h.processes()
+            f"{h.name}: {p}" for h in self.network.hosts.values() if h.alive for p in h.processes()
         ]:
             if time.monotonic() > deadline:
                 raise ClusterError("`ray down` left behind:\n  " + "\n  ".join(left))
@@ -104,7 +104,7 @@ class Cluster:
         config["provider"]["worker_ips"] = [self[name].address for name in WORKERS]
         config["min_workers"] = config["max_workers"] = len(WORKERS)
         config["auth"] = {"ssh_user": "root", "ssh_private_key": f"{HOME}/.ssh/id_ed25519"}
-        config["setup_commands"] = [c for c in config["setup_commands"] if "venv" not in c]
+        config["setup_commands"] = [c for c in config["setup_commands"] if "/pip" not in c]
         del config["file_mounts"]["~/isobit-wheel"]
         for role in ("head", "worker"):
             config[f"{role}_start_ray_commands"] = [

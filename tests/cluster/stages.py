@@ -40,6 +40,20 @@ class Stages:
         self._cluster.up()
         return f"{len(WORKERS) + 1} hosts of one core"
 
+    def check(self) -> str:
+        """`isobit cluster check` finds every host, and nothing wrong with any."""
+        options = ("--hosts", str(len(WORKERS) + 1), *self._address())
+        seen = self._on_head("isobit", "cluster", "check", MODEL, *options).check().stdout
+        (self._cluster.logs / "check.txt").write_text(seen)
+        absent = [
+            h.name
+            for n, h in self._cluster.network.hosts.items()
+            if n != "desk" and h.address not in seen
+        ]
+        if absent:
+            raise ClusterError(f"hosts that the table lacks: {', '.join(absent)}\n{seen}")
+        return seen.strip().splitlines()[-1]
+
     def across_hosts(self, degree: int) -> str:
         report = answer(self._on_head(*generate(degree, *self._address())))
         hosts = {rank["node"] for rank in report["ranks"]}
@@ -80,7 +94,8 @@ class Stages:
         if outcome.seconds > LOSS_TIMEOUT_S:
             raise ClusterError(f"the error came after {outcome.seconds:.1f} s\n{said}")
         self.check_nothing_left()
-        return f"after {outcome.seconds:.1f} s: {error.splitlines()[0]}"
+        named = next(line for line in error.splitlines() if lost.address in line)
+        return f"after {outcome.seconds:.1f} s: {named.strip()}"
 
     def check_nothing_left(self) -> None:
         """No rank, no socket and no shared memory of a run, on any of the hosts."""
