@@ -30,7 +30,7 @@ def use_route(host: str) -> Route:
     Raises EnvironmentFault E-NET-INTERFACE when the user named one that is not there.
     """
     there = ipv4_interfaces()
-    own = _own_address(host)
+    own = own_address(host)
     interface = next((name for name, address in there if address == own), None)
     if interface is None:
         raise EnvironmentFault(
@@ -70,7 +70,7 @@ def split(endpoint: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def _own_address(host: str) -> str:
+def own_address(host: str) -> str:
     """The address from which the system would send to `host`; nothing is sent."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:

@@ -1,16 +1,14 @@
-"""Which network interface carries an address, and what the kernel knows of it. Linux, IPv4."""
+"""Which network interface leads to a host, and how fast the kernel says it is."""
 
 from __future__ import annotations
 
-import fcntl
-import socket
-import struct
 from pathlib import Path
 from typing import Any
 
+from ...kernels.errors import EnvironmentFault
+from ...runtime.network import ipv4_interfaces, own_address
+
 INTERFACES = Path("/sys/class/net")
-_SIOCGIFADDR = 0x8915
-_DISCARD_PORT = 9
 
 
 def route(target: str) -> dict[str, Any]:
@@ -20,28 +18,13 @@ def route(target: str) -> dict[str, Any]:
     kernel does not know them, as with Wi-Fi or virtual interfaces), or {"error": why}.
     """
     try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect((target, _DISCARD_PORT))
-            address = probe.getsockname()[0]
-    except OSError as error:
-        return {"error": f"no route to {target}: {error.strerror or error}"}
-    interface = interface_of(address)
+        address = own_address(target)
+    except EnvironmentFault as error:
+        return {"error": error.message}
+    names = (name for name, known in ipv4_interfaces() if known == address)
+    interface = next(names, None)
     speed = None if interface is None else speed_of(interface)
     return {"address": address, "interface": interface, "speed_mbit_s": speed}
-
-
-def interface_of(address: str) -> str | None:
-    """The interface that an IPv4 address of this host belongs to."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        for _, name in socket.if_nameindex():
-            request = struct.pack("256s", name.encode()[:15])
-            try:
-                answer = fcntl.ioctl(probe, _SIOCGIFADDR, request)
-            except OSError:
-                continue  # an interface without an address
-            if socket.inet_ntoa(answer[20:24]) == address:
-                return name
-    return None
 
 
 def speed_of(interface: str) -> int | None:

@@ -15,11 +15,6 @@ from isobit.launch.cluster_check.greeting import Door, greet, greet_all
 HERE = "127.0.0.1"
 
 
-def test_the_interface_of_an_address():
-    assert network.interface_of(HERE) == "lo"
-    assert network.interface_of("203.0.113.1") is None  # reserved for documentation: RFC 5737
-
-
 def test_the_route_to_oneself():
     found = network.route(HERE)
     assert (found["address"], found["interface"]) == (HERE, "lo")
