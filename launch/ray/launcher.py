@@ -15,6 +15,7 @@ from .nodes import Demand, Node, cluster_nodes
 from .placement import Placement
 from .rank_actor import ENVIRONMENT, device_index, rank_actor_class
 from .reach import refuses, silence
+from .session import head_is_gone
 from .versions import HostReport, check_versions, driver_report
 
 PLACE_S = 20.0
@@ -90,7 +91,7 @@ class RayLauncher:
     def stop(self) -> None:
         import ray
 
-        if ray.is_initialized():
+        if ray.is_initialized() and not head_is_gone():
             for actor in self._actors:
                 ray.kill(actor)
             if self._placement is not None:

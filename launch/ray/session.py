@@ -15,6 +15,9 @@ from ...runtime.link import private_folder
 from ..interrupts import held_interrupts
 from .auth import cluster_auth, private_auth, ray_environment
 from .head_probe import check_head
+from .reach import silence
+
+log = logging.getLogger("isobit.launch")
 
 OBJECT_STORE_BYTES = 80 << 20
 LONGEST_RAY_SOCKET = len("/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store")
@@ -57,6 +60,7 @@ def ray_session(address: str | None, most_ranks: int) -> Iterator[None]:
                     "_temp_dir": folder,
                     "_node_ip_address": "127.0.0.1",
                 }
+            cleanup.enter_context(_messages_logged())
             cleanup.callback(_shut_down)
             try:
                 ray.init(**settings)
@@ -95,6 +99,34 @@ def _resolved(address: str) -> str:
             "`ray start --head`, join one with `ray start --address=HEAD:6379`, or give HOST:PORT",
         )
     return found
+
+
+def head_is_gone() -> bool:
+    """Whether the connected Ray has lost its head: then Ray waits a minute in every call, and ends
+    this process after it.
+    """
+    import ray
+
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    return silence((host, int(port))) is not None
+
+
+@contextmanager
+def _messages_logged() -> Iterator[None]:
+    """Log what Ray prints about other processes: it takes standard output, which is not its own.
+
+    A dead raylet's last twenty lines would stand beside our one error, or in front of our JSON.
+    """
+    from ray._private import worker
+
+    def note(data: dict[str, Any], **_how: Any) -> None:
+        log.info("Ray: %s", "\n".join(map(str, data["lines"])))
+
+    before, worker.print_to_stdstream = worker.print_to_stdstream, note
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream = before
 
 
 def _shut_down() -> None:
