@@ -15,6 +15,7 @@ from isobit.launch.ray.session import ray_session
 from isobit.runtime.config import EngineSettings
 from isobit.runtime.engine import Engine
 from isobit.runtime.launcher import LocalLauncher
+from isobit.runtime.link import Address, DriverLink
 from isobit.runtime.rendezvous import Rendezvous
 from isobit.shard.plan import PlanSettings
 
@@ -72,6 +73,17 @@ def test_the_store_across_hosts_listens_on_one_address_only(tmp_path):
     lines = [line.split() for table in sockets for line in table.splitlines()]
     listening = [line[1] for line in lines if line[3] == "0A" and line[1].endswith(f":{port:04X}")]
     assert listening == [f"0100007F:{port:04X}"]
+
+
+@pytest.mark.parametrize("listener", [Rendezvous, DriverLink], ids=lambda each: each.__name__)
+def test_an_address_of_another_host_cannot_be_listened_at(listener, tmp_path):
+    """192.0.2.0/24 belongs to documentation, never to a host."""
+    with pytest.raises(EnvironmentFault, match=r"at 192\.0\.2\.7: ") as caught:
+        if listener is Rendezvous:
+            Rendezvous(tmp_path, "192.0.2.7")
+        else:
+            DriverLink(1, Address(host="192.0.2.7"))
+    assert caught.value.code == "E-DRIVER-LISTEN"
 
 
 def test_a_ray_that_is_not_there_is_named_at_once():

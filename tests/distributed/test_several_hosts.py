@@ -93,7 +93,7 @@ def test_a_stopped_host_is_named_within_fifteen_seconds_and_a_new_run_starts_at_
     launcher = HostsLauncher([2, 1])
     fault, seconds = lose(launcher, lambda: os.kill(launcher.pid(2), signal.SIGSTOP), 3)
     assert fault.code == "E-HOST-LOST" and fault.exit_status == 1
-    assert "came for 8 s\n  host box-1 with rank 2 is lost" in fault.message
+    assert "no heartbeat for 8 s\n  host box-1 with rank 2 is lost" in fault.message
     assert "box-0" not in fault.message
     assert seconds < NAMED_WITHIN_S
     with Engine(INT4, settings(3), HostsLauncher([2, 1])) as engine:
