@@ -14,6 +14,7 @@ from ..shard.plan import PlanSettings
 from ..shard.quantization import assumed_quantization
 from ..shard.spec import DTYPES, ModelSpec, read_spec
 from .collectives.interface import MODES, Mode
+from .devices import CPU, device_names
 from .model_files.mode import ModelFiles
 from .trace_settings import TraceSettings
 
@@ -66,6 +67,9 @@ class EngineSettings:
     `collective_timeout_s` for the other ranks. `trace` keeps what was seen at sites, and lets ranks
     differ. `examine` makes ranks watch their own operations and answer the doctor. `model_files`
     says what hosts do that lack the model's files at the driver's path: see model_files.mode.
+
+    `device` "cpu", "cuda" for a card a rank, or one for each rank, as "cuda:0,cuda:0". On CUDA
+    decode runs as graphs; with `enforce_eager` it does not.
     """
 
     plan: PlanSettings = dataclasses.field(default_factory=PlanSettings)
@@ -83,6 +87,8 @@ class EngineSettings:
     collective_timeout_s: float = 10.0
     verify_load: bool = False
     model_files: ModelFiles = "auto"
+    device: str = "cpu"
+    enforce_eager: bool = False
 
 
 def check_collectives(settings: EngineSettings) -> None:
@@ -129,6 +135,35 @@ def check_sampling(sampling: SamplingSettings) -> None:
         raise InputError("E-SAMPLING", "; ".join(wrong))
 
 
+def check_device(settings: EngineSettings, dtype: torch.dtype) -> None:
+    """Raise InputError E-DEVICE for devices that do not fit the ranks, and E-DEVICE-SETTING naming
+    every setting that the device cannot take."""
+    device_names(settings.device, settings.plan.degree)
+    if settings.device == CPU:
+        if settings.enforce_eager:
+            raise InputError(
+                "E-DEVICE-SETTING", "--enforce-eager: there are no graphs on CPUs; leave it out"
+            )
+        return
+    wrong = []
+    if dtype == torch.float32:
+        wrong.append("float32: the CUDA kernels take --dtype bfloat16 or float16")
+    if settings.check == "full":
+        wrong.append("--check full: products are checked on CPUs alone; take --check step")
+    if settings.verify_load:
+        wrong.append("--verify-load: weights are compared with the file on CPUs alone")
+    if settings.examine:
+        wrong.append("the doctor watches operations on CPUs alone")
+    if wrong:
+        raise InputError("E-DEVICE-SETTING", f"--device {settings.device}: " + "; ".join(wrong))
+
+
+def at_degree(settings: EngineSettings, plan: PlanSettings) -> EngineSettings:
+    """The same settings under another plan; of devices named one by one, the first of them."""
+    device = ",".join(settings.device.split(",")[: plan.degree])
+    return dataclasses.replace(settings, plan=plan, device=device)
+
+
 def run_dtype(spec: ModelSpec, name: str) -> torch.dtype:
     """The dtype of activations and KV cache; raises InputError E-DTYPE for an unknown name."""
     if name == "auto":
@@ -157,3 +192,6 @@ class RankJob:
     all_reduce: Mode
     collective_timeout_s: float
     verify_load: bool
+    device: str
+    max_step_rows: int
+    enforce_eager: bool

@@ -86,7 +86,7 @@ class DriverLink:
             self._socket.bind(f"tcp://{address.host}:*")
             self.endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
-    def ticket(self, rank: int) -> RankTicket:
+    def ticket(self, rank: int, device: str = "cpu") -> RankTicket:
         """What rank number `rank` needs to connect."""
         keys: dict[str, str] = {}
         if self._server_key:
@@ -97,7 +97,12 @@ class DriverLink:
                 "secret_key": private.decode(),
             }
         return RankTicket(
-            endpoint=self.endpoint, rank=rank, degree=self.degree, secret=self._secret, **keys
+            endpoint=self.endpoint,
+            rank=rank,
+            degree=self.degree,
+            secret=self._secret,
+            device=device,
+            **keys,
         )
 
     def send(self, rank: int, message: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from ..shard.checkpoint import open_checkpoint
 from ..shard.plan import ShardPlan, make_plan
 from ..shard.spec import ModelSpec
 from ..shard.validate import check_checkpoint, stored_intermediate_size
-from .config import EngineSettings, check_collectives, read_run_spec, run_dtype
+from .config import EngineSettings, check_collectives, check_device, read_run_spec, run_dtype
 from .consistency import check_name
 from .model_files.mode import check_mode
 from .sites import site_names
@@ -22,8 +22,8 @@ def prepare(model: Path, settings: EngineSettings) -> tuple[ModelSpec, ShardPlan
     Raises InputError for a model, a plan or settings that cannot work.
     """
     spec = read_run_spec(model, settings.load)
-    run_dtype(spec, settings.dtype)
     check_name(settings.check)
+    check_device(settings, run_dtype(spec, settings.dtype))
     check_collectives(settings)
     check_mode(settings.model_files, model)
     if settings.threads < 0:

@@ -58,6 +58,7 @@ class HierarchicalCollectives:
     """
 
     invariant = True
+    capturable = False
 
     def __init__(
         self,

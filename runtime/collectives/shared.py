@@ -43,6 +43,7 @@ class SharedCollectives:
     """
 
     invariant = True
+    capturable = False
 
     def __init__(
         self,

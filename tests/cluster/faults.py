@@ -29,6 +29,7 @@ class Fault:
     host: str = "head"
     address: str | None = None
     environment: Sequence[str] = ()
+    options: Sequence[str] = ()
 
 
 @contextmanager
@@ -123,6 +124,13 @@ FAULTS = (
         host="worker1",
     ),
     Fault(
+        name="too few GPUs",
+        code="E-RAY-RESOURCES",
+        words=("3 GPUs", "10.77.0.1", "10.77.0.2", "10.77.0.3"),
+        done=nothing,
+        options=("--device", "cuda"),
+    ),
+    Fault(
         name="other isobit, other Ray on hosts",
         code="E-RAY-VERSION",
         words=("10.77.0.2", "isobit 0.0.1", "10.77.0.3", "ray 2.0.1"),
@@ -160,7 +168,7 @@ FAULTS = (
 def run(fault: Fault, cluster: Cluster) -> str:
     """Start a run under a fault; raises ClusterError when it is not refused as it should be."""
     address = fault.address or cluster.address
-    command = generate(fault.degree, "--ray-address", address, as_json=False)
+    command = generate(fault.degree, "--ray-address", address, *fault.options, as_json=False)
     environment = ("env", "RAY_AUTH_MODE=token", *fault.environment)
     with fault.done(cluster):
         outcome = cluster[fault.host].run(*environment, *command, timeout_s=3 * TIMEOUT_S)
