@@ -117,7 +117,7 @@ def _reaches(report: Report, host_of: Mapping[str, str]) -> str:
 def _model(report: Report) -> str:
     if (model := facts(report).get("model")) is None:
         return UNKNOWN
-    if "error" in model:
+    if "error" in model or not model["files"]:
         return "missing"
     size = sum(file["size"] for file in model["files"])
     return f"{human_bytes(size)}, {files_digest(model)}"
