@@ -8,6 +8,7 @@ import secrets
 import shutil
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,7 @@ class DriverLink:
         self._socket.setsockopt(zmq.MAXMSGSIZE, wire.MOST_MESSAGE_BYTES)
         self._server_key = b""
         self._greeted: set[int] = set()
+        self._early: deque[tuple[int, dict[str, Any]]] = deque()
         self._lost: dict[int, float] = {}
         self._disconnections: Disconnections | None = None
         self.hosts = ["this"] * degree
@@ -133,16 +135,18 @@ class DriverLink:
         `dead` tells which ranks have ended and how. With `stop_at_error` the first error ends the
         wait: the other ranks may be waiting for the one that failed. It ends half a second later,
         because a rank that dies without a word breaks the collectives of the others, and is the
-        one to name; over TCP as late as the last heartbeat may be. Ranks that want pieces of files
-        get them from `serve`; each piece grants all another `timeout_s`. Raises RankFault
-        E-RANK-DIED, E-HOST-LOST or E-RANK-TIMEOUT naming the ranks.
+        one to name; over TCP as late as the last heartbeat may be. What a rank sends after its
+        answer is kept for the next call. Ranks that want pieces of files get them from `serve`;
+        each piece grants all another `timeout_s`. Raises RankFault E-RANK-DIED, E-HOST-LOST or
+        E-RANK-TIMEOUT naming the ranks.
         """
         answers: dict[int, dict[str, Any]] = {}
+        early, self._early = self._early, deque()
         deadline = time.monotonic() + timeout_s
         failed = False
         gone: dict[int, str] = {}
         while len(answers) < self.degree:
-            received = self._receive(POLL_MS)
+            received = early.popleft() if early else self._receive(POLL_MS)
             if received is None:
                 missing = set(range(self.degree)) - set(answers)
                 # A rank may have ended just after its last words: blamed after another look.
@@ -162,6 +166,9 @@ class DriverLink:
                     )
                 continue
             rank, message = received
+            if rank in answers:
+                self._early.append(received)
+                continue
             if message.get("kind") == "error":
                 answers[rank] = message
                 if stop_at_error and not failed:
