@@ -21,6 +21,7 @@ from ..shard.verify_load import padding_faults, rank_fingerprints
 from . import rendezvous
 from .affinity import pin
 from .collectives.choose import choose
+from .collectives.on_cards import mode_on_cards
 from .config import (
     PAGE_TOKENS,
     LoadSettings,
@@ -63,9 +64,8 @@ class Worker:
         route = rendezvous.join(
             job.rendezvous, self.rank, self.plan.degree, timeout_s, hosts=job.hosts
         )
-        self.choice = choose(
-            job.all_reduce, self.plan, self.rank, hosts=job.hosts, timeout_s=timeout_s
-        )
+        mode = mode_on_cards(job.all_reduce) if device.device.type == "cuda" else job.all_reduce
+        self.choice = choose(mode, self.plan, self.rank, hosts=job.hosts, timeout_s=timeout_s)
         load = LoadSettings(**job.load)
         self.spec = read_run_spec(job.model, load)
         dtype = run_dtype(self.spec, job.dtype)
@@ -188,7 +188,9 @@ def sampled(message: dict[str, Any], logits: torch.Tensor) -> list[int]:
     ):
         if tokens[place] >= 0 and fields["temperature"] > 0:
             position = message["positions"][index] + 1
-            tokens[place] = sample(logits[place].numpy(), SamplingSettings(**fields), position)
+            tokens[place] = sample(
+                logits[place].cpu().numpy(), SamplingSettings(**fields), position
+            )
     return tokens
 
 
