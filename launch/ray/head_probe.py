@@ -94,22 +94,30 @@ def _ours() -> dict[str, str]:
     return {"ray": version("ray"), "python": platform.python_version()}
 
 
+def _is_here(address: str) -> bool:
+    """Whether an address belongs to this host: nobody can listen at another's."""
+    try:
+        socket.create_server((address, 0)).close()
+    except OSError:
+        return False
+    return True
+
+
 def main() -> None:
     """Print one JSON object: "cluster" with its versions and "joined", whether a node of it runs on
     this host; or "error" and "error_class".
     """
     from ray._common.usage.usage_lib import get_cluster_metadata
-    from ray._private.services import find_node_ids
     from ray._raylet import GcsClient  # pyright: ignore[reportAttributeAccessIssue]
     from ray.exceptions import RayError
 
     try:
         head = GcsClient(address=sys.argv[1])
         told = get_cluster_metadata(head) or {}
-        nodes = {node.hex() for node in head.get_all_node_info()}
+        addresses = {node.node_manager_address for node in head.get_all_node_info().values()}
         answer = {
             "cluster": {"ray": told.get("ray_version"), "python": told.get("python_version")},
-            "joined": not nodes.isdisjoint(find_node_ids()),
+            "joined": any(map(_is_here, addresses)),
         }
     except RayError as error:
         text = str(error).partition(":")[2] or str(error)

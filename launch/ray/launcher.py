@@ -13,7 +13,7 @@ from ...runtime.link import Address
 from ...runtime.ticket import RankTicket
 from .nodes import Demand, Node, cluster_nodes
 from .placement import Placement
-from .rank_actor import ENVIRONMENT, device_index, rank_actor_class
+from .rank_actor import device_index, rank_actor_class
 from .reach import refuses, silence
 from .session import head_is_gone
 from .versions import HostReport, check_versions, driver_report
@@ -108,12 +108,9 @@ class RayLauncher:
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
         assert self._placement is not None
-        actor_class = ray.remote(
-            num_cpus=1,
-            num_gpus=1 if gpu else 0,
-            max_restarts=0,
-            runtime_env={"env_vars": ENVIRONMENT},
-        )(rank_actor_class())
+        actor_class = ray.remote(num_cpus=1, num_gpus=1 if gpu else 0, max_restarts=0)(
+            rank_actor_class()
+        )
         for rank in range(len(self._nodes)):
             scheduling = PlacementGroupSchedulingStrategy(
                 placement_group=self._placement.group, placement_group_bundle_index=rank

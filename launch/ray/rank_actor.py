@@ -6,14 +6,6 @@ from typing import Any
 
 from .versions import reporter
 
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-"""Ray sets the first by a rule of its own; a rank starts its own threads and wants no others."""
-ENVIRONMENT = {
-    **dict.fromkeys(THREADS, "1"),
-    # Every GPU of the host stays visible, as peers need it; a rank is told its own by index.
-    "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1",
-}
-
 
 def rank_actor_class() -> type[Any]:
     """The class of actors. Ray sends it by value: a host without isobit can still `describe`."""
@@ -36,11 +28,21 @@ def rank_actor_class() -> type[Any]:
 
         def run(self, ticket: dict[str, Any]) -> None:
             """Live as a rank until the driver says stop."""
+            import os
+            import threading
+
+            from ...runtime.heartbeat import DRIVER_RETURNS_S
             from ...runtime.rank_process import run_rank
             from ...runtime.ticket import RankTicket
             from ..models import download_files
 
-            run_rank(RankTicket(**ticket), download_files)
+            try:
+                run_rank(RankTicket(**ticket), download_files)
+            finally:
+                # The driver ends this process now, unless a cable is cut: then nobody would.
+                ending = threading.Timer(DRIVER_RETURNS_S, os._exit, (0,))
+                ending.daemon = True
+                ending.start()
 
     return RankActor
 

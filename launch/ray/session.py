@@ -19,6 +19,14 @@ from .reach import silence
 
 log = logging.getLogger("isobit.launch")
 
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+"""`ray start` sets the first to 1, Ray to the cores of a task; ranks start threads of their own."""
+RANKS_ENVIRONMENT = {
+    **dict.fromkeys(THREADS, "1"),
+    # Every GPU of a host stays visible, as peers need it; a rank is told its own by index.
+    "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
 OBJECT_STORE_BYTES = 80 << 20
 LONGEST_RAY_SOCKET = len("/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store")
 
@@ -31,8 +39,8 @@ def ray_session(address: str | None, most_ranks: int) -> Iterator[None]:
     EnvironmentFault E-RAY-CONNECT when Ray cannot be started or reached, and as check_head;
     InputError E-RAY-AUTH and E-USAGE.
     """
-    variables = private_auth() if address is None else cluster_auth()
-    variables |= {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    # What a private Ray starts inherits; on a cluster Ray has to carry it to the hosts.
+    variables = private_auth() | RANKS_ENVIRONMENT if address is None else cluster_auth()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     with ExitStack() as cleanup:
         cleanup.enter_context(ray_environment(variables))
@@ -47,6 +55,7 @@ def ray_session(address: str | None, most_ranks: int) -> Iterator[None]:
             "logging_level": logging.ERROR,
             "log_to_driver": False,
             "namespace": "isobit",
+            "runtime_env": None if address is None else {"env_vars": RANKS_ENVIRONMENT},
         }
         with held_interrupts():
             if address is None:
@@ -86,19 +95,18 @@ def _resolved(address: str) -> str:
             f"--ray-address {address}: ranks talk to this process themselves, so it has to "
             "run on a host of the cluster. There take --ray-address auto, or HOST:PORT",
         )
+    if address != "auto" and not address.rpartition(":")[2].isdecimal():
+        raise InputError("E-USAGE", f"--ray-address {address}: expected auto or HOST:PORT")
     try:
-        found = canonicalize_bootstrap_address(address)
-    except (ValueError, OSError) as error:
-        raise InputError(
-            "E-USAGE", f"--ray-address {address}: expected auto or HOST:PORT ({error})"
-        ) from error
-    if found is None:
+        return str(canonicalize_bootstrap_address(address))
+    except ValueError as error:
+        raise InputError("E-USAGE", f"--ray-address {address}: {error}") from error
+    except OSError as error:
         raise EnvironmentFault(
             "E-RAY-CONNECT",
-            f"--ray-address {address}: no Ray cluster was started on this host. Start one with "
+            f"--ray-address {address}: no Ray cluster runs on this host. Start one with "
             "`ray start --head`, join one with `ray start --address=HEAD:6379`, or give HOST:PORT",
-        )
-    return found
+        ) from error
 
 
 def head_is_gone() -> bool:

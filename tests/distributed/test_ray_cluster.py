@@ -18,12 +18,14 @@ from isobit.launch.ray.auth import ray_environment
 from isobit.launch.ray.launcher import RayLauncher
 from isobit.launch.ray.nodes import Demand, cluster_nodes
 from isobit.launch.ray.placement import Placement
+from isobit.launch.ray.rank_actor import rank_actor_class
 from isobit.launch.ray.session import ray_session
 from isobit.launch.ray.versions import HostReport, check_versions, driver_report, node_versions
 from isobit.runtime.completion import Batch
 from isobit.runtime.config import EngineSettings, SamplingSettings
 from isobit.runtime.engine import Engine
 from isobit.runtime.launcher import Launcher, LocalLauncher
+from isobit.runtime.ticket import RankTicket
 from isobit.shard.plan import PlanSettings
 
 from ..support import INT4
@@ -36,7 +38,10 @@ NOTHING_LEFT_S = 10
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator:
-    """Two cores on the head's node, one on the other; tokens are asked for."""
+    """Two cores on the head's node, one on the other; tokens are asked for.
+
+    Ray counts GPUs as it is told to: two on the head's node, which nobody touches.
+    """
     from ray.cluster_utils import Cluster
 
     folder = tempfile.mkdtemp(prefix="t-", dir="/tmp")
@@ -49,7 +54,7 @@ def cluster() -> Iterator:
     with ray_environment(variables):
         made = Cluster()
         try:
-            made.add_node(num_cpus=2, node_ip_address=HEAD, include_dashboard=False)
+            made.add_node(num_cpus=2, num_gpus=2, node_ip_address=HEAD, include_dashboard=False)
             made.add_node(num_cpus=1, node_ip_address=WORKER)
             yield made
         finally:
@@ -154,11 +159,41 @@ def test_too_few_cores_are_a_table_of_nodes():
 @IN_SESSION
 def test_gpus_that_are_not_there_are_counted():
     with pytest.raises(EnvironmentFault) as caught:
-        Placement(Demand(ranks=2, gpu=True), 20)
+        Placement(Demand(ranks=3, gpu=True), 20)
     assert caught.value.code == "E-RAY-RESOURCES"
-    assert "2 ranks on CUDA need 2 GPUs" in caught.value.message
-    assert "GPUs free" in caught.value.message
-    assert "asked 2, present 0, missing 2" in caught.value.message
+    lines = caught.value.message.splitlines()
+    assert lines[0].startswith("3 ranks on CUDA need 3 GPUs, each with a core, in the Ray cluster")
+    assert lines[1].split() == ["node", "state", "GPUs", "free", "cores", "free", "ranks"]
+    assert lines[2].endswith("alive  2 of 2     2 of 2      2")
+    assert lines[3].endswith("alive  0 of 0     1 of 1      0")
+    assert lines[4] == "  asked 3, present 2, missing 1"
+
+
+@IN_SESSION
+def test_every_rank_on_cuda_is_told_the_index_of_its_own_gpu(monkeypatch):
+    import ray
+    from isobit.launch.ray import launcher
+
+    class Recorder(rank_actor_class()):
+        def run(self, ticket: dict) -> dict:
+            return ticket
+
+    monkeypatch.setattr(launcher, "rank_actor_class", lambda: Recorder)
+    tickets = [
+        RankTicket(endpoint="", rank=rank, degree=2, secret="", device="cuda") for rank in range(2)
+    ]
+    started = RayLauncher()
+    try:
+        started.launch(tickets)
+        told = ray.get(started._runs, timeout=60)
+        names = [actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)]
+    finally:
+        started.stop()
+    assert sorted(ticket["device"] for ticket in told) == ["cuda:0", "cuda:1"]
+    assert [ticket["rank"] for ticket in told] == [0, 1]
+    assert sorted(name.rpartition("-e0-r")[2] for name in names) == ["0", "1"]
+    wait_until_free(3)
+    assert ray.util.list_named_actors(all_namespaces=True) == []
 
 
 @pytest.mark.usefixtures("taken")
