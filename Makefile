@@ -9,7 +9,7 @@ SANITIZED := build/sanitize
 # `python -S` reads no .pth file, and so does not find the installed module before the sanitized one.
 SITE := $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 
-.PHONY: demo test stress gpu-compile sanitize check format clean
+.PHONY: demo test cluster-test stress gpu-compile sanitize check format clean
 
 demo: .stamps/install  ## plan, generate on two ranks, prove that 1 to 4 ranks agree
 	@$(BIN)/isobit plan $(MODEL) -tp 2
@@ -22,6 +22,9 @@ demo: .stamps/install  ## plan, generate on two ranks, prove that 1 to 4 ranks a
 test: .stamps/test  ## the whole test suite, without a GPU
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/unit tests/kernels tests/gpu
 	$(BIN)/python -m pytest tests/distributed tests/end_to_end tests/faults
+
+cluster-test: .stamps/test  ## three hosts as namespaces, from ray up to ray down; needs root (six minutes)
+	$(BIN)/python -m tests.cluster
 
 stress: .stamps/test  ## a million sums over shared memory at degrees 2 to 4
 	$(BIN)/python -m tests.stress.collectives 1000000

@@ -81,7 +81,7 @@ def _try_all(store: Any, host: str, first: dict[str, int], address: str) -> list
         doors = {n: json.loads(_get(store, f"routes/door/{r}")) for n, r in others.items()}
         tried = {n: pool.submit(_knock, *door) for n, door in doors.items() if door is not None}
         closed = [
-            f"{host} ({address}) to {name} at {doors[name][0]}, port {doors[name][1]}: {wrong}"
+            f"{host} to {name}, from {address} to {doors[name][0]}:{doors[name][1]}: {wrong}"
             for name, attempt in tried.items()
             if (wrong := attempt.result())
         ]

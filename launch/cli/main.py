@@ -19,6 +19,8 @@ def main() -> None:
 
     0 fine, 1 bad verdict, 2 wrong input or environment, 130 Ctrl-C, 141 nobody reads the output.
     """
+    # torch would warn on every run between hosts whose addresses have no name. It asks once, early.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _terminated)
     try:

@@ -28,11 +28,21 @@ def rank_actor_class() -> type[Any]:
 
         def run(self, ticket: dict[str, Any]) -> None:
             """Live as a rank until the driver says stop."""
+            import os
+            import threading
+
+            from ...runtime.heartbeat import DRIVER_RETURNS_S
             from ...runtime.rank_process import run_rank
             from ...runtime.ticket import RankTicket
             from ..models import download_files
 
-            run_rank(RankTicket(**ticket), download_files)
+            try:
+                run_rank(RankTicket(**ticket), download_files)
+            finally:
+                # The driver ends this process now, unless a cable is cut: then nobody would.
+                ending = threading.Timer(DRIVER_RETURNS_S, os._exit, (0,))
+                ending.daemon = True
+                ending.start()
 
     return RankActor
 

@@ -153,12 +153,16 @@ class Host:
 
     def kill(self) -> None:
         """End every process of the host at once, and its interface."""
-        if self._unshare.poll() is None:
+        if self.alive:
             os.kill(self._init, signal.SIGKILL)
             self._unshare.wait(START_TIMEOUT_S)
             deadline = time.monotonic() + START_TIMEOUT_S
             while Path(f"/sys/class/net/{self._port}").exists() and time.monotonic() < deadline:
                 time.sleep(0.05)
+
+    @property
+    def alive(self) -> bool:
+        return self._unshare.poll() is None
 
     def processes(self) -> list[str]:
         """Command lines of what runs on the host, but for sshd and the look itself."""

@@ -6,9 +6,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+from . import faults
 from .cluster import Cluster
+from .faults import FAULTS, MISSING_HOST
 from .hosts import ClusterError, Host
 from .stages import Stages
 
@@ -67,13 +70,17 @@ def _all_stages(cluster: Cluster, progress: Progress) -> None:
 
     progress.stage("one host alone", stages.one_host, needed=True)
     progress.stage("ray up", stages.up, needed=True)
+    progress.stage("isobit cluster check", stages.check)
     progress.stage("generate over 2 hosts", lambda: stages.across_hosts(2))
     progress.stage("generate over 3 hosts", lambda: stages.across_hosts(3))
     progress.stage("verify over 3 hosts", stages.verify_across_hosts)
+    for fault in FAULTS:
+        progress.stage(fault.name, partial(faults.run, fault, cluster))
     progress.stage("cable of worker2 cut in an answer", lambda: stages.lose("worker2", cut, 3))
     progress.stage("cable back, generate over 3 hosts", plug_in_and_run)
     progress.stage("worker1 killed in an answer", lambda: stages.lose("worker1", Host.kill, 3))
     progress.stage("generate over the 2 hosts left", lambda: stages.across_hosts(2))
+    progress.stage(MISSING_HOST.name, partial(faults.run, MISSING_HOST, cluster))
     progress.stage("ray down", stages.down)
 
 

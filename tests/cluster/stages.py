@@ -17,6 +17,7 @@ RUN_TIMEOUT_S = 90
 LOSS_TIMEOUT_S = 15
 QUIET_TIMEOUT_S = 60
 STREAMED_CHARACTERS = 60
+LOST = ("E-HOST-LOST", "E-RANK-DIED")
 RAYS_OWN = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
 
 
@@ -38,6 +39,20 @@ class Stages:
     def up(self) -> str:
         self._cluster.up()
         return f"{len(WORKERS) + 1} hosts of one core"
+
+    def check(self) -> str:
+        """`isobit cluster check` finds every host, and nothing wrong with any."""
+        options = ("--hosts", str(len(WORKERS) + 1), *self._address())
+        seen = self._on_head("isobit", "cluster", "check", MODEL, *options).check().stdout
+        (self._cluster.logs / "check.txt").write_text(seen)
+        absent = [
+            h.name
+            for n, h in self._cluster.network.hosts.items()
+            if n != "desk" and h.address not in seen
+        ]
+        if absent:
+            raise ClusterError(f"hosts that the table lacks: {', '.join(absent)}\n{seen}")
+        return seen.strip().splitlines()[-1]
 
     def across_hosts(self, degree: int) -> str:
         report = answer(self._on_head(*generate(degree, *self._address())))
@@ -73,18 +88,18 @@ class Stages:
         error = said[said.rfind("E-") :].strip()
         if outcome.status != 1:
             raise ClusterError(f"exit status {outcome.status}, expected 1\n{said}")
-        if not (error.startswith("E-RANK") and f"rank {degree - 1}" in error) or not (
-            lost.address in error or name in error
-        ):
-            raise ClusterError(f"the error names no host {lost.address} or no rank\n{said}")
+        rank = "rank 2" if name == "worker2" else "rank 1"
+        if not (error.startswith(LOST) and rank in error and lost.address in error):
+            raise ClusterError(f"the error does not name {rank} on {lost.address}\n{said}")
         if outcome.seconds > LOSS_TIMEOUT_S:
             raise ClusterError(f"the error came after {outcome.seconds:.1f} s\n{said}")
-        self.check_nothing_left(*(set(self._cluster.network.hosts) - {name}))
-        return f"after {outcome.seconds:.1f} s: {error.splitlines()[0]}"
+        self.check_nothing_left()
+        named = next(line for line in error.splitlines() if lost.address in line)
+        return f"after {outcome.seconds:.1f} s: {named.strip()}"
 
-    def check_nothing_left(self, *names: str) -> None:
+    def check_nothing_left(self) -> None:
         """No rank, no socket and no shared memory of a run, on any of the hosts."""
-        hosts = [self._cluster[name] for name in names or self._cluster.network.hosts]
+        hosts = [host for host in self._cluster.network.hosts.values() if host.alive]
         deadline = time.monotonic() + QUIET_TIMEOUT_S
         while left := [line for host in hosts for line in remains(host)]:
             if time.monotonic() > deadline:
