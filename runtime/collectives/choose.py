@@ -8,6 +8,8 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+
 from ...kernels.errors import EnvironmentFault, InputError
 from ...shard.plan import ShardPlan
 from .gather import GatherCollectives
@@ -20,6 +22,7 @@ from .shared import SharedCollectives, SharedSettings
 log = logging.getLogger("isobit.runtime")
 
 NOT_RUN = "not run"
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,29 +43,42 @@ def choose(
     same_host: bool,
     timeout_s: float = 60.0,
     settings: SharedSettings | None = None,
+    device: torch.device = CPU,
 ) -> Choice:
     """Agree with all ranks of the default process group on collectives that work.
 
     "auto" takes the custom ones where all ranks share a host and the self-test passes everywhere,
-    and gathers otherwise. `timeout_s` bounds every wait of the custom ones.
+    and gathers otherwise. `timeout_s` bounds every wait of the custom ones. Ranks with a CUDA
+    `device` choose as in cuda.choose.
 
     Raises, on every rank alike, EnvironmentFault E-COLL-SHM, E-COLL-CUSTOM or E-COLL-SELF-TEST
     when "custom" was asked for and cannot work; InputError E-COLL-MODE when ranks were told
     different modes; RankFault E-COLL-FAILED when a rank is gone.
     """
-    obstacles = _agree(mode, plan, rank, "" if same_host else "not on the host of the others")
+    apart = "" if same_host else "not on the host of the others"
+    if device.type == "cuda":
+        # Imported late: it needs triton.
+        from .cuda.choose import choose_on_cuda
+
+        return choose_on_cuda(mode, plan, rank, apart, timeout_s=timeout_s, device=device)
+    if not apart and mode in ("auto", "custom"):
+        try:
+            from . import _shared  # noqa: F401
+        except ImportError as error:
+            apart = f"without its C++ part: {error}"
+    obstacles = agree(mode, plan, rank, apart)
     if mode == "library":
-        return _choice(LibraryCollectives(plan, rank), "library", "asked for")
+        return choice_of(LibraryCollectives(plan, rank), "library", "asked for")
     if mode == "gather":
-        return _choice(GatherCollectives(plan, rank), "gather", "asked for")
+        return choice_of(GatherCollectives(plan, rank), "gather", "asked for")
     if mode == "auto" and plan.degree == 1:
-        return _choice(GatherCollectives(plan, rank), "gather", "a single rank")
+        return choice_of(GatherCollectives(plan, rank), "gather", "a single rank")
     if obstacles:
         if mode == "custom":
             raise EnvironmentFault(
                 "E-COLL-CUSTOM", f"{obstacles}. Run without asking for custom collectives"
             )
-        return _choice(GatherCollectives(plan, rank), "gather", obstacles)
+        return choice_of(GatherCollectives(plan, rank), "gather", obstacles)
     settings = dataclasses.replace(settings or SharedSettings(), timeout_s=timeout_s)
     reason = "asked for" if mode == "custom" else "all ranks share a host"
     try:
@@ -72,16 +88,14 @@ def choose(
             raise
         log.warning("custom collectives are off, ranks gather instead: %s", fault)
         tested = fault.message if fault.code == "E-COLL-SELF-TEST" else NOT_RUN
-        return _choice(GatherCollectives(plan, rank), "gather", str(fault), tested)
+        return choice_of(GatherCollectives(plan, rank), "gather", str(fault), tested)
 
 
-def _agree(mode: Mode, plan: ShardPlan, rank: int, obstacle: str) -> str:
-    """Return what keeps any rank from the custom collectives, the same text everywhere."""
-    if not obstacle and mode in ("auto", "custom"):
-        try:
-            from . import _shared  # noqa: F401
-        except ImportError as error:
-            obstacle = f"without its C++ part: {error}"
+def agree(mode: Mode, plan: ShardPlan, rank: int, obstacle: str) -> str:
+    """Return what keeps any rank from the custom collectives, the same text everywhere.
+
+    Raises InputError E-COLL-MODE when ranks were told different modes.
+    """
     answers = exchange(f"{mode}\n{obstacle}", rank, plan.degree, "choosing collectives")
     modes = [answer.partition("\n")[0] for answer in answers]
     if len(set(modes)) > 1:
@@ -94,22 +108,23 @@ def _agree(mode: Mode, plan: ShardPlan, rank: int, obstacle: str) -> str:
 def _custom(plan: ShardPlan, rank: int, settings: SharedSettings, reason: str) -> Choice:
     collectives = SharedCollectives(plan, rank, settings)
     if plan.degree == 1:
-        return _choice(collectives, "custom", reason)
+        return choice_of(collectives, "custom", reason)
     started = time.perf_counter()
     faults = self_test(collectives, plan, rank, settings)
     if faults:
         collectives.close()
         raise EnvironmentFault("E-COLL-SELF-TEST", "\n".join(faults))
     passed = f"passed in {time.perf_counter() - started:.3f} s"
-    return _choice(collectives, "custom", reason, passed)
+    return choice_of(collectives, "custom", reason, passed)
 
 
-def _choice(
+def choice_of(
     collectives: Collectives,
     name: Literal["custom", "gather", "library"],
     reason: str,
     tested: str = NOT_RUN,
 ) -> Choice:
+    """A choice as it is reported."""
     return Choice(
         collectives=collectives,
         name=name,

@@ -93,6 +93,9 @@ class SharedCollectives:
         found = "" if finder == self.rank else f"found by rank {finder}: "
         raise RankFault(CAUSES.get(cause, "E-COLL-FAILED"), f"rank {self.rank}: {found}{text}")
 
+    def check(self) -> None:
+        """Nothing to do: what fails raises."""
+
     def close(self) -> None:
         """See Collectives."""
         self._communicator.leave()
