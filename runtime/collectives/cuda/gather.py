@@ -10,6 +10,9 @@ from ....shard.plan import ShardPlan
 from ..gather import GatherCollectives
 from ..process_group import named_failures
 
+# torch 2.13 has given it another name.
+gather_into = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
 
 class CudaGatherCollectives(GatherCollectives):
     """Collectives over the default process group, whose tensors on devices go through NCCL."""
@@ -37,4 +40,4 @@ class CudaGatherCollectives(GatherCollectives):
         with named_failures(
             lambda: f"rank {self.rank}: all_gather number {self.sequence} at {site}"
         ):
-            dist.all_gather_into_tensor(out.view(-1, *tensor.shape[1:]), tensor)
+            gather_into(out.view(-1), tensor.view(-1))
