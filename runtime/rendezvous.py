@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 BACKLOG = 128
 STORE_TIMEOUT = timedelta(seconds=120)
+BOTH = "cpu:gloo,cuda:nccl"
 
 
 class Rendezvous:
@@ -39,10 +40,11 @@ class Rendezvous:
             self.address = f"tcp://{host}:{port}"
 
 
-def join(address: str, rank: int, degree: int, timeout_s: float = 60.0) -> None:
-    """Join the default gloo group of an engine; a group of one needs none.
+def join(address: str, rank: int, degree: int, timeout_s: float = 60.0, cuda: bool = False) -> None:
+    """Join the default group of an engine, over gloo; a group of one needs none.
 
-    An operation of the group waits `timeout_s` for the other ranks.
+    An operation of the group waits `timeout_s` for the other ranks. With `cuda`, tensors on CUDA
+    devices go through NCCL, which starts at the first of them.
     """
     if degree == 1:
         return
@@ -56,5 +58,9 @@ def join(address: str, rank: int, degree: int, timeout_s: float = 60.0) -> None:
             address.removeprefix("file://"), degree
         )
     dist.init_process_group(
-        "gloo", store=store, rank=rank, world_size=degree, timeout=timedelta(seconds=timeout_s)
+        BOTH if cuda else "gloo",
+        store=store,
+        rank=rank,
+        world_size=degree,
+        timeout=timedelta(seconds=timeout_s),
     )

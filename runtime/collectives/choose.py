@@ -48,37 +48,31 @@ def choose(
     """Agree with all ranks of the default process group on collectives that work.
 
     "auto" takes the custom ones where all ranks share a host and the self-test passes everywhere,
-    and gathers otherwise. `timeout_s` bounds every wait of the custom ones. Ranks with a CUDA
-    `device` choose as in cuda.choose.
+    and gathers otherwise. `timeout_s` bounds every wait of the custom ones. For ranks on CUDA
+    devices cuda.choose says how.
 
     Raises, on every rank alike, EnvironmentFault E-COLL-SHM, E-COLL-CUSTOM or E-COLL-SELF-TEST
     when "custom" was asked for and cannot work; InputError E-COLL-MODE when ranks were told
     different modes; RankFault E-COLL-FAILED when a rank is gone.
     """
-    apart = "" if same_host else "not on the host of the others"
+    obstacles = _agree(mode, plan, rank, "" if same_host else "not on the host of the others")
     if device.type == "cuda":
         # Imported late: it needs triton.
         from .cuda.choose import choose_on_cuda
 
-        return choose_on_cuda(mode, plan, rank, apart, timeout_s=timeout_s, device=device)
-    if not apart and mode in ("auto", "custom"):
-        try:
-            from . import _shared  # noqa: F401
-        except ImportError as error:
-            apart = f"without its C++ part: {error}"
-    obstacles = agree(mode, plan, rank, apart)
+        return choose_on_cuda(mode, plan, rank, obstacles, timeout_s=timeout_s, device=device)
     if mode == "library":
-        return choice_of(LibraryCollectives(plan, rank), "library", "asked for")
+        return _choice(LibraryCollectives(plan, rank), "library", "asked for")
     if mode == "gather":
-        return choice_of(GatherCollectives(plan, rank), "gather", "asked for")
+        return _choice(GatherCollectives(plan, rank), "gather", "asked for")
     if mode == "auto" and plan.degree == 1:
-        return choice_of(GatherCollectives(plan, rank), "gather", "a single rank")
+        return _choice(GatherCollectives(plan, rank), "gather", "a single rank")
     if obstacles:
         if mode == "custom":
             raise EnvironmentFault(
                 "E-COLL-CUSTOM", f"{obstacles}. Run without asking for custom collectives"
             )
-        return choice_of(GatherCollectives(plan, rank), "gather", obstacles)
+        return _choice(GatherCollectives(plan, rank), "gather", obstacles)
     settings = dataclasses.replace(settings or SharedSettings(), timeout_s=timeout_s)
     reason = "asked for" if mode == "custom" else "all ranks share a host"
     try:
@@ -88,14 +82,16 @@ def choose(
             raise
         log.warning("custom collectives are off, ranks gather instead: %s", fault)
         tested = fault.message if fault.code == "E-COLL-SELF-TEST" else NOT_RUN
-        return choice_of(GatherCollectives(plan, rank), "gather", str(fault), tested)
+        return _choice(GatherCollectives(plan, rank), "gather", str(fault), tested)
 
 
-def agree(mode: Mode, plan: ShardPlan, rank: int, obstacle: str) -> str:
-    """Return what keeps any rank from the custom collectives, the same text everywhere.
-
-    Raises InputError E-COLL-MODE when ranks were told different modes.
-    """
+def _agree(mode: Mode, plan: ShardPlan, rank: int, obstacle: str) -> str:
+    """Return what keeps any rank from the custom collectives, the same text everywhere."""
+    if not obstacle and mode in ("auto", "custom"):
+        try:
+            from . import _shared  # noqa: F401
+        except ImportError as error:
+            obstacle = f"without its C++ part: {error}"
     answers = exchange(f"{mode}\n{obstacle}", rank, plan.degree, "choosing collectives")
     modes = [answer.partition("\n")[0] for answer in answers]
     if len(set(modes)) > 1:
@@ -108,23 +104,22 @@ def agree(mode: Mode, plan: ShardPlan, rank: int, obstacle: str) -> str:
 def _custom(plan: ShardPlan, rank: int, settings: SharedSettings, reason: str) -> Choice:
     collectives = SharedCollectives(plan, rank, settings)
     if plan.degree == 1:
-        return choice_of(collectives, "custom", reason)
+        return _choice(collectives, "custom", reason)
     started = time.perf_counter()
     faults = self_test(collectives, plan, rank, settings)
     if faults:
         collectives.close()
         raise EnvironmentFault("E-COLL-SELF-TEST", "\n".join(faults))
     passed = f"passed in {time.perf_counter() - started:.3f} s"
-    return choice_of(collectives, "custom", reason, passed)
+    return _choice(collectives, "custom", reason, passed)
 
 
-def choice_of(
+def _choice(
     collectives: Collectives,
     name: Literal["custom", "gather", "library"],
     reason: str,
     tested: str = NOT_RUN,
 ) -> Choice:
-    """A choice as it is reported."""
     return Choice(
         collectives=collectives,
         name=name,

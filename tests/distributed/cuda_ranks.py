@@ -135,7 +135,7 @@ def choice(plan: ShardPlan, rank: int, folder: Path, job: dict[str, Any]) -> lis
         driver = FileDriver(place, rank, job.get("trouble", ""), job.get("one_gpu", False))
         try:
             chosen = cuda_choose.choose_on_cuda(
-                mode, plan, rank, job.get("apart", "") if rank else "", timeout_s=20,
+                mode, plan, rank, job.get("apart", ""), timeout_s=20,
                 device=torch.device("cpu", rank), driver=driver, settings=SMALL,
             )  # fmt: skip
         except IsobitError as fault:

@@ -19,7 +19,7 @@ JOBS: dict[str, dict[str, Any]] = {
     "site": {"scenario": "trouble", "degree": 2, "trouble": "site"},
     "together": {"scenario": "choice", "degree": 2, "modes": MODES, "whole_self_test": True},
     "alone": {"scenario": "choice", "degree": 1, "modes": ["auto", "gather"]},
-    "apart": {"scenario": "choice", "degree": 2, "modes": FEW, "apart": "elsewhere"},
+    "apart": {"scenario": "choice", "degree": 2, "modes": FEW, "apart": "rank 1 is elsewhere"},
     "unreachable": {"scenario": "choice", "degree": 2, "modes": ["auto"], "trouble": "apart"},
     "told not to": {
         "scenario": "choice",

@@ -6,13 +6,14 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 
 from ....kernels.errors import EnvironmentFault
 from ....shard.plan import ShardPlan
-from ..choose import Choice, agree, choice_of
-from ..interface import Mode
+from ..choose import NOT_RUN, Choice
+from ..interface import Collectives, Mode
 from ..library import LibraryCollectives
 from ..process_group import exchange
 from ..self_test import self_test
@@ -38,7 +39,7 @@ def choose_on_cuda(
     mode: Mode,
     plan: ShardPlan,
     rank: int,
-    apart: str,
+    obstacles: str,
     *,
     timeout_s: float,
     device: torch.device,
@@ -47,16 +48,16 @@ def choose_on_cuda(
 ) -> Choice:
     """Agree with all ranks of the default process group, which has gloo for tensors on CPUs.
 
-    "auto" takes the custom ones where all ranks share a host (`apart` says why not): over the
-    memory of the devices where all reach each other, else over pinned memory of the host; the
-    self-test has to pass everywhere. Without them ranks gather through NCCL.
+    All have been told the same mode. "auto" takes the custom ones unless there are `obstacles`,
+    the same text everywhere: over the memory of the devices where all reach each other, else over
+    pinned memory of the host; the self-test has to pass everywhere. Otherwise ranks gather through
+    NCCL.
 
     Raises, on every rank alike, EnvironmentFault E-COLL-CUSTOM when "custom" was asked for and
-    cannot work, E-COLL-NCCL where NCCL is left and two ranks share a device; InputError
-    E-COLL-MODE; RankFault E-COLL-FAILED when a rank is gone.
+    cannot work, E-COLL-NCCL where NCCL is left and two ranks share a device; RankFault
+    E-COLL-FAILED when a rank is gone.
     """
     driver = driver or CudaDriver(device)
-    obstacles = agree(mode, plan, rank, apart)
 
     def tell(text: str) -> list[str]:
         return exchange(text, rank, plan.degree, "choosing collectives")
@@ -64,7 +65,7 @@ def choose_on_cuda(
     if mode in ("gather", "library"):
         return _over_nccl(mode, plan, rank, "asked for", tell(driver.identity()))
     if plan.degree == 1 and mode == "auto":
-        return choice_of(CudaGatherCollectives(plan, rank), "gather", "a single rank")
+        return _choice(CudaGatherCollectives(plan, rank), "gather", "a single rank")
     if obstacles:
         if mode == "custom":
             raise EnvironmentFault(
@@ -138,7 +139,7 @@ def _custom(
         raise EnvironmentFault("E-COLL-SELF-TEST", "\n".join(faults))
     collectives.set_timeout(timeout_s)
     passed = f"passed in {time.perf_counter() - started:.3f} s"
-    return choice_of(collectives, "custom", reason, passed)
+    return _choice(collectives, "custom", reason, passed)
 
 
 def _over_nccl(
@@ -154,5 +155,20 @@ def _over_nccl(
                 "rank a GPU of its own, or run with --all-reduce custom",
             )
     if mode == "library":
-        return choice_of(LibraryCollectives(plan, rank), "library", reason)
-    return choice_of(CudaGatherCollectives(plan, rank), "gather", reason)
+        return _choice(LibraryCollectives(plan, rank), "library", reason)
+    return _choice(CudaGatherCollectives(plan, rank), "gather", reason)
+
+
+def _choice(
+    collectives: Collectives,
+    name: Literal["custom", "gather", "library"],
+    reason: str,
+    tested: str = NOT_RUN,
+) -> Choice:
+    return Choice(
+        collectives=collectives,
+        name=name,
+        reason=reason,
+        invariant=collectives.invariant,
+        self_test=tested,
+    )

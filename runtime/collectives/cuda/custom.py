@@ -49,6 +49,7 @@ class CustomCollectives:
     """
 
     invariant = True
+    capturable = True
 
     def __init__(
         self,

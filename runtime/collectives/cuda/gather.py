@@ -17,6 +17,8 @@ gather_into = getattr(dist, "all_gather_single", None) or dist.all_gather_into_t
 class CudaGatherCollectives(GatherCollectives):
     """Collectives over the default process group, whose tensors on devices go through NCCL."""
 
+    capturable = True
+
     def __init__(self, plan: ShardPlan, rank: int) -> None:
         super().__init__(plan, rank)
         self._tree = peer_tree(self._nodes)
