@@ -113,7 +113,7 @@ def pack_stored(
 
 
 Tiles = Callable[[str, Placement, torch.Tensor | None], torch.Tensor]
-"""Makes the data of a weight from its kind, its placement and its zeros `[tiles, R, 16]`."""
+"""Makes the data of a weight from its kind, its placement and its zeros `[tiles, R, 64]`."""
 
 
 def _quantized(

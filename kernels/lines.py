@@ -6,7 +6,7 @@ import torch
 
 from .weight import TILE
 
-# A line is copied as 16 words, one a column.
+# A line is copied as 64 words, one a column.
 WORD_DTYPE = {
     "int4": torch.int32,
     "int8": torch.int32,
@@ -27,7 +27,7 @@ def line_words(kind: str, part: torch.Tensor) -> torch.Tensor:
 
 
 def line_columns(kind: str, data: torch.Tensor, packed_k: int) -> torch.Tensor:
-    """Lines of some tiles back to `[tiles * 16, Kp]`."""
+    """Lines of some tiles back to `[tiles * 64, Kp]`."""
     columns = data.transpose(1, 2)
     if kind != "int4":
         return columns.reshape(-1, packed_k)
@@ -45,7 +45,7 @@ def _spread(words: torch.Tensor) -> torch.Tensor:
 
 
 def by_run(table: torch.Tensor, fill: int) -> torch.Tensor:
-    """A table `[n, runs]` tile by tile: `[tiles, runs, 16]`, `fill` beyond n."""
+    """A table `[n, runs]` tile by tile: `[tiles, runs, 64]`, `fill` beyond n."""
     n, runs = table.shape
     tiles = -(-n // TILE)
     whole = table.new_full((tiles * TILE, runs), fill)
@@ -54,6 +54,6 @@ def by_run(table: torch.Tensor, fill: int) -> torch.Tensor:
 
 
 def by_column(table: torch.Tensor) -> torch.Tensor:
-    """A table `[tiles, runs, 16]` back to `[tiles * 16, runs]`."""
+    """A table `[tiles, runs, 64]` back to `[tiles * 64, runs]`."""
     tiles, runs, _ = table.shape
     return table.transpose(1, 2).reshape(tiles * TILE, runs)

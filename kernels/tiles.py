@@ -25,7 +25,7 @@ def code_tiles(
 ) -> torch.Tensor:
     """The data of a weight `[n, K]` whose corner is `stored`; the rest is padding.
 
-    `zeros` are those of the packed weight, `[tiles, R, 16]`: padding of a run is its zero point.
+    `zeros` are those of the packed weight, `[tiles, R, 64]`: padding of a run is its zero point.
     """
     per = LINE_K[kind]
     tiles, lines = -(-n // TILE), len(placement.source) // per
@@ -124,7 +124,7 @@ class _Part:
 
 
 def _parts(stored: StoredCodes, rows: torch.Tensor, columns: torch.Tensor) -> Iterator[_Part]:
-    """Cut a weight with `rows` [tiles * 16] and `columns` [lines, per] into parts to be read."""
+    """Cut a weight with `rows` [tiles * 64] and `columns` [lines, per] into parts to be read."""
     lines, per = columns.shape
     if not lines or not len(rows):
         return

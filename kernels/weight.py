@@ -1,14 +1,15 @@
 """The canonical form of a weight in memory. Every checkpoint format becomes this while loading.
 
-`data` is made of lines of 64 bytes that belong to one tile of 16 output columns; the first
-dimension counts tiles, the second lines along packed K:
+`data` is made of lines that belong to one tile of 64 output columns, 4 bytes a column; the first
+dimension counts tiles, the second lines along packed K. A kernel takes a line as strips of 16
+columns, one vector each, and reads the strips of a tile as one stream:
 
 | kind | shape and dtype | a line |
 |---|---|---|
-| int4 | int32 `[tiles, Kp/8, 16]` | 8 k; a word per column: nibbles of k=0,2,4,6, then k=1,3,5,7 |
-| int8 | uint8 `[tiles, Kp/4, 16, 4]` | 4 k; the bytes per column of k=0..3 |
-| bfloat16 | bfloat16 `[tiles, Kp/2, 16, 2]` | 2 k; the pair k=0,1 per column |
-| float16, float32 | `[tiles, Kp, 16]` | one k (float16: half a line) |
+| int4 | int32 `[tiles, Kp/8, 64]` | 8 k; a word per column: nibbles of k=0,2,4,6, then k=1,3,5,7 |
+| int8 | uint8 `[tiles, Kp/4, 64, 4]` | 4 k; the bytes per column of k=0..3 |
+| bfloat16 | bfloat16 `[tiles, Kp/2, 64, 2]` | 2 k; the pair k=0,1 per column |
+| float16, float32 | `[tiles, Kp, 64]` | one k (float16: half a line) |
 
 A run is a stretch of packed k with one row of scales, and begins on a line. Where its length is not
 a whole number of lines it is filled with codes equal to the zero point, and `gather` names
@@ -24,7 +25,7 @@ import torch
 
 from .errors import InputError
 
-TILE = 16
+TILE = 64
 LINE_K = {"int4": 8, "int8": 4, "bfloat16": 2, "float16": 1, "float32": 1}
 WORD_SHAPE = {"int4": (), "int8": (4,), "bfloat16": (2,), "float16": (), "float32": ()}
 DATA_DTYPE = {
@@ -56,9 +57,9 @@ class PackedWeight:
     k: int
     data: torch.Tensor
     scales: torch.Tensor | None
-    """`[tiles, R, 16]` fp32, fp16 or bf16; None for dense weights."""
+    """`[tiles, R, 64]` fp32, fp16 or bf16; None for dense weights."""
     zeros: torch.Tensor | None
-    """uint8 `[tiles, R, 16]`; None stands for 8 (int4) or 128 (int8) everywhere."""
+    """uint8 `[tiles, R, 64]`; None stands for 8 (int4) or 128 (int8) everywhere."""
     run_offsets: torch.Tensor
     """int32 `[R + 1]`, in packed k."""
     segment_offsets: torch.Tensor

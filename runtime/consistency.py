@@ -73,13 +73,18 @@ def replicated(spec: ModelSpec, plan: ShardPlan, rank: int, weights: RankWeights
 
 
 def _head(weight: PackedWeight, bias: torch.Tensor | None, place: int, size: int) -> str:
-    """Digest of one head's columns; of the first and last tile also what they share."""
-    tiles = slice(place * size // TILE, -(-(place + 1) * size // TILE))
-    if size % TILE:
-        return ""  # a tile holds columns of two heads: only one of them may be shared
-    parts = [t[tiles] for t in (weight.data, weight.scales, weight.zeros) if t is not None]
+    """Digest of one head's columns, wherever in their tiles they lie."""
+    begin, end = place * size, (place + 1) * size
+    tiles = range(begin // TILE, -(-end // TILE))
+    parts = [
+        torch.cat(
+            [t[i, :, max(0, begin - i * TILE) : min(TILE, end - i * TILE)] for i in tiles], dim=1
+        )
+        for t in (weight.data, weight.scales, weight.zeros)
+        if t is not None
+    ]
     if bias is not None:
-        parts.append(bias[place * size : (place + 1) * size])
+        parts.append(bias[begin:end])
     return chain_digests([tensor_digest(part) for part in parts])
 
 

@@ -20,8 +20,8 @@ from .collectives.tree import sum_subtrees
 ROUNDING = 2.0**-24
 MOST_ROUNDINGS = 64.0
 """How many standard deviations of the rounding a sum may be off."""
-SAMPLED_TILES = 4
-CHUNK_TILES = 64
+SAMPLED_TILES = 1
+CHUNK_TILES = 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class Checksum:
 
 
 def some_columns(weight: PackedWeight, first: int, count: int) -> PackedWeight:
-    """The outputs of `count` tiles of 16, from tile `first`; shares memory with `weight`."""
+    """The outputs of `count` tiles of 64, from tile `first`; shares memory with `weight`."""
     tiles = slice(first, min(first + count, weight.tiles))
     return dataclasses.replace(
         weight,

@@ -94,7 +94,7 @@ class StoredWeight:
     def _packed(self, n: int, atoms: list[tuple[int, int]], true: int) -> WeightBytes:
         """A weight of n outputs over atoms (begin, end) in input features, padded from `true` on.
 
-        columns = 16 * ceil(n / 16); data = columns * packed K * bits / 8; one row of scales and
+        columns = 64 * ceil(n / 64); data = columns * packed K * bits / 8; one row of scales and
         zero points a run; int32 offsets of runs and atoms; an int32 gather table of packed K where
         activations are not taken in their order.
         """

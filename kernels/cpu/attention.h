@@ -9,7 +9,7 @@ namespace ISOBIT_SET {
 namespace {
 
 constexpr int kQueries = 16;  // queries that walk together
-constexpr int kKeyLanes = kPage / kTile;
+constexpr int kKeyLanes = kPage / kLanes;
 constexpr int kTogether = kWidth == 16 ? 4 : 2;  // queries in registers at a time
 constexpr int kAcross = kWidth == 16 ? 4 : kWidth == 8 ? 2 : 1;  // and lanes of each
 
@@ -43,30 +43,30 @@ void score(Query* query, const T* keys, int64_t head) {
       _Pragma("GCC unroll 4") for (int j = 0; j < kAcross; ++j) dot[m][j] = zero();
     for (int64_t d = 0; d < head; ++d) {
       _Pragma("GCC unroll 4") for (int j = 0; j < kAcross; ++j) {
-        const Lanes key = load(keys + d * kPage + (first + j) * kTile);
+        const Lanes key = load(keys + d * kPage + (first + j) * kLanes);
         _Pragma("GCC unroll 4") for (int m = 0; m < Q; ++m)
           dot[m][j] = fma(broadcast(query[m].q[d]), key, dot[m][j]);
       }
     }
     _Pragma("GCC unroll 4") for (int m = 0; m < Q; ++m)
       _Pragma("GCC unroll 4") for (int j = 0; j < kAcross; ++j)
-        store(query[m].score + (first + j) * kTile, dot[m][j]);
+        store(query[m].score + (first + j) * kLanes, dot[m][j]);
   }
 }
 
 // Turns scores into weights. Lanes outside the span hold another row's keys or nothing at all:
 // they are replaced before any arithmetic reads them.
 ISOBIT_INLINE void soften(Query& query, Span own, float scale, int64_t head) {
-  static const float kIndex[kTile] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  static const float kIndex[kLanes] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   const Lanes lowest = broadcast(-__builtin_inff());
   Lanes value[kKeyLanes];
   Ints above[kKeyLanes], below[kKeyLanes];
   Lanes top = lowest;
   for (int j = 0; j < kKeyLanes; ++j) {
-    const Lanes index = load(kIndex) + broadcast(static_cast<float>(j * kTile));
+    const Lanes index = load(kIndex) + broadcast(static_cast<float>(j * kLanes));
     above[j] = index > broadcast(own.begin - .5f);
     below[j] = broadcast(own.end - .5f) > index;
-    value[j] = load(query.score + j * kTile) * broadcast(scale);
+    value[j] = load(query.score + j * kLanes) * broadcast(scale);
     value[j] = select(above[j], select(below[j], value[j], lowest), lowest);
     top = select(value[j] > top, value[j], top);
   }
@@ -75,10 +75,10 @@ ISOBIT_INLINE void soften(Query& query, Span own, float scale, int64_t head) {
   for (int j = 0; j < kKeyLanes; ++j) {
     value[j] = exp(value[j] - broadcast(now));
     value[j] = select(above[j], select(below[j], value[j], zero()), zero());
-    store(query.score + j * kTile, value[j]);
+    store(query.score + j * kLanes, value[j]);
   }
   const Lanes fade = exp(broadcast(query.top - now));
-  float factor[kTile];
+  float factor[kLanes];
   store(factor, fade);
   query.weight = query.weight * factor[0] + sum((value[0] + value[1]) + (value[2] + value[3]));
   query.top = now;
@@ -95,26 +95,26 @@ ISOBIT_INLINE void gather_lanes(Query* query, Span own, const T* values, int64_t
   Lanes sum[Q][N];
   _Pragma("GCC unroll 4") for (int m = 0; m < Q; ++m)
     _Pragma("GCC unroll 4") for (int j = 0; j < N; ++j)
-      sum[m][j] = load_at(query[m].sum + d + j * kTile, count);
+      sum[m][j] = load_at(query[m].sum + d + j * kLanes, count);
   for (int key = own.begin; key < own.end; ++key) {
     _Pragma("GCC unroll 4") for (int j = 0; j < N; ++j) {
-      const Lanes value = load_at(values + key * head + d + j * kTile, count);
+      const Lanes value = load_at(values + key * head + d + j * kLanes, count);
       _Pragma("GCC unroll 4") for (int m = 0; m < Q; ++m)
         sum[m][j] = fma(broadcast(query[m].score[key]), value, sum[m][j]);
     }
   }
   _Pragma("GCC unroll 4") for (int m = 0; m < Q; ++m)
     _Pragma("GCC unroll 4") for (int j = 0; j < N; ++j)
-      store_at(query[m].sum + d + j * kTile, sum[m][j], count);
+      store_at(query[m].sum + d + j * kLanes, sum[m][j], count);
 }
 
 template <class T, int Q>
 void gather(Query* query, Span own, const T* values, int64_t head) {
   int64_t d = 0;
-  for (; d + kAcross * kTile <= head; d += kAcross * kTile)
-    gather_lanes<T, Q, kAcross>(query, own, values, head, d, kTile);
-  for (; d < head; d += kTile)
-    gather_lanes<T, Q, 1>(query, own, values, head, d, head - d < kTile ? head - d : kTile);
+  for (; d + kAcross * kLanes <= head; d += kAcross * kLanes)
+    gather_lanes<T, Q, kAcross>(query, own, values, head, d, kLanes);
+  for (; d < head; d += kLanes)
+    gather_lanes<T, Q, 1>(query, own, values, head, d, head - d < kLanes ? head - d : kLanes);
 }
 
 template <int N>

@@ -13,10 +13,10 @@ int64_t first_greatest(const float* x, int64_t width) {
   each_lanes(width, [&](int64_t i, int64_t count) {
     // A tail is filled up with its own first number.
     Lanes value = broadcast(x[i]);
-    if (count == kTile) {
+    if (count == kLanes) {
       value = load(x + i);
     } else {
-      float some[kTile];
+      float some[kLanes];
       store(some, value);
       memcpy(some, x + i, count * sizeof(float));
       value = load(some);

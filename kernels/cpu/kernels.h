@@ -10,7 +10,9 @@ namespace isobit {
 enum class Number : int { float32 = 0, float16 = 1, bfloat16 = 2 };
 enum class Kind : int { int4 = 0, int8 = 1, bfloat16 = 2, float16 = 3, float32 = 4 };
 
-constexpr int kTile = 16;
+constexpr int kLanes = 16;            // columns of a strip: one vector of outputs
+constexpr int kStrips = 4;             // of a tile, side by side in every line
+constexpr int kTile = kLanes * kStrips;
 constexpr int kPage = 64;
 constexpr int kMaxHead = 512;
 constexpr int kMaxNodes = 16;  // sums of segments that wait for their neighbours
@@ -21,12 +23,11 @@ struct Linear {
   int64_t packed_k;
   Kind kind;
   const unsigned char* data;
-  const void* scales;  // [tiles, runs, 16], or null
+  const void* scales;  // [tiles, runs, 64], or null
   Number scale_number;
-  const uint8_t* zeros;  // [tiles, runs, 16], or null
+  const uint8_t* zeros;  // [tiles, runs, 64], or null
   int64_t runs;
   int64_t n;
-  int64_t tiles;
   const int32_t* run_offsets;
   const int32_t* segment_offsets;
   int64_t segments;

@@ -63,7 +63,7 @@ template <class T>
 struct FloatFp32 : Fp32Dot {
   using Line = Lanes;
   using Zero = NoZero;
-  static constexpr int kLineK = 1, kSteps = 1, kBytes = kTile * sizeof(T);
+  static constexpr int kLineK = 1, kSteps = 1, kBytes = kLanes * sizeof(T);
   ISOBIT_INLINE Lanes load(const unsigned char* from) {
     return ISOBIT_SET::load(reinterpret_cast<const T*>(from));
   }

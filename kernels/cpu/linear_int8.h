@@ -18,13 +18,12 @@ namespace {
 template <class Dot>
 struct Exact {
   template <int R, int T>
-  static void run(const Linear& a, int64_t segment, int64_t row, int64_t tile,
+  static void run(const Linear& a, int64_t segment, int64_t row, int64_t strip,
                   Lanes (&out)[R][T]) {
     const int64_t lines = a.packed_k / 4;
     const int64_t stride = lines * Dot::kSteps * 4;
     const unsigned char* x = static_cast<const unsigned char*>(a.x) + row * stride;
-    const unsigned char* data = a.data + tile * lines * 64;
-    const int64_t jump = kAhead + (T - 1) * lines;
+    const unsigned char* data = strip_data(a, strip, lines, 64);
     const int64_t place = segment * a.rows + row;
     const int64_t run = a.segment_offsets[segment];
 
@@ -40,8 +39,8 @@ struct Exact {
       for (int64_t line = a.run_offsets[run] / 4; line < end; ++line) {
         Ints raw[T];
         ISOBIT_UNROLL for (int t = 0; t < T; ++t) {
-          const unsigned char* from = data + (t * lines + line) * 64;
-          __builtin_prefetch(from + (line + kAhead < lines ? kAhead : jump) * 64);
+          const unsigned char* from = data + (line * kStrips + t) * 64;
+          __builtin_prefetch(from + kAhead * kStrips * 64);
           raw[t] = load_ints(from);
         }
         ISOBIT_UNROLL for (int step = 0; step < Dot::kSteps; ++step) {
@@ -56,7 +55,7 @@ struct Exact {
         }
       }
       ISOBIT_UNROLL for (int t = 0; t < T; ++t) {
-        const int64_t column = table_index(a, run, tile + t);
+        const int64_t column = table_index(a, run, strip + t);
         const Lanes scale = load_number(a.scales, a.scale_number, column);
         ISOBIT_UNROLL for (int m = 0; m < R; ++m)
           out[m][t] = to_float(sum[m][t]) * broadcast(a.x_scales[place + m]) * scale;

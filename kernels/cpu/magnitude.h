@@ -20,9 +20,9 @@ int32_t magnitude(const T* x, int64_t width) {
       top.part[i] = bits > top.part[i] ? bits : top.part[i];
     }
   });
-  int32_t lane[kTile], most = 0;
+  int32_t lane[kLanes], most = 0;
   store(lane, top);
-  for (int i = 0; i < kTile; ++i) most = lane[i] > most ? lane[i] : most;
+  for (int i = 0; i < kLanes; ++i) most = lane[i] > most ? lane[i] : most;
   return most;
 }
 

@@ -26,7 +26,6 @@ Weight weight(int kind, Address data, Address scales, int scale_number, Address 
   linear.zeros = at<const uint8_t>(zeros);
   linear.runs = runs;
   linear.n = n;
-  linear.tiles = (n + kTile - 1) / kTile;
   linear.run_offsets = at<const int32_t>(run_offsets);
   linear.segment_offsets = at<const int32_t>(segment_offsets);
   linear.segments = segments;

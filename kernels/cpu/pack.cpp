@@ -115,18 +115,20 @@ class Packer {
   // Eight k of sixteen n: two 8 x 8 matrices of nibbles, turned over in the halves of 64 bits.
   void transposed(int64_t line, uint32_t* out) const {
     constexpr int kOrder[8] = {0, 2, 4, 6, 1, 3, 5, 7};
-    uint64_t w[8];
-    for (int j = 0; j < 8; ++j) {
-      const int64_t column = a_.columns[line * 8 + kOrder[j]];
-      memcpy(&w[j], a_.words + column * a_.stride_k + rows_[0] / 8, sizeof(w[j]));
-    }
-    swap<4>(w, 0x0000ffff0000ffff);
-    swap<2>(w, 0x00ff00ff00ff00ff);
-    swap<1>(w, 0x0f0f0f0f0f0f0f0f);
-    for (int c = 0; c < 8; ++c) {
-      const uint64_t turned = w[a_.shifts[c] / 4];
-      out[c] = static_cast<uint32_t>(turned);
-      out[c + 8] = static_cast<uint32_t>(turned >> 32);
+    for (int first = 0; first < kTile; first += 16) {
+      uint64_t w[8];
+      for (int j = 0; j < 8; ++j) {
+        const int64_t column = a_.columns[line * 8 + kOrder[j]];
+        memcpy(&w[j], a_.words + column * a_.stride_k + (rows_[0] + first) / 8, sizeof(w[j]));
+      }
+      swap<4>(w, 0x0000ffff0000ffff);
+      swap<2>(w, 0x00ff00ff00ff00ff);
+      swap<1>(w, 0x0f0f0f0f0f0f0f0f);
+      for (int c = 0; c < 8; ++c) {
+        const uint64_t turned = w[a_.shifts[c] / 4];
+        out[first + c] = static_cast<uint32_t>(turned);
+        out[first + c + 8] = static_cast<uint32_t>(turned >> 32);
+      }
     }
   }
 

@@ -18,15 +18,15 @@ struct Pack {
   bool along_k;            // false: 4 bits
   bool split;              // float16: all columns of one k, then all of the next
   const int32_t* shifts;   // along N: where in a word the elements n % 8 lie
-  const int32_t* rows;     // [tiles, 16]: which stored row each output is, -1 for padding
+  const int32_t* rows;     // [tiles, 64]: which stored row each output is, -1 for padding
   const int32_t* columns;  // [lines, 32 / bits]: which stored column each k is, -1 for padding
   int64_t tiles;
   int64_t lines;
   const int32_t* run_of;  // [lines]
-  const uint8_t* zeros;   // [tiles, zeros_stride]: padding of a column, 16 a run; null: fill
+  const uint8_t* zeros;   // [tiles, zeros_stride]: padding of a column, 64 a run; null: fill
   int64_t zeros_stride;
   uint32_t fill;  // an element of padding
-  uint32_t* out;  // [tiles, out_stride]: 16 words a line
+  uint32_t* out;  // [tiles, out_stride]: 64 words a line
   int64_t out_stride;
 };
 

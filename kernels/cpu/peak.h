@@ -35,7 +35,7 @@ void peak_task(const void* context, int64_t task) {
       sum[i] = hidden(Step::step(sum[i]));
   }
   ISOBIT_UNROLL_CHAINS for (int i = 1; i < kChains; ++i) sum[0] = sum[0] + sum[i];
-  float lane[kTile];
+  float lane[kLanes];
   store(lane, sum[0]);
   a.sums[task] = lane[0];
 }
@@ -44,7 +44,7 @@ void peak_task(const void* context, int64_t task) {
 template <class Step>
 int64_t run_peak(const Peak& a, int64_t tasks) {
   parallel_for(tasks, peak_task<Step>, &a);
-  return kChains * kTile * Step::kOperations;
+  return kChains * kLanes * Step::kOperations;
 }
 
 struct MultiplyAdd {

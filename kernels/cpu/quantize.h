@@ -22,13 +22,13 @@ ISOBIT_INLINE Ints code_of(Lanes x, Lanes scale) {
 }
 
 ISOBIT_INLINE void store_codes(int8_t* to, const int32_t* code, int64_t count) {
-  int8_t byte[kTile];
-  for (int i = 0; i < kTile; ++i) byte[i] = static_cast<int8_t>(code[i]);
+  int8_t byte[kLanes];
+  for (int i = 0; i < kLanes; ++i) byte[i] = static_cast<int8_t>(code[i]);
   memcpy(to, byte, count);
 }
 ISOBIT_INLINE void store_codes(int16_t* to, const int32_t* code, int64_t count) {
-  int16_t half[kTile];
-  for (int i = 0; i < kTile; i += 4) {
+  int16_t half[kLanes];
+  for (int i = 0; i < kLanes; i += 4) {
     for (int j = 0; j < 4; ++j) half[i + j / 2 + j % 2 * 2] = static_cast<int16_t>(code[i + j]);
   }
   memcpy(to, half, count * 2);
@@ -38,7 +38,7 @@ ISOBIT_INLINE void store_codes(int16_t* to, const int32_t* code, int64_t count) 
 template <class T, class Code>
 int32_t encode(const T* x, int64_t width, float scale, Code* codes) {
   Ints sum = broadcast(int32_t{0});
-  int32_t lane[kTile], total = 0;
+  int32_t lane[kLanes], total = 0;
   each_lanes(width, [&](int64_t i, int64_t count) {
     const Ints code = code_of(load_at(x + i, count), broadcast(scale));
     ISOBIT_PARTS sum.part[i] += code.part[i];
@@ -46,7 +46,7 @@ int32_t encode(const T* x, int64_t width, float scale, Code* codes) {
     store_codes(codes + i, lane, count);
   });
   store(lane, sum);
-  for (int i = 0; i < kTile; ++i) total += lane[i];
+  for (int i = 0; i < kLanes; ++i) total += lane[i];
   return total;
 }
 

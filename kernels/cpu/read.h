@@ -21,11 +21,11 @@ void read_unit(const void* context, int64_t unit) {
       ISOBIT_PARTS sum[s].part[i] = (IntPart)((BitPart)sum[s].part[i] + (BitPart)line.part[i]);
     }
   }
-  int32_t lane[kTile];
+  int32_t lane[kLanes];
   uint32_t total = 0;
   for (int s = 0; s < kStreams; ++s) {
     store(lane, sum[s]);
-    for (int i = 0; i < kTile; ++i) total += static_cast<uint32_t>(lane[i]);
+    for (int i = 0; i < kLanes; ++i) total += static_cast<uint32_t>(lane[i]);
   }
   a.sums[unit] = total;
 }

@@ -19,7 +19,7 @@ void with_type(Number number, Op op) {
 // Calls op(i, count) for every stretch of at most 16 lanes; count < 16 only in the last one.
 template <class Op>
 ISOBIT_INLINE void each_lanes(int64_t width, Op op) {
-  for (int64_t i = 0; i < width; i += kTile) op(i, width - i < kTile ? width - i : kTile);
+  for (int64_t i = 0; i < width; i += kLanes) op(i, width - i < kLanes ? width - i : kLanes);
 }
 
 template <class T>

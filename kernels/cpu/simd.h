@@ -23,7 +23,7 @@ constexpr int kWidth = 8;
 #else
 constexpr int kWidth = 4;
 #endif
-constexpr int kParts = kTile / kWidth;
+constexpr int kParts = kLanes / kWidth;
 
 #define ISOBIT_INLINE static inline __attribute__((always_inline))
 #define ISOBIT_PARTS _Pragma("GCC unroll 4") for (int i = 0; i < kParts; ++i)
@@ -145,7 +145,7 @@ ISOBIT_INLINE Lanes load(const Half* from) {
   ISOBIT_PARTS r.part[i] =
       _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i * kWidth)));
 #else
-  for (int i = 0; i < kTile; ++i) r.part[i / kWidth][i % kWidth] = widen(from[i]);
+  for (int i = 0; i < kLanes; ++i) r.part[i / kWidth][i % kWidth] = widen(from[i]);
 #endif
   return r;
 }
@@ -174,38 +174,38 @@ ISOBIT_INLINE void store(Half* to, Lanes a) {
   ISOBIT_PARTS _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i * kWidth),
                                 _mm256_cvtps_ph(a.part[i], _MM_FROUND_TO_NEAREST_INT));
 #else
-  for (int i = 0; i < kTile; ++i) to[i] = narrow<Half>(a.part[i / kWidth][i % kWidth]);
+  for (int i = 0; i < kLanes; ++i) to[i] = narrow<Half>(a.part[i / kWidth][i % kWidth]);
 #endif
 }
 
 // A tail goes through the same instructions as a full vector: its lanes must not round differently.
 template <class T>
 ISOBIT_INLINE Lanes load_some(const T* from, int64_t count) {
-  T padded[kTile] = {};
+  T padded[kLanes] = {};
   memcpy(padded, from, count * sizeof(T));
   return load(padded);
 }
 template <class T>
 ISOBIT_INLINE void store_some(T* to, Lanes a, int64_t count) {
-  T padded[kTile];
+  T padded[kLanes];
   store(padded, a);
   memcpy(to, padded, count * sizeof(T));
 }
 
 template <class T>
 ISOBIT_INLINE Lanes load_at(const T* from, int64_t count) {
-  return count == kTile ? load(from) : load_some(from, count);
+  return count == kLanes ? load(from) : load_some(from, count);
 }
 template <class T>
 ISOBIT_INLINE void store_at(T* to, Lanes a, int64_t count) {
-  count == kTile ? store(to, a) : store_some(to, a, count);
+  count == kLanes ? store(to, a) : store_some(to, a, count);
 }
 
 template <class Op>
 ISOBIT_INLINE float across(Lanes a, Op op) {
-  float lane[kTile];
+  float lane[kLanes];
   store(lane, a);
-  for (int step = kTile / 2; step; step /= 2) {
+  for (int step = kLanes / 2; step; step /= 2) {
     for (int i = 0; i < step; ++i) lane[i] = op(lane[i], lane[i + step]);
   }
   return lane[0];

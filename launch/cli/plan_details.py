@@ -9,7 +9,7 @@ from .output import console
 from .plan_tables import Unit, outcome, percent, print_table, size, table
 
 FORMULAS = """\
-weights    tiles of 16 columns, ceil(N / 16) of them; bits / 8 bytes per column
+weights    tiles of 64 columns, ceil(N / 64) of them; bits / 8 bytes per column
            and packed K; a row of scales (and zero points) per run, which is a
            group or an atom's part of one; tables: 4 bytes per run and atom, and
            4 per packed K where activations are not taken in their order

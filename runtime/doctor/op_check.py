@@ -13,7 +13,7 @@ import torch
 
 from ...kernels import reference
 from ...kernels.cache import PAGE, KVCache
-from ...kernels.layout import PackedWeight
+from ...kernels.layout import TILE, PackedWeight
 from ...kernels.step import Step
 from ...shard.load import LayerWeights
 from ...shard.plan import ShardPlan
@@ -191,7 +191,7 @@ class OpCheck:
             terms = reference.dense(sample)[0] * inputs
             limit = MOST_ROUNDINGS * ROUNDING
             limit = limit * (count[:, None] * known.by_segment(terms.square()).T).sqrt()
-            columns = slice(first * 16, first * 16 + sample.n)
+            columns = slice(first * TILE, first * TILE + sample.n)
             wanted = known.by_segment(terms).T
             self._outputs(name, "product", results[:, columns], wanted, limit)
 

@@ -133,7 +133,7 @@ def test_weights_must_fit_together(quantized: Maker) -> None:
     assert weight.zeros is not None and weight.gather is not None and weight.scales is not None
     changes: dict[str, object] = {
         "kind": "int3",
-        "n": 40,
+        "n": 90,
         "data": weight.data.to(torch.int64),
         "scales": weight.scales.transpose(1, 2).contiguous().transpose(1, 2),
         "zeros": weight.zeros.int(),

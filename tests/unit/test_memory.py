@@ -143,7 +143,7 @@ def test_random_gptq_models_add_up_run_by_run(
                 first = own.offset
             spans = make_runs(ends, torch.arange(first, first + true) // group, group).spans
             packed = sum(-(-(end - begin) // line) * line for begin, end in spans)
-            columns = -(-n // 16) * 16
+            columns = -(-n // 64) * 64
             codes += columns * packed * bits // 8
             scales += columns * len(spans) * (2 if symmetric else 3)
         assert rank.weights.codes == spec.layers * codes
