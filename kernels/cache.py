@@ -45,11 +45,19 @@ class KVCache:
             )
 
     @classmethod
-    def allocate(cls, pages: int, kv_heads: int, head_size: int, dtype: torch.dtype) -> KVCache:
-        """A cache with nothing in it: no op reads a slot that was not written."""
+    def allocate(
+        cls,
+        pages: int,
+        kv_heads: int,
+        head_size: int,
+        dtype: torch.dtype,
+        device: torch.device | None = None,
+    ) -> KVCache:
+        """A cache with nothing in it, on the CPU unless told otherwise: no op reads a slot that was
+        not written."""
         return cls(
-            torch.empty(pages, kv_heads, head_size, PAGE, dtype=dtype),
-            torch.empty(pages, kv_heads, PAGE, head_size, dtype=dtype),
+            torch.empty(pages, kv_heads, head_size, PAGE, dtype=dtype, device=device),
+            torch.empty(pages, kv_heads, PAGE, head_size, dtype=dtype, device=device),
         )
 
     @property

@@ -8,12 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
 from .backend import native
+from .checks import CPU
 from .step import Step, StepLimits, check_step
 
+if TYPE_CHECKING:
+    from .gpu.program import GpuProgram
+
+AnyProgram: TypeAlias = "Program | GpuProgram"
 External = tuple[int, int]
 """Addresses of a C function `int64(context, in, out, rows)` and of its context."""
 
@@ -57,7 +63,12 @@ class Buffer:
 
 
 class Program:
-    """Records ops in order, then runs them. What it is given must outlive it."""
+    """Records ops in order, then runs them. What it is given must outlive it.
+
+    `gpu.program.GpuProgram` is its like on a CUDA device.
+    """
+
+    device = CPU
 
     def __init__(self, limits: StepLimits) -> None:
         self.native, self.limits = native().Program(), limits

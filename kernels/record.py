@@ -1,4 +1,4 @@
-"""Recording the ops of the forward pass into a `Program`; each does what `ops` says of its name.
+"""Recording the ops of the forward pass into a program; each does what `ops` says of its name.
 
 In shapes: T rows of a step (L sampled rows after `Program.use_sampled_rows`), K, N, W widths. All
 raise InputError E-KERNEL-SHAPE when buffers, weights and tables do not fit each other.
@@ -11,16 +11,17 @@ from collections.abc import Sequence
 import torch
 
 from .cache import KVCache
-from .checks import NUMBERS, Checks
+from .checks import CPU, NUMBERS, Checks
+from .gpu.weight import GpuWeight
 from .native_weight import address, merged, native_weight
-from .program import Buffer, Program
+from .program import AnyProgram, Buffer, Program
 from .weight import PackedWeight
 
 
 def linear(
-    program: Program,
+    program: AnyProgram,
     x: Buffer,
-    weights: Sequence[PackedWeight],
+    weights: Sequence[PackedWeight] | Sequence[GpuWeight],
     outs: Sequence[Buffer],
     *,
     merges: torch.Tensor | None = None,
@@ -31,9 +32,11 @@ def linear(
     An out is fp32 `[sums, T, W]` with W at least N: as many sums as merges leave, or segments.
     """
     biases = biases or [None] * len(weights)
-    checks = Checks("linear")
+    checks = Checks("linear", program.device)
+    form = PackedWeight if isinstance(program, Program) else GpuWeight
     for weight, out, bias in zip(weights, outs, biases, strict=True):
         planes = weight.segments if merges is None else merged(merges)
+        checks.that(isinstance(weight, form), f"a weight is no {form.__name__}")
         checks.that(x.width == weight.k, f"x is {x.width} wide, the weight takes {weight.k}")
         fits = out.planes == planes and out.width >= weight.n and out.dtype == torch.float32
         checks.that(
@@ -42,11 +45,18 @@ def linear(
             f"[{planes}, *, {weight.n} or more]",
         )
         if merges is not None:
-            checks.tensor("merges", merges, (weight.segments,), torch.int32)
+            checks.tensor("merges", merges, (weight.segments,), torch.int32, on=CPU)
         if bias is not None:
             checks.tensor("bias", bias, (weight.n,), torch.float32)
     checks.done()
-    jobs = [job for job in zip(weights, outs, biases, strict=True) if job[0].n]
+    if not isinstance(program, Program):
+        program.gpu.linear(program, x, weights, outs, merges, biases)
+        return
+    jobs = [
+        (weight, out, bias)
+        for weight, out, bias in zip(weights, outs, biases, strict=True)
+        if isinstance(weight, PackedWeight) and weight.n
+    ]
     if jobs:
         op = program.native.linears(
             x.id,
@@ -61,7 +71,7 @@ def linear(
 
 
 def rms_norm(
-    program: Program,
+    program: AnyProgram,
     x: Buffer,
     weight: torch.Tensor,
     eps: float,
@@ -71,7 +81,7 @@ def rms_norm(
     bias: torch.Tensor | None = None,
 ) -> None:
     """As ops.rms_norm."""
-    checks = Checks("rms_norm")
+    checks = Checks("rms_norm", program.device)
     checks.that(x.dtype == torch.float32, f"x is {x.dtype}; it must be float32")
     checks.that(x.width == out.width, f"x is {x.width} wide, out {out.width}")
     checks.tensor("weight", weight, (x.width,))
@@ -79,13 +89,13 @@ def rms_norm(
     _rms_norm(program, x, add, bias, weight, eps, out)
 
 
-def add(program: Program, x: Buffer, add: Buffer, bias: torch.Tensor | None) -> None:
+def add(program: AnyProgram, x: Buffer, add: Buffer, bias: torch.Tensor | None) -> None:
     """add becomes add + bias, then x becomes x + add, in float32."""
     _rms_norm(program, x, add, bias, None, 0.0, None)
 
 
 def _rms_norm(
-    program: Program,
+    program: AnyProgram,
     x: Buffer,
     add: Buffer | None,
     bias: torch.Tensor | None,
@@ -93,7 +103,7 @@ def _rms_norm(
     eps: float,
     out: Buffer | None,
 ) -> None:
-    checks = Checks("rms_norm")
+    checks = Checks("rms_norm", program.device)
     if add is not None:
         fits = add.dtype == torch.float32 and (add.planes, add.width) == (1, x.width)
         checks.that(fits, f"add is {add.dtype} [{add.planes}, *, {add.width}], unlike x")
@@ -101,6 +111,9 @@ def _rms_norm(
         checks.tensor("bias", bias, (x.width,), torch.float32)
         checks.that(add is not None, "a bias goes with add")
     checks.done()
+    if not isinstance(program, Program):
+        program.gpu.rms_norm(program, x, add, bias, weight, eps, out)
+        return
     op = program.native.rms_norm(
         x.id,
         -1 if add is None else add.id,
@@ -115,18 +128,21 @@ def _rms_norm(
     program.recorded(op, bias, weight)
 
 
-def silu_mul(program: Program, gate: Buffer, up: Buffer, out: Buffer) -> None:
+def silu_mul(program: AnyProgram, gate: Buffer, up: Buffer, out: Buffer) -> None:
     """As ops.silu_mul."""
-    checks = Checks("silu_mul")
+    checks = Checks("silu_mul", program.device)
     for name, buffer in (("gate", gate), ("up", up)):
         fits = buffer.dtype == torch.float32 and buffer.width == out.width
         checks.that(fits, f"{name} is {buffer.dtype} [*, {buffer.width}]; out [*, {out.width}]")
     checks.done()
+    if not isinstance(program, Program):
+        program.gpu.silu_mul(program, gate, up, out)
+        return
     program.recorded(program.native.silu_mul(gate.id, up.id, out.width, out.id, NUMBERS[out.dtype]))
 
 
 def rope_and_cache(
-    program: Program,
+    program: AnyProgram,
     q: Buffer,
     k: Buffer,
     v: Buffer,
@@ -140,7 +156,7 @@ def rope_and_cache(
     eps: float,
 ) -> None:
     """As ops.rope_and_cache; out `[T, Hq * D]` in the cache's dtype."""
-    head, checks = cache.head_size, Checks("rope_and_cache")
+    head, checks = cache.head_size, Checks("rope_and_cache", program.device)
     checks.that(head % 2 == 0, f"head size {head} is odd")
     checks.that(q.width == out.width and q.width % head == 0, f"q is {q.width} wide")
     for name, buffer in (("k", k), ("v", v)):
@@ -157,6 +173,12 @@ def rope_and_cache(
     checks.that(cache.pages == program.limits.pages, f"the cache has {cache.pages} pages")
     checks.done()
     if not q.width:
+        return
+    if not isinstance(program, Program):
+        program.gpu.rope_and_cache(
+            program, q, k, v, out, cos=cos, sin=sin, cache=cache, q_norm=q_norm, k_norm=k_norm,
+            eps=eps,
+        )  # fmt: skip
         return
     op = program.native.rope_and_cache(
         q.id,
@@ -180,7 +202,7 @@ def rope_and_cache(
 
 
 def attention(
-    program: Program,
+    program: AnyProgram,
     q: Buffer,
     cache: KVCache,
     out: Buffer,
@@ -190,8 +212,8 @@ def attention(
     window: int,
 ) -> None:
     """As ops.attention: q and out `[T, Hq * D]` in the cache's dtype."""
-    heads, checks = q.width // cache.head_size, Checks("attention")
-    checks.tensor("head_to_kv", head_to_kv, (heads,), torch.int32)
+    heads, checks = q.width // cache.head_size, Checks("attention", program.device)
+    checks.tensor("head_to_kv", head_to_kv, (heads,), torch.int32, on=CPU)
     inside = not heads or 0 <= int(head_to_kv.min()) <= int(head_to_kv.max()) < cache.kv_heads
     checks.that(inside, f"head_to_kv names heads that the cache lacks: {head_to_kv.tolist()}")
     checks.that(q.dtype == out.dtype == cache.dtype, f"q is {q.dtype}, out {out.dtype}")
@@ -199,6 +221,11 @@ def attention(
     checks.that(window >= 0, f"window is {window}; 0 stands for none")
     checks.done()
     if not q.width:
+        return
+    if not isinstance(program, Program):
+        program.gpu.attention(
+            program, q, cache, out, head_to_kv=head_to_kv, scale=scale, window=window
+        )
         return
     op = program.native.attention(
         q.id,

@@ -7,21 +7,26 @@ from collections.abc import Sequence
 import torch
 
 from .checks import NUMBERS, Checks
+from .gpu.weight import GpuWeight
 from .native_weight import address
-from .program import Buffer, Program
+from .program import AnyProgram, Buffer, Program
 from .weight import MIDDLE, PackedWeight
 
 
 def embed(
-    program: Program, table: torch.Tensor | PackedWeight, first: int, count: int, out: Buffer
+    program: AnyProgram,
+    table: torch.Tensor | PackedWeight | GpuWeight,
+    first: int,
+    count: int,
+    out: Buffer,
 ) -> None:
     """Rows of the step's tokens from a part `[count, W]` of a table, which begins at token `first`.
 
     A dense packed weight serves as the table of a tied embedding. Rows of `out` `[T, W]` whose
     tokens lie elsewhere keep what they held.
     """
-    checks = Checks("embed")
-    if isinstance(table, PackedWeight):
+    checks = Checks("embed", program.device)
+    if not isinstance(table, torch.Tensor):
         data, rows, width = table.data, table.n, table.k
         checks.that(table.kind not in MIDDLE, f"an embedding must be dense, not {table.kind}")
     else:
@@ -31,6 +36,9 @@ def embed(
     checks.that(count <= rows, f"{count} tokens of a table of {rows}")
     checks.that(width == out.width, f"the table is {width} wide, out {out.width}")
     checks.done()
+    if not isinstance(program, Program):
+        program.gpu.embed(program, table, first, count, out)
+        return
     packed = table if isinstance(table, PackedWeight) else None
     op = program.native.embed(
         data.data_ptr(),
@@ -46,49 +54,61 @@ def embed(
     program.recorded(op, table)
 
 
-def owned_rows(program: Program, gathered: Buffer, ends: Sequence[int], out: Buffer) -> None:
+def owned_rows(program: AnyProgram, gathered: Buffer, ends: Sequence[int], out: Buffer) -> None:
     """From gathered `[ranks, T, W]` each token's row of the rank that owns it, fp32 `[T, W]`.
 
     A rank's tokens end before ends[rank].
     """
-    checks = Checks("owned_rows")
+    checks = Checks("owned_rows", program.device)
     checks.that(gathered.planes == len(ends), f"{gathered.planes} planes, {len(ends)} ranks")
     fits = out.dtype == torch.float32 and out.width == gathered.width
     checks.that(fits, f"out is {out.dtype} [*, {out.width}], gathered [*, {gathered.width}]")
     checks.done()
+    if not isinstance(program, Program):
+        program.gpu.owned_rows(program, gathered, ends, out)
+        return
     op = program.native.owned_rows(
         gathered.id, NUMBERS[gathered.dtype], list(ends), out.width, out.id
     )
     program.recorded(op)
 
 
-def join_columns(program: Program, gathered: Buffer, sizes: Sequence[int], out: Buffer) -> None:
+def join_columns(program: AnyProgram, gathered: Buffer, sizes: Sequence[int], out: Buffer) -> None:
     """From gathered fp32 `[ranks, T, M]` the first sizes[rank] columns of each, side by side.
 
     What exceeds the width of out `[T, W]` is padding.
     """
-    checks = Checks("join_columns")
+    checks = Checks("join_columns", program.device)
     checks.that(gathered.planes == len(sizes), f"{gathered.planes} planes, {len(sizes)} ranks")
     fits = max(sizes) <= gathered.width and sum(sizes) >= out.width
     checks.that(fits, f"sizes {list(sizes)} of [*, {gathered.width}] into [*, {out.width}]")
     checks.that(gathered.dtype == out.dtype == torch.float32, f"{gathered.dtype} to {out.dtype}")
     checks.done()
+    if not isinstance(program, Program):
+        program.gpu.join_columns(program, gathered, sizes, out)
+        return
     op = program.native.join_columns(gathered.id, list(sizes), gathered.width, out.width, out.id)
     program.recorded(op)
 
 
-def sampled_rows(program: Program, x: Buffer, out: Buffer) -> None:
+def sampled_rows(program: AnyProgram, x: Buffer, out: Buffer) -> None:
     """The sampled rows of x `[T, W]`: out `[L, W]`, of the same dtype."""
-    checks = Checks("sampled_rows")
+    checks = Checks("sampled_rows", program.device)
     checks.that(out.sampled and not x.sampled, "x has a step's rows, out its sampled rows")
     checks.that((x.dtype, x.width) == (out.dtype, out.width), "x and out differ in dtype or width")
     checks.done()
+    if not isinstance(program, Program):
+        program.gpu.sampled_rows(program, x, out)
+        return
     program.recorded(program.native.sampled_rows(x.id, x.row_bytes, out.id))
 
 
-def last_row(program: Program, x: Buffer, out: torch.Tensor) -> None:
+def last_row(program: AnyProgram, x: Buffer, out: torch.Tensor) -> None:
     """The last row of x `[T, W]`: out `[W]`, of the same dtype."""
-    checks = Checks("last_row")
+    checks = Checks("last_row", program.device)
     checks.tensor("out", out, (x.width,), x.dtype)
     checks.done()
+    if not isinstance(program, Program):
+        program.gpu.last_row(program, x, out)
+        return
     program.recorded(program.native.last_row(x.id, x.row_bytes, out.data_ptr()), out)

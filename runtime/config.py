@@ -14,6 +14,7 @@ from ..shard.plan import PlanSettings
 from ..shard.quantization import assumed_quantization
 from ..shard.spec import DTYPES, ModelSpec, read_spec
 from .collectives.interface import MODES, Mode
+from .devices import CPU, device_names
 from .trace_settings import TraceSettings
 
 PAGE_TOKENS = PAGE
@@ -63,6 +64,9 @@ class EngineSettings:
     self-test passes, and "gather" elsewhere; "library" is not invariant. A collective waits
     `collective_timeout_s` for the other ranks. `trace` keeps what was seen at sites, and lets ranks
     differ. `examine` makes ranks watch their own operations and answer the doctor.
+
+    `device` "cpu", "cuda" for a card a rank, or one for each rank, as "cuda:0,cuda:0". On CUDA
+    decode runs as graphs; with `enforce_eager` it does not.
     """
 
     plan: PlanSettings = dataclasses.field(default_factory=PlanSettings)
@@ -79,6 +83,8 @@ class EngineSettings:
     all_reduce: Mode = "auto"
     collective_timeout_s: float = 60.0
     verify_load: bool = False
+    device: str = "cpu"
+    enforce_eager: bool = False
 
 
 def check_collectives(settings: EngineSettings) -> None:
@@ -125,6 +131,29 @@ def check_sampling(sampling: SamplingSettings) -> None:
         raise InputError("E-SAMPLING", "; ".join(wrong))
 
 
+def check_device(settings: EngineSettings, dtype: torch.dtype) -> None:
+    """Raise InputError E-DEVICE for devices that do not fit the ranks, and E-DEVICE-SETTING naming
+    every setting that the device cannot take."""
+    device_names(settings.device, settings.plan.degree)
+    if settings.device == CPU:
+        if settings.enforce_eager:
+            raise InputError(
+                "E-DEVICE-SETTING", "--enforce-eager: there are no graphs on CPUs; leave it out"
+            )
+        return
+    wrong = []
+    if dtype == torch.float32:
+        wrong.append("float32: the CUDA kernels take --dtype bfloat16 or float16")
+    if settings.check == "full":
+        wrong.append("--check full: products are checked on CPUs alone; take --check step")
+    if settings.verify_load:
+        wrong.append("--verify-load: weights are compared with the file on CPUs alone")
+    if settings.examine:
+        wrong.append("the doctor watches operations on CPUs alone")
+    if wrong:
+        raise InputError("E-DEVICE-SETTING", f"--device {settings.device}: " + "; ".join(wrong))
+
+
 def run_dtype(spec: ModelSpec, name: str) -> torch.dtype:
     """The dtype of activations and KV cache; raises InputError E-DTYPE for an unknown name."""
     if name == "auto":
@@ -153,3 +182,6 @@ class RankJob:
     all_reduce: Mode
     collective_timeout_s: float
     verify_load: bool
+    device: str
+    max_step_rows: int
+    enforce_eager: bool

@@ -12,8 +12,11 @@ from typing import Any
 import torch
 
 from ..kernels import ops
+from ..kernels.checks import CPU
+from ..kernels.device import AnyWeight
 from ..kernels.errors import InputError, RankFault
-from ..kernels.layout import TILE, PackedWeight
+from ..kernels.gpu.weight import GpuWeight
+from ..kernels.layout import TILE
 from ..shard.load import RankWeights
 from ..shard.plan import ShardPlan
 from ..shard.spec import ModelSpec
@@ -33,14 +36,15 @@ def check_name(name: str) -> str:
     return name
 
 
-def software(model: Path, dtype: torch.dtype) -> dict[str, str]:
+def software(model: Path, dtype: torch.dtype, device: torch.device = CPU) -> dict[str, str]:
     """What must be equal on all ranks beside the plan: versions, instruction set, config."""
-    kernels = ops.backend()
+    kernels = ops.backend(device)
+    vnni = f", vnni {kernels['vnni']}" if "vnni" in kernels else ""
     return {
         "isobit": version("isobit"),
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "instruction set": f"{kernels['isa']}, vnni {kernels['vnni']}",
+        "instruction set": kernels["isa"] + vnni,
         "dtype": str(dtype).removeprefix("torch."),
         "config.json": tensor_digest(
             torch.frombuffer(bytearray((model / "config.json").read_bytes()), dtype=torch.uint8)
@@ -48,7 +52,9 @@ def software(model: Path, dtype: torch.dtype) -> dict[str, str]:
     }
 
 
-def replicated(spec: ModelSpec, plan: ShardPlan, rank: int, weights: RankWeights) -> dict[str, str]:
+def replicated(
+    spec: ModelSpec, plan: ShardPlan, rank: int, weights: RankWeights[AnyWeight]
+) -> dict[str, str]:
     """Digests of what other ranks may hold as well: norms, biases of sums, shared KV heads."""
     found = {"model.norm": tensor_digest(weights.final_norm)}
     for index, layer in enumerate(weights.layers):
@@ -72,17 +78,21 @@ def replicated(spec: ModelSpec, plan: ShardPlan, rank: int, weights: RankWeights
     return found
 
 
-def _head(weight: PackedWeight, bias: torch.Tensor | None, place: int, size: int) -> str:
+def _head(weight: AnyWeight, bias: torch.Tensor | None, place: int, size: int) -> str:
     """Digest of one head's columns, wherever in their tiles they lie."""
     begin, end = place * size, (place + 1) * size
-    tiles = range(begin // TILE, -(-end // TILE))
-    parts = [
-        torch.cat(
-            [t[i, :, max(0, begin - i * TILE) : min(TILE, end - i * TILE)] for i in tiles], dim=1
-        )
-        for t in (weight.data, weight.scales, weight.zeros)
-        if t is not None
-    ]
+    if isinstance(weight, GpuWeight):
+        parts = weight.columns(begin, end)
+    else:
+        tiles = range(begin // TILE, -(-end // TILE))
+        parts = [
+            torch.cat(
+                [t[i, :, max(0, begin - i * TILE) : min(TILE, end - i * TILE)] for i in tiles],
+                dim=1,
+            )
+            for t in (weight.data, weight.scales, weight.zeros)
+            if t is not None
+        ]
     if bias is not None:
         parts.append(bias[begin:end])
     return chain_digests([tensor_digest(part) for part in parts])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..kernels import ops
+from ..kernels.device import HOST, AnyWeight, Device
 from ..kernels.step import Step
 from ..shard.load import RankWeights
 from ..shard.plan import ShardPlan
@@ -31,15 +32,18 @@ class Decoder:
         dtype: torch.dtype,
         kv_pages: int,
         products: ProductCheck | OpCheck | None = None,
+        device: Device[AnyWeight] = HOST,
     ) -> None:
         self.spec, self.plan, self.rank, self.dtype = spec, plan, rank, dtype
         self.weights, self.collectives, self.tracer = weights, collectives, tracer
         kept = plan.kv_heads(rank)
         self.caches = [
-            ops.KVCache.allocate(kv_pages, len(kept), spec.head_size, dtype)
+            ops.KVCache.allocate(
+                kv_pages + device.spare_pages, len(kept), spec.head_size, dtype, device.device
+            )
             for _ in range(spec.layers)
         ]
-        self.products = products
+        self.products, self.device = products, device
         self._recorded: ForwardPass | None = None
 
     @property
@@ -59,6 +63,7 @@ class Decoder:
                 self.tracer,
                 self.dtype,
                 self.products,
+                self.device,
             )
         return self._recorded
 

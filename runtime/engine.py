@@ -21,6 +21,7 @@ from .config import (
     run_dtype,
 )
 from .consistency import check_loaded, differing_ranks, divergence, wrong_products
+from .devices import device_names
 from .launcher import Launcher
 from .prepare import prepare
 from .rank_group import RankGroup
@@ -50,7 +51,12 @@ class Engine:
         self.settings, self._model = settings, model
         self.spec, self.plan = prepare(model, settings)
         self._step_number = 0
-        self._group = RankGroup(self.plan.degree, launcher, settings.load_timeout_s)
+        self._group = RankGroup(
+            self.plan.degree,
+            launcher,
+            settings.load_timeout_s,
+            device_names(settings.device, self.plan.degree),
+        )
         try:
             self.ranks = self._load(model)
             if settings.verify_load:
@@ -147,6 +153,8 @@ class Engine:
             "all_reduce": settings.all_reduce,
             "collective_timeout_s": settings.collective_timeout_s,
             "verify_load": settings.verify_load,
+            "max_step_rows": settings.max_step_rows,
+            "enforce_eager": settings.enforce_eager,
         }
         self._group.tell(job)
         reports = self._group.collect(

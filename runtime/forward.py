@@ -9,6 +9,7 @@ import torch
 
 from ..kernels import record, record_rows
 from ..kernels.cache import KVCache
+from ..kernels.device import HOST, AnyWeight, Device
 from ..kernels.program import Buffer
 from ..shard.load import RankWeights
 from ..shard.plan import ShardPlan
@@ -40,8 +41,9 @@ class ForwardPass(LayerRecorder):
         tracer: Tracer,
         dtype: torch.dtype,
         products: ProductCheck | OpCheck | None = None,
+        device: Device[AnyWeight] = HOST,
     ) -> None:
-        super().__init__(spec, plan, rank, caches, collectives, tracer, dtype, products)
+        super().__init__(spec, plan, rank, caches, collectives, tracer, dtype, products, device)
         self.weights = weights
         self._vocab_sizes = [plan.vocab.slice(plan.owned(r)).size for r in range(plan.degree)]
         self._record()

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from typing import Protocol
 
+from .devices import on_this_machine
 from .link import Address
 from .ticket import RankTicket
 
@@ -22,7 +23,7 @@ class Launcher(Protocol):
         ...
 
     def launch(self, tickets: list[RankTicket]) -> None:
-        """Start one process per ticket."""
+        """Start one process per ticket. A ticket for "cuda" goes on with the number of a card."""
         ...
 
     def dead(self) -> dict[int, str]:
@@ -48,7 +49,7 @@ class LocalLauncher:
         return Address()
 
     def launch(self, tickets: list[RankTicket]) -> None:
-        for ticket in tickets:
+        for ticket in on_this_machine(tickets):
             process = subprocess.Popen(
                 [sys.executable, "-m", "isobit.runtime.rank_process", str(os.getpid())],
                 stdin=subprocess.PIPE,

@@ -9,8 +9,9 @@ import torch
 
 from ..kernels import record, record_rows
 from ..kernels.cache import KVCache
+from ..kernels.device import HOST, AnyWeight, Device
 from ..kernels.layout import PackedWeight
-from ..kernels.program import Buffer, Program
+from ..kernels.program import Buffer
 from ..kernels.step import StepLimits
 from ..shard.load import LayerWeights
 from ..shard.plan import ShardPlan
@@ -55,6 +56,7 @@ class LayerRecorder:
         tracer: Tracer,
         dtype: torch.dtype,
         products: ProductCheck | OpCheck | None = None,
+        device: Device[AnyWeight] = HOST,
     ) -> None:
         self.spec, self.plan, self.rank, self.dtype = spec, plan, rank, dtype
         self.caches = caches
@@ -62,10 +64,11 @@ class LayerRecorder:
         limits = StepLimits(
             vocabulary=spec.vocab_size, positions=spec.max_positions, pages=caches[0].pages
         )
-        self.program = Program(limits)
+        self.program = device.program(limits)
         watching = products if isinstance(products, OpCheck) else None
         self._ops = OpHooks(self.program, watching)
-        self._cos, self._sin = rotary_tables(spec.rotary, spec.head_size, spec.max_positions)
+        turns = rotary_tables(spec.rotary, spec.head_size, spec.max_positions)
+        self._cos, self._sin = (table.to(device.device) for table in turns)
         self._head_to_kv = torch.tensor(plan.head_to_kv(rank), dtype=torch.int32)
         owned, kept = plan.owned(rank), plan.kv_heads(rank)
         self.merges = torch.tensor(subtree_merges(plan.atoms, owned), dtype=torch.int32)
@@ -80,7 +83,9 @@ class LayerRecorder:
             kind="kv head", first=kept.start, ends=self._kv, begin=kept.start * head
         )
         self._wide_parts = Parts.atoms(owned, self._wide, wide.offset)
-        self.normed = torch.empty(2 * spec.layers, spec.hidden_size, dtype=dtype)
+        self.normed = torch.empty(
+            2 * spec.layers, spec.hidden_size, dtype=dtype, device=device.device
+        )
         self._make_buffers()
 
     def record_layer(self, layer: int, weights: LayerWeights, pending: Pending | None) -> Pending:
@@ -233,7 +238,7 @@ class LayerRecorder:
     def _watch(self, site: str, buffer: Buffer) -> None:
         if self.tracer.wants(site):
             rows_of, trace = self.program.rows_of, self.tracer.whole
-            self.program.call(lambda: trace(site, rows_of(buffer), sampled=buffer.sampled))
+            self.program.call(lambda: trace(site, rows_of(buffer).cpu(), sampled=buffer.sampled))
 
     def _watch_sum(self, pending: Pending) -> None:
         self._watch(pending.site, pending.root)
@@ -242,16 +247,18 @@ class LayerRecorder:
     def _watch_columns(self, site: str, buffer: Buffer, parts: Parts) -> None:
         if self.tracer.wants(site):
             rows_of, trace = self.program.rows_of, self.tracer.columns
-            self.program.call(lambda: trace(site, rows_of(buffer), parts, sampled=buffer.sampled))
+            self.program.call(
+                lambda: trace(site, rows_of(buffer).cpu(), parts, sampled=buffer.sampled)
+            )
 
     def _watch_keys(self, site: str, cache: KVCache) -> None:
         """Keys exist with their positions turned in nowhere but in the cache."""
         if self.tracer.wants(site):
             self.program.call(
                 lambda: self.tracer.columns(
-                    site, cache.keys_at(self.program.step.slots), self._key_parts
+                    site, cache.keys_at(self.program.step.slots).cpu(), self._key_parts
                 )
             )
 
     def _trace_partials(self, site: str, atoms: Buffer) -> None:
-        self.tracer.partials(site, self.program.planes_of(atoms), self._first_atom)
+        self.tracer.partials(site, self.program.planes_of(atoms).cpu(), self._first_atom)

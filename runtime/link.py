@@ -76,7 +76,7 @@ class DriverLink:
             port = self._socket.bind_to_random_port(f"tcp://{address.host}")
             self.endpoint = f"tcp://{address.host}:{port}"
 
-    def ticket(self, rank: int) -> RankTicket:
+    def ticket(self, rank: int, device: str = "cpu") -> RankTicket:
         """What rank number `rank` needs to connect."""
         keys: dict[str, str] = {}
         if self._server_key:
@@ -87,7 +87,12 @@ class DriverLink:
                 "secret_key": private.decode(),
             }
         return RankTicket(
-            endpoint=self.endpoint, rank=rank, degree=self.degree, secret=self._secret, **keys
+            endpoint=self.endpoint,
+            rank=rank,
+            degree=self.degree,
+            secret=self._secret,
+            device=device,
+            **keys,
         )
 
     def send(self, rank: int, message: dict[str, Any]) -> None:

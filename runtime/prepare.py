@@ -9,7 +9,7 @@ from ..shard.checkpoint import open_checkpoint
 from ..shard.plan import ShardPlan, make_plan
 from ..shard.spec import ModelSpec
 from ..shard.validate import check_checkpoint, stored_intermediate_size
-from .config import EngineSettings, check_collectives, read_run_spec, run_dtype
+from .config import EngineSettings, check_collectives, check_device, read_run_spec, run_dtype
 from .consistency import check_name
 from .sites import site_names
 from .trace_settings import check_trace_settings
@@ -21,8 +21,8 @@ def prepare(model: Path, settings: EngineSettings) -> tuple[ModelSpec, ShardPlan
     Raises InputError for a model, a plan or settings that cannot work.
     """
     spec = read_run_spec(model, settings.load)
-    run_dtype(spec, settings.dtype)
     check_name(settings.check)
+    check_device(settings, run_dtype(spec, settings.dtype))
     check_collectives(settings)
     if settings.threads < 0:
         raise InputError("E-THREADS", f"threads {settings.threads}: expected 0 (share) or more")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..kernels.errors import InputError, IsobitError, RankFault
@@ -14,8 +15,16 @@ from .rendezvous import Rendezvous
 class RankGroup:
     """The driver's hold on its ranks. Whoever makes one closes it."""
 
-    def __init__(self, degree: int, launcher: Launcher, timeout_s: float) -> None:
+    def __init__(
+        self,
+        degree: int,
+        launcher: Launcher,
+        timeout_s: float,
+        devices: Sequence[str] | None = None,
+    ) -> None:
         """Start a process for every rank and hear from each within `timeout_s`.
+
+        `devices` as in RankTicket, one for each rank; left out, all are CPUs.
 
         Raises RankFault when a rank dies or is silent, and what the launcher raises.
         """
@@ -24,7 +33,9 @@ class RankGroup:
         self._link = DriverLink(degree, address)
         try:
             self._rendezvous = Rendezvous(self._link.folder, address.host)
-            launcher.launch([self._link.ticket(rank) for rank in range(degree)])
+            devices = devices or ["cpu"] * degree
+            tickets = [self._link.ticket(r, name) for r, name in enumerate(devices)]
+            launcher.launch(tickets)
             self.collect("hello", "starting the ranks", timeout_s)
         except BaseException:
             self.close()

@@ -50,7 +50,7 @@ def _serve(link: RankLink, ticket: RankTicket) -> None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     # A rank has no terminal that anybody sees: its warnings go to the driver.
     with captured_warnings("isobit") as records:
-        worker = _worker(kind, {**job, "rank": ticket.rank})
+        worker = _worker(kind, job, ticket)
     warnings = [record.getMessage() for record in records]
     link.send({"kind": "loaded", "warnings": warnings, **worker.report})
     try:
@@ -60,15 +60,15 @@ def _serve(link: RankLink, ticket: RankTicket) -> None:
         worker.close()
 
 
-def _worker(kind: str, job: dict[str, Any]) -> Worker | CalibrationWorker:
+def _worker(kind: str, job: dict[str, Any], ticket: RankTicket) -> Worker | CalibrationWorker:
     # torch takes a second to import; by now the driver knows that this process lives.
     if kind == "calibrate":
         from .calibration.worker import CalibrationWorker
 
-        return CalibrationWorker(job)
+        return CalibrationWorker({**job, "rank": ticket.rank})
     from .worker import Worker, job_from_message
 
-    return Worker(job_from_message(job))
+    return Worker(job_from_message({**job, "rank": ticket.rank, "device": ticket.device}))
 
 
 def _die_with(driver: int) -> None:

@@ -30,6 +30,7 @@ from .config import (
 )
 from .consistency import replicated, software
 from .decoder import Decoder
+from .devices import open_device
 from .digest import chain_digests, tensor_digest
 from .doctor.on_rank import Examination
 from .fault import FaultContext, inject_fault
@@ -55,6 +56,7 @@ class Worker:
         # Threads asked for by number may be part of a machine that others use as well.
         local_rank = job.rank % job.ranks_per_host
         cpus = [] if job.threads else pin(job.ranks_per_host, local_rank, threads)
+        device = open_device(job.device, most_rows=job.max_step_rows, eager=job.enforce_eager)
         timeout_s = job.collective_timeout_s
         rendezvous.join(job.rendezvous, self.rank, self.plan.degree, timeout_s)
         self.choice = choose(
@@ -68,10 +70,10 @@ class Worker:
         self.spec = read_run_spec(job.model, load)
         dtype = run_dtype(self.spec, job.dtype)
         if load.format == "dummy":
-            weights = dummy_rank(self.spec, self.plan, self.rank, dtype)
+            weights = dummy_rank(self.spec, self.plan, self.rank, dtype, device)
         else:
             checkpoint = open_checkpoint(job.model)
-            weights = load_rank(checkpoint, self.spec, self.plan, self.rank, dtype)
+            weights = load_rank(checkpoint, self.spec, self.plan, self.rank, dtype, device)
         self.check, self.model = job.check, job.model
         traced = None if job.trace is None else TraceSettings.from_dict(job.trace)
         if traced is None and job.check == "full":
@@ -90,13 +92,15 @@ class Worker:
             dtype=dtype,
             kv_pages=job.kv_pages,
             products=self.examination.operations if self.examination else self.products,
+            device=device,
         )
         self.report = {
             "rank": self.rank,
             "bytes_read": weights.bytes_read,
             "step_bytes": weights.step_bytes(),
             "node": os.uname().nodename,
-            "kernels": ops.backend(),
+            "device": job.device,
+            "kernels": ops.backend(device.device),
             "all_reduce": {
                 "name": self.choice.name,
                 "reason": self.choice.reason,
@@ -110,7 +114,7 @@ class Worker:
         }
         inject_fault(FaultContext(rank=self.rank, plan=self.plan, decoder=self.decoder))
         if job.check != "off":
-            self.report["software"] = software(job.model, dtype)
+            self.report["software"] = software(job.model, dtype, device.device)
             self.report["replicated"] = replicated(self.spec, self.plan, self.rank, weights)
         if job.verify_load:
             self.report |= self._loaded(open_checkpoint(job.model))
@@ -153,7 +157,7 @@ class Worker:
             answer["hidden_digest"] = chain_digests([tensor_digest(t) for t in alike])
             answer["logits_digests"] = [tensor_digest(row) for row in logits]
         if self.rank == 0 and "score" in message:
-            answer |= score_rows(logits.numpy(), ops.greatest(logits), message["score"])
+            answer |= score_rows(logits.cpu().numpy(), ops.greatest(logits), message["score"])
         elif self.rank == 0 and len(logits):
             answer |= self._sampled(message, logits)
         elif self.rank == 0:
@@ -172,7 +176,9 @@ class Worker:
         ):
             if finite[place] and fields["temperature"] > 0:
                 position = message["positions"][index] + 1
-                tokens[place] = sample(logits[place].numpy(), SamplingSettings(**fields), position)
+                tokens[place] = sample(
+                    logits[place].cpu().numpy(), SamplingSettings(**fields), position
+                )
         return {"tokens": tokens, "finite": finite}
 
     def close(self) -> None:

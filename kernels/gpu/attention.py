@@ -55,16 +55,10 @@ class Chunks:
     """How many stretches of 512 keys the longest row reaches over."""
 
 
-def plan_chunks(
-    row_sequence: torch.Tensor,
-    positions: torch.Tensor,
-    heads: Heads,
-    device: torch.device | str,
-    *,
-    columns: int = MANY_COLUMNS,
-) -> Chunks:
-    """Chunks of neighbouring rows of one sequence, from tables `[M]` on the CPU."""
-    sequences = row_sequence.tolist()
+def cut_chunks(
+    sequences: list[int], heads: Heads, columns: int = MANY_COLUMNS
+) -> tuple[list[tuple[int, int]], int]:
+    """Chunks of neighbouring rows of one sequence, begin and end, and the columns they need."""
     ends = [
         i + 1 for i in range(len(sequences)) if sequences[i : i + 1] != sequences[i + 1 : i + 2]
     ]
@@ -77,6 +71,19 @@ def plan_chunks(
         for begin, end in zip([0, *ends], ends, strict=False)
         for row in range(begin, end, together)
     ]
+    return rows, columns
+
+
+def plan_chunks(
+    row_sequence: torch.Tensor,
+    positions: torch.Tensor,
+    heads: Heads,
+    device: torch.device | str,
+    *,
+    columns: int = MANY_COLUMNS,
+) -> Chunks:
+    """Chunks of neighbouring rows of one sequence, from tables `[M]` on the CPU."""
+    rows, columns = cut_chunks(row_sequence.tolist(), heads, columns)
     most = int(positions.max()) + 1 if len(positions) else 0
     return Chunks(
         rows=torch.tensor(rows, dtype=torch.int32, device=device).view(-1, 2),
@@ -98,13 +105,16 @@ def attention_work(
     scale: float,
     window: int = 0,
     split: bool | None = None,
+    work: Work | None = None,
 ) -> Work:
     """As ops.attention: q and out `[M, Hq * D]` in the dtype of the cache.
 
     With `split` every stretch of 512 keys has programs of its own; left out, it is so where chunks
-    are single rows and reach over several stretches. It changes no bit.
+    are single rows and reach over several stretches. It changes no bit. `work` says where memory
+    between kernels comes from.
     """
-    work, rows, head = Work(), q.shape[0], cache.head_size
+    rows, head = q.shape[0], cache.head_size
+    work = Work() if work is None else work
     if split is None:
         split = chunks.stretches > 1 and len(chunks.rows) == rows
     tops = weights = partial = None

@@ -19,6 +19,7 @@ from .unpack import unpacking
 from .weight import GpuWeight
 
 TYPES = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32}
+HALVES = (torch.bfloat16, torch.float16)
 MOST_LEVELS = 4
 ROW_BLOCK = 1024
 
@@ -50,6 +51,18 @@ def tree_nodes(merges: list[int]) -> list[Node]:
     return waiting
 
 
+def check_dtypes(dtype: torch.dtype, weight: GpuWeight) -> None:
+    """Raise InputError E-KERNEL-DTYPE where activations of `dtype` and a weight do not go
+    together."""
+    dense = weight.kind not in ("int4", "int8")
+    if dtype not in HALVES or (dense and dtype != getattr(torch, weight.kind)):
+        raise InputError(
+            "E-KERNEL-DTYPE",
+            f"linear: x is {dtype}, the weight {weight.kind}; the CUDA kernels take bfloat16 or "
+            "float16 activations, and dense weights of the same dtype",
+        )
+
+
 @dataclass
 class Work:
     """Launches in order and the memory between them."""
@@ -71,13 +84,14 @@ def product_work(
     *,
     bias: torch.Tensor | None = None,
     block: Block | None = None,
+    work: Work | None = None,
 ) -> Work:
     """Fills out fp32 `[planes, M, N]` from x `[M, K]`: a plane for every node, or every segment.
 
     bias fp32 `[N]` is added to every plane. `block` replaces the table's choice, which changes no
-    bit.
+    bit. `work` says where memory between kernels comes from.
     """
-    work = Work()
+    work = Work() if work is None else work
     block = block or product_block(architecture_of(x.device), x.shape[0])
     inputs, scales = _inputs(work, x, weight)
     if nodes is None:

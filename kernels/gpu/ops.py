@@ -15,12 +15,10 @@ from . import reductions, rows
 from .architecture import architecture_of
 from .attention import Heads, attention_work, plan_chunks
 from .launch import run_all
-from .linear import product_work, tree_nodes
+from .linear import HALVES, check_dtypes, product_work, tree_nodes
 from .weight import GpuWeight
 
 log = logging.getLogger(__name__)
-
-HALVES = (torch.bfloat16, torch.float16)
 
 
 def describe(device: torch.device) -> dict[str, str]:
@@ -47,13 +45,7 @@ def linear(x: torch.Tensor, weight: GpuWeight, merges: torch.Tensor | None) -> t
     Raises InputError E-KERNEL-DTYPE for other activations, and where a dense weight differs.
     """
     _announce(x.device)
-    dense = weight.kind not in ("int4", "int8")
-    if x.dtype not in HALVES or (dense and x.dtype != getattr(torch, weight.kind)):
-        raise InputError(
-            "E-KERNEL-DTYPE",
-            f"linear: x is {x.dtype}, the weight {weight.kind}; the CUDA kernels take bfloat16 or "
-            "float16 activations, and dense weights of the same dtype",
-        )
+    check_dtypes(x.dtype, weight)
     nodes = None if merges is None else tree_nodes(merges.tolist())
     planes = weight.segments if nodes is None else len(nodes)
     out = torch.empty(planes, x.shape[0], weight.n, dtype=torch.float32, device=x.device)

@@ -79,6 +79,21 @@ class GpuWeight:
         some = (self.tables, self.run_chunks, self.gather, self.column_scales)
         return [self.data, self.offsets, *(one for one in some if one is not None)]
 
+    def columns(self, begin: int, end: int) -> list[torch.Tensor]:
+        """What is stored of some output columns: copies of their codes or values, and of scales and
+        zero points."""
+        found = [self.data]
+        if self.data.dim() == 4:
+            found = [self.data.transpose(1, 2)]
+        if self.tables is not None:
+            found.append(self.tables.permute(0, 3, 1, 2))
+        if self.column_scales is not None:
+            found.append(self.column_scales.T)
+        return [
+            one.reshape(self.data.shape[0] * (TILE if self.data.dim() == 4 else 1), -1)[begin:end]
+            for one in found
+        ]
+
     @property
     def nbytes(self) -> int:
         return sum(one.nbytes for one in self.tensors)

@@ -15,6 +15,7 @@ class GatherCollectives:
     """Collectives over the default process group (none is needed at degree 1)."""
 
     invariant = True
+    capturable = False
 
     def __init__(self, plan: ShardPlan, rank: int) -> None:
         self.plan, self.rank = plan, rank

@@ -22,6 +22,12 @@ class Collectives(Protocol):
         """Whether a sum has the same bits at every degree."""
         ...
 
+    @property
+    def capturable(self) -> bool:
+        """Whether a call does nothing but start work on the current CUDA stream, the same each
+        time, so that a CUDA graph may hold it."""
+        ...
+
     def all_reduce(self, nodes: torch.Tensor, out: torch.Tensor, site: str) -> None:
         """Fill `out` float32 [T, N] with the sum over all atoms.
 

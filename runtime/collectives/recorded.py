@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from ...kernels.program import Buffer, Program
+from ...kernels.program import AnyProgram, Buffer, Program
 from .interface import Collectives
 from .shared import SharedCollectives
 
 
 def record_all_reduce(
-    program: Program, collectives: Collectives, nodes: Buffer, out: Buffer, site: str
+    program: AnyProgram, collectives: Collectives, nodes: Buffer, out: Buffer, site: str
 ) -> None:
     """Sum nodes float32 [S, T, N], a rank's complete subtrees, into out [T, N]."""
+    if not isinstance(program, Program):
+        program.gpu.collective(
+            program,
+            lambda given, made: collectives.all_reduce(given, made, site),
+            nodes,
+            out,
+            planes=True,
+            capturable=collectives.capturable,
+        )
+        return
     if isinstance(collectives, SharedCollectives):
         native = collectives.native_all_reduce(out.width, site)
         program.external(native, nodes, out, collectives.raise_fault)
@@ -22,9 +32,19 @@ def record_all_reduce(
 
 
 def record_all_gather(
-    program: Program, collectives: Collectives, buffer: Buffer, out: Buffer, site: str
+    program: AnyProgram, collectives: Collectives, buffer: Buffer, out: Buffer, site: str
 ) -> None:
     """Gather the rows of all ranks' buffers [T, W] into out [degree, T, W]."""
+    if not isinstance(program, Program):
+        program.gpu.collective(
+            program,
+            lambda given, made: collectives.all_gather(given, made, site),
+            buffer,
+            out,
+            planes=False,
+            capturable=collectives.capturable,
+        )
+        return
     if isinstance(collectives, SharedCollectives):
         native = collectives.native_all_gather(buffer.row_bytes, site)
         program.external(native, buffer, out, collectives.raise_fault)

@@ -40,6 +40,7 @@ class SharedCollectives:
     """
 
     invariant = True
+    capturable = False
 
     def __init__(self, plan: ShardPlan, rank: int, settings: SharedSettings | None = None) -> None:
         """Map one memory object together with all ranks of the default process group.

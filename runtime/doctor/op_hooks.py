@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from ...kernels.cache import KVCache
-from ...kernels.program import Buffer, Program
+from ...kernels.program import AnyProgram, Buffer
 from ...shard.spec import ModelSpec
 from .op_check import OpCheck
 
@@ -15,7 +15,7 @@ from .op_check import OpCheck
 class OpHooks:
     """Each method goes behind the recorded operation of its name, `before_norm` in front of it."""
 
-    def __init__(self, program: Program, check: OpCheck | None) -> None:
+    def __init__(self, program: AnyProgram, check: OpCheck | None) -> None:
         self._program, self._check = program, check
         self._rows = program.rows_of
 

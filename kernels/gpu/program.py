@@ -1,0 +1,186 @@
+"""The forward pass on a CUDA device: ops recorded once, then listed as launches for few shapes.
+
+`kernels.record` records into it as into `kernels.program.Program`. A step is padded to a shape
+(`shape`); what it holds is copied to where the launches of every shape read it (`step_memory`).
+Decode runs as CUDA graphs, all else as lists.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ..cache import PAGE
+from ..errors import InputError
+from ..program import Buffer
+from ..step import Step, StepLimits, check_step
+from . import record
+from .arena import Arena
+from .attention import Heads
+from .card import Card
+from .launch import ceil_div
+from .listing import Call, Item, Listing
+from .shape import MULTIPLE, Shape, largest_shape, padded, shape_of
+from .step_memory import StepMemory
+
+MOST_LISTS = 32
+"""Lists of steps that are not decode; making one anew takes some milliseconds."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What an op finds when its launches are listed for a shape."""
+
+    shape: Shape
+    memory: StepMemory
+    arena: Arena
+
+    def rows(self, buffer: Buffer) -> torch.Tensor:
+        """`[rows, width]`; with several planes `[planes, rows, width]`."""
+        return buffer.rows(self.shape.sampled if buffer.sampled else self.shape.rows)
+
+    def planes(self, buffer: Buffer) -> torch.Tensor:
+        """`[planes, rows, width]`, also where there is one plane."""
+        rows = self.rows(buffer)
+        return rows if buffer.planes > 1 else rows[None]
+
+
+Op = Callable[[Bound], Sequence[Item]]
+"""Lists its launches for a shape."""
+
+
+class GpuProgram:
+    """Records ops in order, then runs them. What it is given must outlive it."""
+
+    gpu = record
+
+    def __init__(self, limits: StepLimits, card: Card, *, most_rows: int, eager: bool) -> None:
+        """For steps of up to `most_rows` rows. The last page of `limits.pages` is kept spare: rows
+        that fill up a shape write there. `eager`: without graphs."""
+        self.device, self.limits, self.step = card.device, limits, Step.empty()
+        self._card, self._eager, self._most_rows = card, eager, most_rows
+        spare = limits.pages - 1
+        self._allowed = dataclasses.replace(limits, pages=spare)
+        pages = min(ceil_div(limits.positions, PAGE), spare)
+        self._capacity = padded(most_rows)
+        self._sampled_capacity = min(self._capacity, MULTIPLE)
+        self._memory = StepMemory(card, self._capacity, pages, spare)
+        self._arena = Arena(self.device)
+        self._buffers: list[Buffer] = []
+        self._ops: list[Op] = []
+        self._sampled, self._sampled_from = False, 0
+        self._heads: Heads | None = None
+        self._decode: dict[Shape, Listing] = {}
+        self._others: OrderedDict[Shape, Listing] = OrderedDict()
+
+    def buffer(self, width: int, dtype: torch.dtype, planes: int = 1) -> Buffer:
+        """A new buffer for the rows of the largest step, or for sampled rows."""
+        made = Buffer(len(self._buffers), planes, width, dtype, self._sampled)
+        self._allocate(made)
+        self._buffers.append(made)
+        return made
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all memory on the device beside weights and cache."""
+        buffers = sum(buffer.nbytes for buffer in self._buffers)
+        return buffers + self._arena.nbytes + self._memory.nbytes
+
+    def use_sampled_rows(self) -> None:
+        """What is recorded from here on runs over the sampled rows, and not without any."""
+        self._sampled, self._sampled_from = True, len(self._ops)
+
+    def rows_of(self, buffer: Buffer) -> torch.Tensor:
+        """The rows of the current step in a buffer, without those that fill up its shape."""
+        count = self.step.sampled_rows if buffer.sampled else self.step.rows
+        return buffer.rows(padded(count))[..., :count, :]
+
+    def planes_of(self, buffer: Buffer) -> torch.Tensor:
+        """The same as `[planes, rows, width]`, also where there is one plane."""
+        rows = self.rows_of(buffer)
+        return rows if buffer.planes > 1 else rows[None]
+
+    def record(self, op: Op) -> None:
+        """Record an op."""
+        self._ops.append(op)
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Record a Python function; no graph holds it."""
+        call = Call(function=function, capturable=False)
+        self._ops.append(lambda _: [call])
+
+    def heads_of(self, head_to_kv: list[int], kv_heads: int) -> Heads:
+        """The heads that attend; rows are cut into chunks for them, alike in every layer.
+
+        Raises InputError E-KERNEL-SHAPE unless KV heads ascend with the query heads.
+        """
+        heads = Heads.of(head_to_kv, kv_heads, self.device)
+        assert self._heads is None or self._heads.most == heads.most, "layers differ in heads"
+        self._heads = heads
+        return heads
+
+    def run(self, step: Step) -> None:
+        """Start everything in order. Raises InputError E-KERNEL-SHAPE, E-KERNEL-INDEX, and what
+        recorded functions raise."""
+        check_step(step, self._allowed)
+        if step.rows > self._most_rows:
+            raise InputError(
+                "E-KERNEL-SHAPE", f"step: {step.rows} rows; memory is there for {self._most_rows}"
+            )
+        self.step = step
+        if not step.rows:
+            return
+        if step.sampled_rows > self._sampled_capacity:
+            self._grow(padded(step.sampled_rows))
+        shape, chunks = shape_of(step, self._heads)
+        listing = self._listing(shape)
+        self._memory.write(step, shape, chunks)
+        listing.run()
+        # The first run of a list compiled its kernels; from the second on it is a graph.
+        if shape.decode and not self._eager and not listing.captured:
+            listing.capture(self._card)
+
+    def close(self) -> None:
+        """Let go of all that was recorded, after which nothing can be run.
+
+        Recorded functions refer to whoever recorded them, and so keep it and its weights alive.
+        """
+        for each in (self._ops, self._decode, self._others, self._buffers):
+            each.clear()
+
+    def _listing(self, shape: Shape) -> Listing:
+        if not self._decode and not self._others:
+            # The arena grows to the largest op at once, and no list keeps a smaller one alive.
+            self._listed(largest_shape(self._capacity, self._heads))
+        kept = self._decode if shape.decode else self._others
+        listing = kept.get(shape)
+        if listing is None:
+            listing = kept[shape] = self._listed(shape)
+        if not shape.decode:
+            self._others.move_to_end(shape)
+            if len(self._others) > MOST_LISTS:
+                self._others.popitem(last=False)
+        return listing
+
+    def _listed(self, shape: Shape) -> Listing:
+        ops = self._ops if shape.sampled or not self._sampled else self._ops[: self._sampled_from]
+        bound = Bound(shape, self._memory, self._arena)
+        return Listing([item for op in ops for item in op(bound)])
+
+    def _grow(self, sampled: int) -> None:
+        """More sampled rows: lists and graphs hold addresses, and are made anew."""
+        self._sampled_capacity = sampled
+        self._decode.clear()
+        self._others.clear()
+        for buffer in self._buffers:
+            if buffer.sampled:
+                self._allocate(buffer)
+
+    def _allocate(self, buffer: Buffer) -> None:
+        rows = self._sampled_capacity if buffer.sampled else self._capacity
+        size = buffer.planes * rows * buffer.width
+        buffer.place(torch.empty(size, dtype=buffer.dtype, device=self.device), rows)
