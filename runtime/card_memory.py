@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 
 from ..kernels.cache import PAGE
 from ..kernels.errors import EnvironmentFault, InputError
-from ..shard.memory import RankMemory
+from ..shard.memory import RankMemory, memory_model
+from ..shard.plan import ShardPlan
+from ..shard.safetensors_file import TensorEntry
+from ..shard.spec import ModelSpec
 
 log = logging.getLogger("isobit.runtime")
 
@@ -19,6 +22,8 @@ RESERVE = 512 << 20
 MARGIN_SHARE, MARGIN_BYTES = 0.05, 256 << 20
 """What a rank holds after loading may differ by both together from the plan, which counts weights
 as CPUs have them: a card's tables of scales are up to 4 % of int4 weights larger."""
+SEQUENCES = 64
+"""Rows of a step that may be sampled: their logits need room."""
 GIB = 1 << 30
 MOST_PAGES = 1 << 30
 
@@ -132,6 +137,38 @@ def settle_pages(
     if missing := [text for _, _, text in answers if text]:
         raise EnvironmentFault("E-MEM-KV", "\n".join([*missing, WAYS_OUT]))
     return demand.pages or min(int(room) for room, _, _ in answers)
+
+
+def rank_memory(
+    spec: ModelSpec,
+    plan: ShardPlan,
+    rank: int,
+    dtype: torch.dtype,
+    step_rows: int,
+    entries: Mapping[str, TensorEntry] | None,
+) -> RankMemory:
+    """What was planned for one rank; `entries` as for memory_model."""
+    name = str(dtype).removeprefix("torch.")
+    return memory_model(spec, name, step_rows, entries).ranks(plan)[rank]
+
+
+def pages_on_card(
+    planned: RankMemory,
+    device: torch.device,
+    utilization: float,
+    pages: int,
+    tell: Callable[[str], list[str]],
+) -> int:
+    """As settle_pages, of a loaded rank on a CUDA device; `pages` 0 takes all there is room for."""
+    identity = str(torch.cuda.get_device_properties(device).uuid)
+    demand = Demand(
+        planned=planned,
+        utilization=utilization,
+        ranks_on_card=tell(identity).count(identity),
+        sequences=SEQUENCES,
+        pages=pages,
+    )
+    return settle_pages(demand, lambda: measure_card(device), tell)
 
 
 def _gib(count: float) -> str:

@@ -13,11 +13,13 @@ from ..kernels.errors import InputError
 from ..shard.plan import PlanSettings
 from ..shard.quantization import assumed_quantization
 from ..shard.spec import DTYPES, ModelSpec, read_spec
+from .card_memory import check_utilization
 from .collectives.interface import MODES, Mode
 from .devices import CPU, device_names
 from .trace_settings import TraceSettings
 
 PAGE_TOKENS = PAGE
+CARD_SHARE = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +68,9 @@ class EngineSettings:
     differ. `examine` makes ranks watch their own operations and answer the doctor.
 
     `device` "cpu", "cuda" for a card a rank, or one for each rank, as "cuda:0,cuda:0". On CUDA
-    decode runs as graphs; with `enforce_eager` it does not.
+    decode runs as graphs; with `enforce_eager` it does not. `gpu_memory_utilization` is the share
+    of a card that its ranks may use, 0.9 unless told otherwise; on CUDA `kv_pages` 0 takes all
+    pages that there is room for.
     """
 
     plan: PlanSettings = dataclasses.field(default_factory=PlanSettings)
@@ -85,6 +89,7 @@ class EngineSettings:
     verify_load: bool = False
     device: str = "cpu"
     enforce_eager: bool = False
+    gpu_memory_utilization: float | None = None
 
 
 def check_collectives(settings: EngineSettings) -> None:
@@ -131,6 +136,12 @@ def check_sampling(sampling: SamplingSettings) -> None:
         raise InputError("E-SAMPLING", "; ".join(wrong))
 
 
+def card_share(settings: EngineSettings) -> float:
+    """The share of a card that its ranks may use."""
+    given = settings.gpu_memory_utilization
+    return CARD_SHARE if given is None else given
+
+
 def check_device(settings: EngineSettings, dtype: torch.dtype) -> None:
     """Raise InputError E-DEVICE for devices that do not fit the ranks, and E-DEVICE-SETTING naming
     every setting that the device cannot take."""
@@ -140,7 +151,16 @@ def check_device(settings: EngineSettings, dtype: torch.dtype) -> None:
             raise InputError(
                 "E-DEVICE-SETTING", "--enforce-eager: there are no graphs on CPUs; leave it out"
             )
+        if settings.gpu_memory_utilization is not None:
+            raise InputError(
+                "E-DEVICE-SETTING", "--gpu-memory-utilization goes with --device cuda; leave it out"
+            )
+        if settings.kv_pages < 1:
+            raise InputError(
+                "E-DEVICE-SETTING", f"{settings.kv_pages} pages of KV cache: expected at least 1"
+            )
         return
+    check_utilization(card_share(settings))
     wrong = []
     if dtype == torch.float32:
         wrong.append("float32: the CUDA kernels take --dtype bfloat16 or float16")
@@ -185,3 +205,4 @@ class RankJob:
     device: str
     max_step_rows: int
     enforce_eager: bool
+    gpu_memory_utilization: float

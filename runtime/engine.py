@@ -18,6 +18,7 @@ from .completion import Batch, completions
 from .config import (
     EngineSettings,
     SamplingSettings,
+    card_share,
     run_dtype,
 )
 from .consistency import check_loaded, differing_ranks, divergence, wrong_products
@@ -77,6 +78,11 @@ class Engine:
     ) -> None:
         self.close()
 
+    @property
+    def kv_pages(self) -> int:
+        """How many pages the KV cache of every rank has for requests."""
+        return self.ranks[0]["kv_pages"]
+
     def close(self) -> None:
         """Tell the ranks to stop, then end their processes."""
         self._group.close()
@@ -98,7 +104,7 @@ class Engine:
             for prompt, settings in zip(prompts, sampling, strict=True)
         ]
         check_requests(self.spec, prompts, sampling)
-        assign_pages(requests, self.settings.kv_pages)
+        assign_pages(requests, self.kv_pages)
         hidden, traces, steps, times, kernels, waits = [], [], [], [], [], []
         started = time.perf_counter()
         first_token_s = 0.0
@@ -155,6 +161,7 @@ class Engine:
             "verify_load": settings.verify_load,
             "max_step_rows": settings.max_step_rows,
             "enforce_eager": settings.enforce_eager,
+            "gpu_memory_utilization": card_share(settings),
         }
         self._group.tell(job)
         reports = self._group.collect(

@@ -19,7 +19,9 @@ from ..shard.plan import ShardPlan
 from ..shard.verify_load import padding_faults, rank_fingerprints
 from . import rendezvous
 from .affinity import pin
+from .card_memory import pages_on_card, rank_memory
 from .collectives.choose import choose
+from .collectives.process_group import exchange
 from .config import (
     PAGE_TOKENS,
     LoadSettings,
@@ -58,22 +60,38 @@ class Worker:
         cpus = [] if job.threads else pin(job.ranks_per_host, local_rank, threads)
         device = open_device(job.device, most_rows=job.max_step_rows, eager=job.enforce_eager)
         timeout_s = job.collective_timeout_s
-        rendezvous.join(job.rendezvous, self.rank, self.plan.degree, timeout_s)
+        on_cuda = device.device.type == "cuda"
+        rendezvous.join(job.rendezvous, self.rank, self.plan.degree, timeout_s, cuda=on_cuda)
         self.choice = choose(
             job.all_reduce,
             self.plan,
             self.rank,
             same_host=job.ranks_per_host >= self.plan.degree,
             timeout_s=timeout_s,
+            device=device.device,
         )
         load = LoadSettings(**job.load)
         self.spec = read_run_spec(job.model, load)
         dtype = run_dtype(self.spec, job.dtype)
+        entries = None
         if load.format == "dummy":
             weights = dummy_rank(self.spec, self.plan, self.rank, dtype, device)
         else:
             checkpoint = open_checkpoint(job.model)
+            entries = checkpoint.entries
             weights = load_rank(checkpoint, self.spec, self.plan, self.rank, dtype, device)
+        self.kv_pages = job.kv_pages
+        if on_cuda:
+            self.kv_pages = (
+                pages_on_card(
+                    rank_memory(self.spec, self.plan, self.rank, dtype, job.max_step_rows, entries),
+                    device.device,
+                    job.gpu_memory_utilization,
+                    job.kv_pages + device.spare_pages if job.kv_pages else 0,
+                    lambda text: exchange(text, self.rank, self.plan.degree, "sizing the KV cache"),
+                )
+                - device.spare_pages
+            )
         self.check, self.model = job.check, job.model
         traced = None if job.trace is None else TraceSettings.from_dict(job.trace)
         if traced is None and job.check == "full":
@@ -90,7 +108,7 @@ class Worker:
             self.choice.collectives,
             self.tracer,
             dtype=dtype,
-            kv_pages=job.kv_pages,
+            kv_pages=self.kv_pages,
             products=self.examination.operations if self.examination else self.products,
             device=device,
         )
@@ -107,6 +125,7 @@ class Worker:
                 "invariant": self.choice.invariant,
                 "self_test": self.choice.self_test,
             },
+            "kv_pages": self.kv_pages,
             "threads": threads,
             "cpus": cpus,
             "plan_hash": self.plan.content_hash(),
@@ -162,6 +181,7 @@ class Worker:
             answer |= self._sampled(message, logits)
         elif self.rank == 0:
             answer |= {"tokens": [], "finite": []}
+        self.choice.collectives.check()
         if self.products is not None:
             answer["findings"] = self.products.take()
         if self.tracer.enabled:

@@ -6,6 +6,7 @@ import logging
 from dataclasses import replace
 
 import pytest
+import torch
 from isobit.kernels.cache import PAGE
 from isobit.kernels.errors import EnvironmentFault, InputError
 from isobit.runtime.card_memory import (
@@ -17,6 +18,7 @@ from isobit.runtime.card_memory import (
     room_for_pages,
     settle_pages,
 )
+from isobit.runtime.config import EngineSettings, check_device
 from isobit.shard.memory import RankMemory
 from isobit.shard.stored import WeightBytes
 from isobit.shard.workspace import StepBytes
@@ -117,3 +119,16 @@ def test_too_little_memory_names_every_rank_every_number_and_the_ways_out() -> N
 def test_a_share_is_more_than_nothing_and_at_most_all(share: float) -> None:
     with pytest.raises(InputError, match="E-MEM-UTILIZATION"):
         check_utilization(share)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"gpu_memory_utilization": 0.5}, "--gpu-memory-utilization goes with --device cuda"),
+        ({"kv_pages": 0}, "0 pages of KV cache: expected at least 1"),
+        ({"device": "cuda", "gpu_memory_utilization": 2.0}, "E-MEM-UTILIZATION"),
+    ],
+)
+def test_settings_that_a_device_cannot_take_are_refused(changed: dict, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        check_device(EngineSettings(**changed), torch.bfloat16)
