@@ -24,6 +24,9 @@ _BY_CODE: tuple[tuple[str, Verdict], ...] = (
     ("E-RANK-PRODUCT", "kernel-fault"),
     ("E-RANK-D", "rank-divergence"),
     ("E-COLL-SHM", "environment"),
+    ("E-COLL-CUDA", "environment"),
+    ("E-COLL-NCCL", "environment"),
+    ("E-MEM", "environment"),
     ("E-COLL", "collective-fault"),
     ("E-RANK-TIMEOUT", "collective-fault"),
 )

@@ -15,6 +15,8 @@ from ....kernels.errors import EnvironmentFault
 
 LIBRARY = "libcuda.so.1"
 HANDLE_BYTES = 64
+IPC_BLOCK = 2 << 20
+"""What is smaller may lie in one block with other memory, which would be exported with it."""
 LAZY_PEER_ACCESS = 1
 HOST_PORTABLE, HOST_DEVICE_MAPPED = 1, 2
 
@@ -86,6 +88,8 @@ class CudaDriver:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        # Makes torch's context of the device the current one, in which all calls are.
+        torch.cuda.synchronize(device)
 
     def identity(self) -> str:
         """See Driver."""
@@ -102,10 +106,9 @@ class CudaDriver:
     def allocate(self, nbytes: int) -> int:
         """See Driver. Not torch's memory: an exported piece of its pool would export its
         neighbours."""
-        torch.cuda.synchronize(self.device)
-        address = ctypes.c_uint64()
-        _call("cuMemAlloc_v2", ctypes.byref(address), ctypes.c_size_t(nbytes))
-        _call("cuMemsetD8_v2", address, ctypes.c_ubyte(0), ctypes.c_size_t(nbytes))
+        address, size = ctypes.c_uint64(), ctypes.c_size_t(-(-nbytes // IPC_BLOCK) * IPC_BLOCK)
+        _call("cuMemAlloc_v2", ctypes.byref(address), size)
+        _call("cuMemsetD8_v2", address, ctypes.c_ubyte(0), size)
         torch.cuda.synchronize(self.device)
         return address.value
 
