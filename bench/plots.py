@@ -24,7 +24,9 @@ OURS = "isobit"
 RIVALS = ("torch int4", "torch bf16 linear")
 
 
-def style() -> None:
+def style(dark: bool = False) -> None:
+    """The look of every picture; a dark one is meant for a dark page."""
+    plt.style.use("dark_background" if dark else "default")
     plt.rcParams.update(
         {
             "svg.hashsalt": "isobit",
@@ -35,6 +37,9 @@ def style() -> None:
             "grid.alpha": 0.25,
             "axes.axisbelow": True,
             "figure.constrained_layout.use": True,
+            "figure.facecolor": "#0d1117" if dark else "white",
+            "axes.facecolor": "#0d1117" if dark else "white",
+            "savefig.facecolor": "auto",
         }
     )
 

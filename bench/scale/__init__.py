@@ -1,0 +1,1 @@
+"""Step time and memory on machines that nobody has tried: `python -m bench.scale`."""

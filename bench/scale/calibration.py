@@ -1,0 +1,119 @@
+"""The formula against what docs/performance.md measured on two cores of a CPU.
+
+Bandwidth is what the machine read in the same minutes, speeds of products and collectives are those
+of `isobit bench kernels` and `isobit bench collectives`. The 0.7 ms outside kernels and the 0.3 ms
+between products were found by taking a slow decode step apart, so the slow rows at batch 1 are
+partly the formula's own input; the others are not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from isobit.shard.spec import spec_from_config
+
+from .collective_time import Wires
+from .machines import Assumptions, Card, Link
+from .models import Model, assumed
+from .step_time import Workload, step_time
+from .sweep import planned
+
+CONFIG = {
+    "architectures": ["Qwen2ForCausalLM"],
+    "model_type": "qwen2",
+    "hidden_size": 1536,
+    "intermediate_size": 8960,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 2,
+    "vocab_size": 32000,
+    "max_position_embeddings": 4096,
+    "dtype": "bfloat16",
+    "tie_word_embeddings": False,
+}
+SHARED = Link(
+    name="shared memory", gb_s=25, hop_us=242, custom_us=1.2, source="isobit bench collectives"
+)
+ASSUMED = Assumptions(
+    read_share=0.9,
+    flop_share=1.0,
+    link_share=1.0,
+    ring_us=1.0,
+    kernel_us=0.3e3 / 12,
+    kernels_per_layer=1,
+    step_us=700,
+)
+THREAD_TFLOP_S = 0.44
+"""One thread's int4 products of 16 and more rows."""
+FAST, SLOW = (65, 71), (46, 49)
+"""GB/s that two threads read: the two speeds of the machine."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A row of docs/performance.md: least and most milliseconds, and GB/s of the machine then."""
+
+    name: str
+    degree: int
+    workload: Workload
+    read_gb_s: tuple[float, float]
+    ms: tuple[float, float]
+
+
+BATCH_1 = Workload(name="decode 1", batch=1, context=96)
+BATCH_16 = Workload(name="decode 16", batch=16, context=48)
+PREFILL = Workload(name="prefill 512", batch=1, context=512, prefill=True)
+ROWS = (
+    Measured(name="batch 1, fast", degree=1, workload=BATCH_1, read_gb_s=FAST, ms=(7.5, 7.5)),
+    Measured(name="batch 1, fast", degree=2, workload=BATCH_1, read_gb_s=(78, 78), ms=(7.2, 7.2)),
+    Measured(name="batch 1, slow", degree=1, workload=BATCH_1, read_gb_s=SLOW, ms=(10.3, 10.8)),
+    Measured(name="batch 1, slow", degree=2, workload=BATCH_1, read_gb_s=(47, 51), ms=(10.1, 10.4)),
+    Measured(name="batch 16", degree=1, workload=BATCH_16, read_gb_s=FAST, ms=(29, 31)),
+    Measured(name="batch 16", degree=2, workload=BATCH_16, read_gb_s=(78, 78), ms=(28, 29)),
+    Measured(name="prefill of 512", degree=1, workload=PREFILL, read_gb_s=FAST, ms=(810, 810)),
+    Measured(name="prefill of 512", degree=2, workload=PREFILL, read_gb_s=(78, 78), ms=(810, 810)),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Predicted milliseconds beside a measurement; `off` is predicted over measured, minus 1."""
+
+    row: Measured
+    predicted_ms: float
+
+    @property
+    def off(self) -> float:
+        return self.predicted_ms / (sum(self.row.ms) / 2) - 1
+
+
+def shape() -> Model:
+    """The shape that was measured, with INT4 weights of group 128."""
+    spec = assumed(spec_from_config(CONFIG, None), "int4", 128)
+    return Model(name="measured", source="docs/performance.md", billion_parameters=0.6, spec=spec)
+
+
+def compare() -> list[Comparison]:
+    """Every measured row, predicted. A rank of two has half of the machine."""
+    model, found = shape(), []
+    for row in ROWS:
+        cut = planned(model, row.degree)
+        card = Card(
+            name="CPU",
+            gib=1,
+            read_gb_s=sum(row.read_gb_s) / 2 / row.degree,
+            tflop_s=2 * THREAD_TFLOP_S / row.degree,
+            source="docs/performance.md",
+        )
+        wires = Wires(degree=row.degree, box=2, inside=SHARED, between=SHARED, assumed=ASSUMED)
+        time = step_time(
+            cut.works,
+            cut.plan,
+            cut.traffic,
+            model.spec.layers,
+            card,
+            wires,
+            row.workload.steps(cut.memory.step_rows),
+        )
+        found.append(Comparison(row=row, predicted_ms=time.total * 1e3))
+    return found
