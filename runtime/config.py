@@ -174,6 +174,12 @@ def check_device(settings: EngineSettings, dtype: torch.dtype) -> None:
         raise InputError("E-DEVICE-SETTING", f"--device {settings.device}: " + "; ".join(wrong))
 
 
+def at_degree(settings: EngineSettings, plan: PlanSettings) -> EngineSettings:
+    """The same settings under another plan; of devices named one by one, the first of them."""
+    device = ",".join(settings.device.split(",")[: plan.degree])
+    return dataclasses.replace(settings, plan=plan, device=device)
+
+
 def run_dtype(spec: ModelSpec, name: str) -> torch.dtype:
     """The dtype of activations and KV cache; raises InputError E-DTYPE for an unknown name."""
     if name == "auto":

@@ -11,7 +11,7 @@ from typing import Any
 from ..kernels.errors import InputError, RankFault
 from .batch import check_requests, pages_for
 from .completion import Batch
-from .config import EngineSettings, SamplingSettings
+from .config import EngineSettings, SamplingSettings, at_degree
 from .consistency import DIFFERS, DIVERGED
 from .digest import chain_digests
 from .engine import OUTSIDE_CONTRACT, Engine
@@ -83,7 +83,8 @@ def verify(
     def at(degree: int, trace: bool) -> EngineSettings:
         plan = dataclasses.replace(settings.plan, degree=degree)
         traced = TraceSettings() if trace else None
-        return dataclasses.replace(settings, plan=plan, kv_pages=needed, trace=traced)
+        placed = at_degree(settings, plan)
+        return dataclasses.replace(placed, kv_pages=needed, trace=traced)
 
     for degree in degrees:
         spec, _ = prepare(model, at(degree, False))

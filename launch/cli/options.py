@@ -12,6 +12,7 @@ import typer
 from ...kernels.errors import InputError
 from ...runtime.collectives.interface import MODES, Mode
 from ...runtime.config import LoadSettings
+from ...runtime.devices import CUDA, resolve_device
 from ...runtime.launcher import Launcher, LocalLauncher, cores
 from ..ray_cluster import RayLauncher, ray_session
 from .output import errors
@@ -31,6 +32,17 @@ RayAddress = Annotated[
 ]
 Threads = Annotated[int, typer.Option(help="CPU threads per rank; 0 shares the cores evenly.")]
 
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        help="auto (cuda where torch sees a card), cpu, cuda, or a card for each rank: "
+        "cuda:0,cuda:0 (with --launcher local).",
+    ),
+]
+EnforceEager = Annotated[
+    bool, typer.Option("--enforce-eager", help="On CUDA: decode without CUDA graphs.")
+]
 AllReduce = Annotated[
     str,
     typer.Option(
@@ -62,6 +74,20 @@ def all_reduce_mode(mode: str, disable_custom: bool) -> Mode:
     if mode not in MODES:
         raise InputError("E-COLL-MODE", f"--all-reduce {mode!r}: expected {', '.join(MODES)}")
     return "gather" if disable_custom and mode == "auto" else mode  # pyright: ignore[reportReturnType]
+
+
+def chosen_device(device: str, launcher: LauncherName, ray_address: str | None) -> str:
+    """The device to run on; raises as `resolve_device`, and InputError E-USAGE for cards that a
+    launcher would choose itself. An existing Ray cluster may have cards where this machine has
+    none."""
+    if device == CUDA and ray_address is not None:
+        return device
+    resolved = resolve_device(device)
+    if ":" in resolved and launcher is LauncherName.RAY:
+        raise InputError(
+            "E-USAGE", f"--device {device}: Ray chooses cards itself; add --launcher local"
+        )
+    return resolved
 
 
 class LayoutName(StrEnum):

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from ...kernels.errors import InputError
-from ...runtime.config import EngineSettings
+from ...runtime.config import EngineSettings, at_degree
 from ...runtime.prepare import prepare
 from ...runtime.replay import read_replay
 from ...runtime.verify import Verification
@@ -23,8 +23,10 @@ from ..text import Text
 from .options import (
     AllReduce,
     Atoms,
+    DeviceOption,
     DisableCustomAllReduce,
     Dtype,
+    EnforceEager,
     GroupSize,
     Json,
     LauncherName,
@@ -39,6 +41,7 @@ from .options import (
     Threads,
     VerifyLoad,
     all_reduce_mode,
+    chosen_device,
     launchers,
     load_settings,
     parse_ids,
@@ -69,6 +72,8 @@ def verify(
     layout: Layout = LayoutName.PAD,
     atoms: Atoms = 8,
     dtype: Dtype = "auto",
+    device: DeviceOption = "auto",
+    enforce_eager: EnforceEager = False,
     threads: Threads = 0,
     verify_load: VerifyLoad = False,
     all_reduce: AllReduce = "auto",
@@ -96,11 +101,13 @@ def verify(
         load=load,
         dtype=dtype,
         threads=threads,
+        device=chosen_device(device, launcher, ray_address),
+        enforce_eager=enforce_eager,
         verify_load=verify_load,
         all_reduce=all_reduce_mode(all_reduce, disable_custom_all_reduce),
     )
     plans = [dataclasses.replace(settings.plan, degree=degree) for degree in compared]
-    specs = [prepare(folder, dataclasses.replace(settings, plan=plan))[0] for plan in plans]
+    specs = [prepare(folder, at_degree(settings, plan))[0] for plan in plans]
     prompts = replayed + [parse_ids(ids) for ids in prompt_ids or ()]
     if prompt:
         text = Text(folder)
