@@ -104,9 +104,10 @@ def _kind(parameter: Any, value: Any) -> tuple[str, bool]:
         return POINTERS[value.dtype], value.data_ptr() % 16 == 0
     if isinstance(value, float):
         return "fp32", False
+    width = "i32" if -(1 << 31) <= value < 1 << 31 else "i64"
     if parameter.do_not_specialize:
-        return "i32", False
-    return ("constexpr", False) if value == 1 else ("i32", value % 16 == 0)
+        return width, False
+    return ("constexpr", False) if value == 1 else (width, value % 16 == 0)
 
 
 def _machine_code(cubin: bytes) -> tuple[str, str]:
