@@ -10,6 +10,7 @@ from types import ModuleType
 import torch
 
 from .errors import EnvironmentFault
+from .weight import TILE
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +28,8 @@ REASONS = {
 def native() -> ModuleType:
     """The compiled module, with its instruction set chosen and logged.
 
-    Raises EnvironmentFault E-KERNEL-MISSING, or E-KERNEL-ISA when ISOBIT_CPU_ISA names an
-    instruction set that this machine lacks.
+    Raises EnvironmentFault E-KERNEL-MISSING, also for a module built from other sources, or
+    E-KERNEL-ISA when ISOBIT_CPU_ISA names an instruction set that this machine lacks.
     """
     try:
         from . import _cpu
@@ -38,6 +39,12 @@ def native() -> ModuleType:
             f"the compiled CPU kernels cannot be imported ({error}). "
             "Install the package (`pip install .`) with a C++17 compiler at hand.",
         ) from error
+    if (found := getattr(_cpu, "tile", None)) != TILE:
+        raise EnvironmentFault(
+            "E-KERNEL-MISSING",
+            f"the compiled CPU kernels were built from other sources: tiles of {found} columns, "
+            f"not {TILE}. Build them again (`pip install .`).",
+        )
     forced = os.environ.get(ENVIRONMENT)
     if forced:
         _select(_cpu, forced)

@@ -60,7 +60,8 @@ class Request:
 class StepRows:
     """The rows of one step. Row i holds token `tokens[i]` at `positions[i]` of request `owner[i]`.
 
-    `sampled` lists the rows whose logits are wanted, each the last token of its request.
+    `sampled` lists the rows whose logits are wanted, each the last token of its request. A token
+    -1 - i stands for the one sampled from the i-th of these in the step before.
     """
 
     tokens: list[int]
@@ -129,6 +130,29 @@ def form_step(requests: Seq[Request], most_rows: int) -> StepRows:
         if request.computed + len(piece) == len(tokens):
             rows.sampled.append(len(rows.tokens) - 1)
     return rows
+
+
+def step_after(requests: Seq[Request], rows: StepRows) -> StepRows | None:
+    """The step that follows `rows`, the one step not yet committed, or None.
+
+    It holds the requests that will not have reached their length by then; one that ends at a stop
+    token computes a row in vain. None when all will have ended, or a prompt has pieces left.
+    """
+    after = StepRows(tokens=[], positions=[], owner=[], sampled=[])
+    sampled = {rows.owner[row]: place for place, row in enumerate(rows.sampled)}
+    for index, request in enumerate(requests):
+        if request.finished:
+            continue
+        if index not in sampled:
+            return None
+        place = sampled[index]
+        if len(request.emitted) + 1 >= request.sampling.max_tokens:
+            continue
+        after.sampled.append(len(after.tokens))
+        after.tokens.append(-1 - place)
+        after.positions.append(rows.positions[rows.sampled[place]] + 1)
+        after.owner.append(index)
+    return after if after.tokens else None
 
 
 def advance(requests: Seq[Request], rows: StepRows) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -212,3 +213,24 @@ class RankJob:
     max_step_rows: int
     enforce_eager: bool
     gpu_memory_utilization: float
+
+
+def told_to_ranks(settings: EngineSettings) -> dict[str, Any]:
+    """The fields of a RankJob that settings decide, as a message carries them."""
+    alike = (
+        "dtype",
+        "kv_pages",
+        "threads",
+        "examine",
+        "check",
+        "all_reduce",
+        "collective_timeout_s",
+        "verify_load",
+        "max_step_rows",
+        "enforce_eager",
+    )
+    return {name: getattr(settings, name) for name in alike} | {
+        "load": dataclasses.asdict(settings.load),
+        "trace": None if settings.trace is None else settings.trace.to_dict(),
+        "gpu_memory_utilization": card_share(settings),
+    }

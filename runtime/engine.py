@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from ..kernels.errors import RankFault
 from ..shard.checkpoint import open_checkpoint
-from ..shard.verify_load import compare, file_fingerprints
-from .batch import Request, StepRows, advance, assign_pages, check_requests, form_step
+from ..shard.verify_load import file_fingerprints
+from .batch import (
+    Request,
+    StepRows,
+    advance,
+    assign_pages,
+    check_requests,
+    form_step,
+    step_after,
+)
 from .completion import Batch, completions
 from .config import (
     EngineSettings,
     SamplingSettings,
-    card_share,
     run_dtype,
+    told_to_ranks,
 )
-from .consistency import check_loaded, differing_ranks, divergence, wrong_products
+from .consistency import check_files, check_loaded, differing_ranks, divergence, wrong_products
 from .devices import device_names
 from .launcher import Launcher
 from .prepare import prepare
@@ -51,7 +59,7 @@ class Engine:
         started = time.perf_counter()
         self.settings, self._model = settings, model
         self.spec, self.plan = prepare(model, settings)
-        self._step_number = 0
+        self._sent = self._awaited = 0
         self._group = RankGroup(
             self.plan.degree,
             launcher,
@@ -106,12 +114,15 @@ class Engine:
         check_requests(self.spec, prompts, sampling)
         assign_pages(requests, self.kv_pages)
         hidden, traces, steps, times, kernels, waits = [], [], [], [], [], []
-        started = time.perf_counter()
+        started = step_started = time.perf_counter()
         first_token_s = 0.0
+        in_flight: deque[StepRows] = deque()
         while not all(request.finished for request in requests):
-            step_started = time.perf_counter()
-            rows = form_step(requests, self.settings.max_step_rows)
-            answers = self._step(requests, rows)
+            if not in_flight:
+                self._send(requests, in_flight, form_step(requests, self.settings.max_step_rows))
+            if self._sends_ahead and (following := step_after(requests, in_flight[-1])):
+                self._send(requests, in_flight, following)
+            rows, answers = in_flight.popleft(), self._answers()
             trace = [_records(answers[rank]) for rank in range(self.plan.degree)]
             self._check(requests, answers, trace)
             hidden.append(answers[0]["hidden_digest"])
@@ -119,13 +130,15 @@ class Engine:
                 traces.append(trace)
                 steps.append(rows)
             self._commit(requests, rows, answers[0], on_token)
+            now = time.perf_counter()
             started_all = all(request.emitted or request.finished for request in requests)
             if started_all and not first_token_s:
-                first_token_s = time.perf_counter() - started
+                first_token_s = now - started
             elif first_token_s:
-                times.append(time.perf_counter() - step_started)
+                times.append(now - step_started)
                 kernels.append(max(answer["kernels_s"] for answer in answers.values()))
                 waits.append(max(answer["collectives_s"] for answer in answers.values()))
+            step_started = now
         return Batch(
             completions=completions(requests),
             hidden_digests=hidden,
@@ -148,20 +161,8 @@ class Engine:
             "kind": "load",
             "model": str(model.absolute()),
             "plan": self.plan.to_dict(),
-            "load": asdict(settings.load),
-            "dtype": settings.dtype,
-            "kv_pages": settings.kv_pages,
-            "threads": settings.threads,
+            **told_to_ranks(settings),
             **self._group.meeting_place,
-            "trace": None if settings.trace is None else settings.trace.to_dict(),
-            "examine": settings.examine,
-            "check": settings.check,
-            "all_reduce": settings.all_reduce,
-            "collective_timeout_s": settings.collective_timeout_s,
-            "verify_load": settings.verify_load,
-            "max_step_rows": settings.max_step_rows,
-            "enforce_eager": settings.enforce_eager,
-            "gpu_memory_utilization": card_share(settings),
         }
         self._group.tell(job)
         reports = self._group.collect(
@@ -181,21 +182,14 @@ class Engine:
     def _verify_load(self, model: Path) -> None:
         """Raise RankFault E-LOAD-DIFFERS when the shards together are not the file."""
         dtype = run_dtype(self.spec, self.settings.dtype)
-        expected = file_fingerprints(open_checkpoint(model), self.spec, dtype)
-        faults = compare(expected, [rank.pop("fingerprints") for rank in self.ranks])
-        wrong = [f"{fault.module}: differs from the file" for fault in faults]
-        for rank in self.ranks:
-            wrong += [f"{name}: padding on rank {rank['rank']}" for name in rank.pop("padding")]
-        if wrong:
-            raise RankFault(
-                "E-LOAD-DIFFERS", f"{len(wrong)} weights were loaded wrongly:\n" + "\n".join(wrong)
-            )
+        check_files(self.ranks, file_fingerprints(open_checkpoint(model), self.spec, dtype))
 
     def score_step(
         self, requests: list[Request], rows: StepRows, score: Mapping[str, Any]
     ) -> dict[str, Any]:
         """Run one step and return what `score_rows` answers; raises RankFault as `generate`."""
-        answers = self._step(requests, rows, {"score": score})
+        self._send(requests, deque(), rows, {"score": score})
+        answers = self._answers()
         self._check(requests, answers, [_records(answers[rank]) for rank in sorted(answers)])
         return answers[0]
 
@@ -205,14 +199,31 @@ class Engine:
         answers = self._group.collect("answered", what, self.settings.step_timeout_s)
         return [answers[rank] for rank in range(self.plan.degree)]
 
-    def _step(
-        self, requests: list[Request], rows: StepRows, more: Mapping[str, Any] = NOTHING
-    ) -> dict[int, dict[str, Any]]:
-        self._step_number += 1
+    @property
+    def _sends_ahead(self) -> bool:
+        """Whether ranks get a step before the one before it is checked and committed.
+
+        Nothing leaves the driver before its own step is checked; what has been computed after a
+        step that was wrong is dropped with it. Whoever looks into steps sees them one by one.
+        """
+        settings = self.settings
+        return settings.trace is None and not settings.examine and settings.check != "full"
+
+    def _send(
+        self,
+        requests: list[Request],
+        in_flight: deque[StepRows],
+        rows: StepRows,
+        more: Mapping[str, Any] = NOTHING,
+    ) -> None:
+        if not in_flight:  # what a run that has ended left behind is not waited for
+            self._awaited = self._sent
+        in_flight.append(rows)
+        self._sent += 1
         self._group.tell(
             {
                 "kind": "step",
-                "step": self._step_number,
+                "step": self._sent,
                 "tokens": rows.tokens,
                 "positions": rows.positions,
                 "owner": rows.owner,
@@ -222,8 +233,15 @@ class Engine:
                 **more,
             }
         )
-        what, timeout_s = f"step {self._step_number}", self.settings.step_timeout_s
-        return self._group.collect("stepped", what, timeout_s)
+
+    def _answers(self) -> dict[int, dict[str, Any]]:
+        """The answers to the next step in flight; those to dropped steps are passed over."""
+        self._awaited += 1
+        what, timeout_s = f"step {self._awaited}", self.settings.step_timeout_s
+        while True:
+            answers = self._group.collect("stepped", what, timeout_s)
+            if answers[0]["step"] == self._awaited:
+                return answers
 
     def _check(
         self,
@@ -235,17 +253,15 @@ class Engine:
 
         A traced run goes on after a difference: its trace says where it began.
         """
-        if (wrong := wrong_products(self._step_number, answers)) is not None:
+        if (wrong := wrong_products(self._awaited, answers)) is not None:
             raise wrong
         differing = differing_ranks(answers)
         if not differing or self.settings.trace is not None:
             return
-        fault = divergence(
-            self._step_number, differing, trace if any(trace) else (), self.plan.degree
-        )
+        fault = divergence(self._awaited, differing, trace if any(trace) else (), self.plan.degree)
         try:
             path = write_replay(
-                self._model, self.plan, requests, self._step_number, answers, fault.message
+                self._model, self.plan, requests, self._awaited, answers, fault.message
             )
         except OSError as error:
             raise RankFault(fault.code, f"{fault.message}. No replay file: {error}") from fault
@@ -262,13 +278,13 @@ class Engine:
     ) -> None:
         advance(requests, rows)
         digests = answer["logits_digests"] or [""] * len(rows.sampled)
-        for row, token, finite, digest in zip(
-            rows.sampled, answer["tokens"], answer["finite"], digests, strict=True
-        ):
+        for row, token, digest in zip(rows.sampled, answer["tokens"], digests, strict=True):
             owner = rows.owner[row]
-            if not finite:
+            if requests[owner].finished:
+                continue  # it ended while this step was on its way
+            if token < 0:
                 requests[owner].fail(
-                    f"step {self._step_number}: NaN or infinity in the logits of request {owner}, "
+                    f"step {self._awaited}: NaN or infinity in the logits of request {owner}, "
                     f"position {rows.positions[row]}. Nothing was sampled from them"
                 )
                 continue

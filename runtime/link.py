@@ -8,6 +8,7 @@ import secrets
 import shutil
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,7 @@ class DriverLink:
         self._socket.setsockopt(zmq.MAXMSGSIZE, wire.MOST_MESSAGE_BYTES)
         self._server_key = b""
         self._greeted: set[int] = set()
+        self._early: deque[tuple[int, dict[str, Any]]] = deque()
         try:
             self._bind(address)
         except zmq.ZMQError as error:
@@ -118,14 +120,16 @@ class DriverLink:
         `dead` tells which ranks have ended and how. With `stop_at_error` the first error ends the
         wait: the other ranks may be waiting for the one that failed. It ends half a second later,
         because a rank that dies without a word breaks the collectives of the others, and is the
-        one to name. Raises RankFault E-RANK-DIED or E-RANK-TIMEOUT naming the ranks.
+        one to name. What a rank sends after its answer is kept for the next call. Raises RankFault
+        E-RANK-DIED or E-RANK-TIMEOUT naming the ranks.
         """
         answers: dict[int, dict[str, Any]] = {}
+        early, self._early = self._early, deque()
         deadline = time.monotonic() + timeout_s
         failed = False
         gone: dict[int, str] = {}
         while len(answers) < self.degree:
-            received = self._receive(POLL_MS)
+            received = early.popleft() if early else self._receive(POLL_MS)
             if received is None:
                 missing = set(range(self.degree)) - set(answers)
                 # A rank may have ended just after its last words: blamed after another look.
@@ -144,6 +148,9 @@ class DriverLink:
                     )
                 continue
             rank, message = received
+            if rank in answers:
+                self._early.append(received)
+                continue
             if message.get("kind") == "error":
                 answers[rank] = message
                 if stop_at_error and not failed:

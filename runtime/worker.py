@@ -131,6 +131,7 @@ class Worker:
             "plan_hash": self.plan.content_hash(),
             "load_s": round(time.perf_counter() - started, 3),
         }
+        self._sampled: list[int] = []
         inject_fault(FaultContext(rank=self.rank, plan=self.plan, decoder=self.decoder))
         if job.check != "off":
             self.report["software"] = software(job.model, dtype, device.device)
@@ -163,7 +164,7 @@ class Worker:
         busy, waited = ops.busy_seconds(), ops.external_seconds()
         number = message["step"]
         self.tracer.begin_step(number - 1, message["positions"], message["sampled"])
-        hidden, logits = self.decoder.forward(step_input(message))
+        hidden, logits = self.decoder.forward(step_input(message, self._sampled))
         answer: dict[str, Any] = {
             "step": number,
             "kernels_s": ops.busy_seconds() - busy,
@@ -175,12 +176,13 @@ class Worker:
             alike = (hidden, *self.decoder.normed())
             answer["hidden_digest"] = chain_digests([tensor_digest(t) for t in alike])
             answer["logits_digests"] = [tensor_digest(row) for row in logits]
-        if self.rank == 0 and "score" in message:
-            answer |= score_rows(logits.cpu().numpy(), ops.greatest(logits), message["score"])
-        elif self.rank == 0 and len(logits):
-            answer |= self._sampled(message, logits)
+        if "score" not in message:
+            # All ranks: the driver sends steps before it knows what the last one sampled.
+            self._sampled = sampled(message, logits)
+            if self.rank == 0:
+                answer["tokens"] = self._sampled
         elif self.rank == 0:
-            answer |= {"tokens": [], "finite": []}
+            answer |= score_rows(logits.cpu().numpy(), ops.greatest(logits), message["score"])
         self.choice.collectives.check()
         if self.products is not None:
             answer["findings"] = self.products.take()
@@ -188,35 +190,43 @@ class Worker:
             answer["trace"] = [record.fields() for record in self.tracer.take()]
         return answer
 
-    def _sampled(self, message: dict[str, Any], logits: torch.Tensor) -> dict[str, Any]:
-        tokens = ops.greatest(logits)
-        finite = [token >= 0 for token in tokens]
-        for place, (fields, index) in enumerate(
-            zip(message["sampling"], message["sampled"], strict=True)
-        ):
-            if finite[place] and fields["temperature"] > 0:
-                position = message["positions"][index] + 1
-                tokens[place] = sample(
-                    logits[place].cpu().numpy(), SamplingSettings(**fields), position
-                )
-        return {"tokens": tokens, "finite": finite}
-
     def close(self) -> None:
         self.choice.collectives.close()
         if dist.is_initialized():
             dist.destroy_process_group()
 
 
-def step_input(message: dict[str, Any]) -> Step:
-    """Turn a step message into tensors; block tables are filled up with page 0."""
+def sampled(message: dict[str, Any], logits: torch.Tensor) -> list[int]:
+    """A token for each row of logits, -1 where they are not finite."""
+    if not len(logits):
+        return []
+    tokens = ops.greatest(logits)
+    for place, (fields, index) in enumerate(
+        zip(message["sampling"], message["sampled"], strict=True)
+    ):
+        if tokens[place] >= 0 and fields["temperature"] > 0:
+            position = message["positions"][index] + 1
+            tokens[place] = sample(
+                logits[place].cpu().numpy(), SamplingSettings(**fields), position
+            )
+    return tokens
+
+
+def step_input(message: dict[str, Any], sampled: list[int]) -> Step:
+    """Turn a step message into tensors; block tables are filled up with page 0.
+
+    `sampled` are the tokens of the step before, for those the message leaves open. A request whose
+    logits were not finite goes on with token 0, and is dropped by the driver.
+    """
     positions, owner, tables = message["positions"], message["owner"], message["tables"]
     slots = [
         tables[request][position // PAGE_TOKENS] * PAGE_TOKENS + position % PAGE_TOKENS
         for position, request in zip(positions, owner, strict=True)
     ]
+    tokens = [t if t >= 0 else max(0, sampled[-1 - t]) for t in message["tokens"]]
     width = max(len(table) for table in tables)
     return Step(
-        tokens=torch.tensor(message["tokens"], dtype=torch.int64),
+        tokens=torch.tensor(tokens, dtype=torch.int64),
         positions=torch.tensor(positions, dtype=torch.int32),
         slots=torch.tensor(slots, dtype=torch.int64),
         sequence=torch.tensor(owner, dtype=torch.int32),

@@ -131,18 +131,20 @@ void outputs(const Linear& a, int64_t row, int64_t strip) {
   Lanes waiting[kMaxNodes][R][T];
   int count = 0;
   for (int64_t segment = 0; segment < a.segments; ++segment) {
-    Block::template run<R, T>(a, segment, row, strip, waiting[count]);
+    Lanes total[R][T];
+    Block::template run<R, T>(a, segment, row, strip, total);
     if (!a.merges) {
-      write<R, T>(a, segment, row, strip, waiting[0]);
+      write<R, T>(a, segment, row, strip, total);
       continue;
     }
-    ++count;
     for (int32_t merge = a.merges[segment]; merge > 0; --merge) {
       --count;
-      for (int m = 0; m < R; ++m)
-        ISOBIT_UNROLL for (int t = 0; t < T; ++t)
-          waiting[count - 1][m][t] = waiting[count - 1][m][t] + waiting[count][m][t];
+      ISOBIT_UNROLL for (int m = 0; m < R; ++m)
+        ISOBIT_UNROLL for (int t = 0; t < T; ++t) total[m][t] = waiting[count][m][t] + total[m][t];
     }
+    ISOBIT_UNROLL for (int m = 0; m < R; ++m)
+      ISOBIT_UNROLL for (int t = 0; t < T; ++t) waiting[count][m][t] = total[m][t];
+    ++count;
   }
   for (int node = 0; node < count; ++node) write<R, T>(a, node, row, strip, waiting[node]);
 }

@@ -154,6 +154,7 @@ NB_MODULE(_cpu, m) {
   m.def("peak", peak, free);
   m.def("read_memory", read_memory, free);
   m.attr("read_unit") = kReadUnit;
+  m.attr("tile") = kTile;
   m.def("busy_ns", [] { return busy_ns.load(); });
   m.def("external_ns", [] { return external_ns.load(); });
   m.def("digest", [](Address data, int64_t bytes, uint64_t seed) {

@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from isobit.runtime.batch import Request, StepRows, advance, assign_pages, form_step, pages_for
+from isobit.runtime.batch import (
+    Request,
+    StepRows,
+    advance,
+    assign_pages,
+    form_step,
+    pages_for,
+    step_after,
+)
 from isobit.runtime.config import PAGE_TOKENS, SamplingSettings
 
 
@@ -76,6 +84,36 @@ def test_every_token_is_computed_once_in_order(lengths, new, most_rows):
         assert len(each.emitted) == wanted
         # The last emitted token is never fed back: nobody asks for what follows it.
         assert pairs == list(enumerate(each.tokens[:-1]))
+
+
+def test_the_step_after_is_the_one_that_would_be_formed():
+    requests = [request([5, 6, 7], 3), request([8], 1), request([9], 2)]
+    rows = form_step(requests, 10)
+    after = step_after(requests, rows)
+    assert after == StepRows(tokens=[-1, -3], positions=[3, 1], owner=[0, 2], sampled=[0, 1])
+    advance(requests, rows)
+    for each, token in zip(requests, (50, 80, 90), strict=True):
+        each.commit(token, ())
+    formed = form_step(requests, 10)
+    assert (formed.positions, formed.owner) == (after.positions, after.owner)
+    assert formed.tokens == [50, 90]
+
+
+def test_no_step_is_sent_after_the_last_or_after_a_piece_of_a_prompt():
+    assert step_after([request([5], 1)], form_step([request([5], 1)], 4)) is None
+    long = [request([5, 6, 7]), request([8])]
+    assert step_after(long, form_step(long, 2)) is None
+
+
+def test_a_request_that_stopped_has_no_place_in_the_step_after():
+    requests = [request([5]), request([6])]
+    first = form_step(requests, 4)
+    second = step_after(requests, first)
+    advance(requests, first)
+    requests[0].finish_reason = "stop"
+    requests[1].commit(60, ())
+    third = step_after(requests, second)
+    assert third == StepRows(tokens=[-2], positions=[2], owner=[1], sampled=[0])
 
 
 @pytest.mark.parametrize(

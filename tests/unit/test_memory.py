@@ -176,11 +176,11 @@ def test_channel_scales_and_dense_layers_are_told_apart():
     quantization["ignore"] = ["lm_head", "re:.*self_attn.*"]
     spec = spec_from_config(config(quantization_config=quantization), None)
     weights = memory_model(spec, "bfloat16", 1).ranks(cut(spec, None, 1, "ragged"))[0].weights
-    # 2 layers, 96 wide, 6 heads and 2 KV heads of 16, 416 features.
-    assert weights.codes == 2 * 3 * 96 * 416
+    # 2 layers, 96 wide, 6 heads and 2 KV heads of 16, 416 features; outputs in tiles of 64.
+    assert weights.codes == 2 * (2 * 448 * 96 + 128 * 416)
     # One scale a channel; of down_proj one for every atom, since a run never crosses an atom.
-    assert weights.scales == 2 * 2 * (2 * 416 + 8 * 96)
-    assert weights.dense == 2 * (2 * (2 * 96 * 96 + 2 * 32 * 96) + 4 * (96 + 2 * 32))
+    assert weights.scales == 2 * 2 * (2 * 448 + 8 * 128)
+    assert weights.dense == 2 * (2 * (2 * 128 * 96 + 2 * 64 * 96) + 4 * (96 + 2 * 32))
 
 
 @pytest.mark.parametrize("degree", [1, 2, 3, 8])

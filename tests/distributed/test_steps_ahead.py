@@ -1,0 +1,47 @@
+"""Steps sent before the one before them is known give what steps sent one by one give."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from isobit.runtime.completion import Batch
+from isobit.runtime.config import EngineSettings, SamplingSettings
+from isobit.runtime.engine import Engine
+from isobit.runtime.launcher import LocalLauncher
+from isobit.shard.plan import PlanSettings
+
+from ..support import INT4
+
+PROMPTS = [[5, 6, 7], [900], [30, 31]]
+SAMPLING = [SamplingSettings(max_tokens=14, temperature=1.1, seed=seed) for seed in (1, 2, 3)]
+GREEDY = [SamplingSettings(max_tokens=5, ignore_eos=True)] * 3
+
+
+def results(batch: Batch) -> list[tuple[list[int], str, str]]:
+    return [(c.tokens, c.logits_digest, c.finish_reason) for c in batch.completions]
+
+
+@pytest.fixture(scope="module")
+def one_by_one():
+    """`--check full` looks into every step and sends none ahead."""
+    with Engine(INT4, EngineSettings(check="full"), LocalLauncher()) as engine:
+        engine.spec = dataclasses.replace(engine.spec, stop_ids=())
+        free = results(engine.generate(PROMPTS, SAMPLING))
+        # Requests end in the middle: at a token that no request had before it.
+        stop_ids = tuple(tokens[cut] for (tokens, _, _), cut in zip(free, (4, 6, 6), strict=True))
+        engine.spec = dataclasses.replace(engine.spec, stop_ids=stop_ids)
+        stopped = results(engine.generate(PROMPTS, SAMPLING))
+        return stop_ids, stopped, results(engine.generate(PROMPTS, GREEDY))
+
+
+@pytest.mark.parametrize("degree", [1, 2])
+def test_stop_tokens_change_nothing_for_others_nor_for_what_follows(one_by_one, degree):
+    stop_ids, stopped, greedy = one_by_one
+    assert {reason for _, _, reason in stopped} == {"stop"}
+    settings = EngineSettings(plan=PlanSettings(degree=degree))
+    with Engine(INT4, settings, LocalLauncher()) as engine:
+        engine.spec = dataclasses.replace(engine.spec, stop_ids=stop_ids)
+        assert results(engine.generate(PROMPTS, SAMPLING)) == stopped
+        # The step that was on its way when the last request stopped is not taken for a new one.
+        assert results(engine.generate(PROMPTS, GREEDY)) == greedy
