@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from ..cache import PAGE, KVCache
-from . import reductions, rows
+from . import moves, reductions, rows
 from .architecture import Architecture
 from .attention import Chunks, Heads, attention_work
 from .launch import Launch
@@ -176,6 +176,16 @@ def _row_ops() -> Iterator[Entry]:
                     cache=cache, q_norm=norm, k_norm=norm, eps=1e-6,
                 )
             )  # fmt: skip
+    index, gathered = empty(4, dtype=torch.int64), empty(3, 4, N)
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        table = empty(9, N, dtype=dtype)
+        launches[f"pick_rows: {short(dtype)}"] = moves.pick_rows(
+            table, index, table[:4], first=9, count=9
+        )
+        launches[f"owned_rows: {short(dtype)}"] = moves.owned_rows(
+            gathered.to(dtype), index, index[:3], x
+        )
+    launches["join_columns"] = moves.join_columns(gathered, index, x)
     launches["rms_norm_rows: residual alone"] = rows.rms_norm(x, None, 0.0, None, add=x)
     for name, launch in launches.items():
         yield Entry(name=name, same=name, launch=launch, basic="float16" not in name)

@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from isobit.kernels.errors import InputError
+from isobit.runtime.digest import tensor_digest
+from isobit.runtime.trace import Tracer
+from isobit.runtime.trace_settings import TraceSettings
 from transformers import AutoModelForCausalLM
 
 from .conftest import INTERPRETED
@@ -100,3 +103,14 @@ def test_steps_that_do_not_fit_are_refused(int4: Path) -> None:
     spare.slots[0] = (rank.caches[0].pages - 1) * 64
     with pytest.raises(InputError, match="E-KERNEL-INDEX step: slots"):
         rank.forward(spare)
+
+
+def test_sites_are_seen_on_the_way(int4: Path, whole: torch.Tensor) -> None:
+    """A look at a site is a call between graphs, and sees the rows of the step alone."""
+    card, tracer = SimulatedCard(), Tracer(TraceSettings(records=("digest",)))
+    rank = decoder(int4, card, tracer=tracer)
+    for position in range(2):
+        rank.forward(step((0, position, IDS[position : position + 1])))
+        records = {record.site: record.digest for record in tracer.take()}
+        assert records["logits"] == tensor_digest(whole[position : position + 1])
+    assert card.graphs == card.replays > 5

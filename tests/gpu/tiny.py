@@ -48,7 +48,9 @@ def save(folder: Path, kind: str, dtype: torch.dtype = torch.bfloat16) -> Path:
     return folder / kind
 
 
-def decoder(model: Path, card: SimulatedCard, *, eager: bool = False) -> Decoder:
+def decoder(
+    model: Path, card: SimulatedCard, *, eager: bool = False, tracer: Tracer | None = None
+) -> Decoder:
     """A single rank with a cache of 2 * PAGES pages of zeros."""
     spec, checkpoint = read_spec(model), open_checkpoint(model)
     plan = make_plan(spec, PlanSettings(), stored_intermediate_size(checkpoint))
@@ -60,7 +62,7 @@ def decoder(model: Path, card: SimulatedCard, *, eager: bool = False) -> Decoder
         0,
         load_rank(checkpoint, spec, plan, 0, dtype, gpu),
         GatherCollectives(plan, 0),
-        Tracer(None),
+        tracer or Tracer(None),
         dtype=dtype,
         kv_pages=2 * PAGES,
         device=gpu,
