@@ -17,6 +17,7 @@ from ..shard.spec import DTYPES, ModelSpec, read_spec
 from .card_memory import check_utilization
 from .collectives.interface import MODES, Mode
 from .devices import CPU, device_names
+from .model_files.mode import ModelFiles
 from .trace_settings import TraceSettings
 
 PAGE_TOKENS = PAGE
@@ -66,7 +67,8 @@ class EngineSettings:
     `all_reduce` "auto" takes "custom", over shared memory, where all ranks share a host and its
     self-test passes, and "gather" elsewhere; "library" is not invariant. A collective waits
     `collective_timeout_s` for the other ranks. `trace` keeps what was seen at sites, and lets ranks
-    differ. `examine` makes ranks watch their own operations and answer the doctor.
+    differ. `examine` makes ranks watch their own operations and answer the doctor. `model_files`
+    says what hosts do that lack the model's files at the driver's path: see model_files.mode.
 
     `device` "cpu", "cuda" for a card a rank, or one for each rank, as "cuda:0,cuda:0". On CUDA
     decode runs as graphs; with `enforce_eager` it does not. `gpu_memory_utilization` is the share
@@ -91,6 +93,7 @@ class EngineSettings:
     device: str = "cpu"
     enforce_eager: bool = False
     gpu_memory_utilization: float | None = None
+    model_files: ModelFiles = "auto"
 
 
 def check_collectives(settings: EngineSettings) -> None:
@@ -201,7 +204,7 @@ class RankJob:
     dtype: str
     kv_pages: int
     threads: int
-    ranks_per_host: int
+    hosts: list[str]
     rendezvous: str
     trace: dict | None
     examine: bool

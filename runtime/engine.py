@@ -23,15 +23,11 @@ from .batch import (
     step_after,
 )
 from .completion import Batch, completions
-from .config import (
-    EngineSettings,
-    SamplingSettings,
-    run_dtype,
-    told_to_ranks,
-)
+from .config import EngineSettings, SamplingSettings, run_dtype, told_to_ranks
 from .consistency import check_files, check_loaded, differing_ranks, divergence, wrong_products
 from .devices import device_names
 from .launcher import Launcher
+from .model_files.settle import settle_files
 from .prepare import prepare
 from .rank_group import RankGroup
 from .replay import write_replay
@@ -157,6 +153,8 @@ class Engine:
 
     def _load(self, model: Path) -> list[dict[str, Any]]:
         settings = self.settings
+        weights = settings.load.format != "dummy"
+        settle_files(self._group, model, settings.model_files, weights=weights)
         job = {
             "kind": "load",
             "model": str(model.absolute()),
@@ -171,6 +169,10 @@ class Engine:
         ranks = [reports[rank] for rank in range(self.plan.degree)]
         for line in dict.fromkeys(line for rank in ranks for line in rank.pop("warnings")):
             log.warning("%s", line)
+        if len({rank["host"] for rank in ranks}) > 1:
+            for rank in ranks:
+                where = "rank {rank} on host {host}: {interface} ({address}), {chosen_by}"
+                log.info("%s", where.format(**rank, **rank["network"]))
         chosen = ranks[0]["all_reduce"]
         log.info("all-reduce: %s, %s; self-test %s", *(chosen[k] for k in CHOICE))
         if not chosen["invariant"]:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import platform
 import subprocess
 import sys
 from typing import Protocol
@@ -30,8 +31,11 @@ class Launcher(Protocol):
         """Ranks that have ended, and how ("ended with status 1", "was killed by signal 9")."""
         ...
 
-    def ranks_per_host(self) -> int:
-        """How many ranks share a host's cores, at most."""
+    def hosts(self) -> list[str]:
+        """The host of each rank that was launched, by a name that a person knows.
+
+        Ranks of one host are neighbours; different hosts have different names.
+        """
         ...
 
     def stop(self) -> None:
@@ -68,8 +72,8 @@ class LocalLauncher:
             if process.poll() is not None
         }
 
-    def ranks_per_host(self) -> int:
-        return max(1, len(self._processes))
+    def hosts(self) -> list[str]:
+        return [platform.node()] * len(self._processes)
 
     def stop(self) -> None:
         for process in self._processes:

@@ -17,9 +17,12 @@ from typing import Any
 import zmq
 
 from ..kernels.errors import EnvironmentFault, RankFault
-from . import wire
+from . import heartbeat, wire
+from .heartbeat import Disconnections, DriverWatch, beat, lost
 from .ticket import RankTicket
 
+Serve = Callable[[int, dict[str, Any]], dict[str, Any]]
+"""`serve(rank, message)`: what is sent back to a rank that wants a piece of a file."""
 POLL_MS = 100
 DEATH_GRACE_S = 0.5
 
@@ -58,6 +61,10 @@ class DriverLink:
         self._server_key = b""
         self._greeted: set[int] = set()
         self._early: deque[tuple[int, dict[str, Any]]] = deque()
+        self._lost: dict[int, float] = {}
+        self._disconnections: Disconnections | None = None
+        self.hosts = ["this"] * degree
+        """The name of each rank's host, for messages."""
         try:
             self._bind(address)
         except zmq.ZMQError as error:
@@ -75,6 +82,8 @@ class DriverLink:
             self._server_key = public
             self._socket.curve_server = True
             self._socket.curve_secretkey = private
+            beat(self._socket)
+            self._disconnections = Disconnections(self._socket)
             port = self._socket.bind_to_random_port(f"tcp://{address.host}")
             self.endpoint = f"tcp://{address.host}:{port}"
 
@@ -105,6 +114,10 @@ class DriverLink:
         try:
             self._socket.send_multipart([_identity(rank), data])
         except zmq.ZMQError as error:
+            if self._disconnections is not None and rank in self._greeted:
+                # Whoever waits for the answer says how the rank was lost.
+                self._lost.setdefault(rank, time.monotonic())
+                return
             raise RankFault("E-RANK-DIED", f"rank {rank} cannot be reached: {error}") from error
 
     def collect(
@@ -114,14 +127,17 @@ class DriverLink:
         timeout_s: float,
         dead: Callable[[], dict[int, str]],
         stop_at_error: bool,
+        serve: Serve | None = None,
     ) -> dict[int, dict[str, Any]]:
         """Wait for one `kind` (or "error") message from every rank.
 
         `dead` tells which ranks have ended and how. With `stop_at_error` the first error ends the
         wait: the other ranks may be waiting for the one that failed. It ends half a second later,
         because a rank that dies without a word breaks the collectives of the others, and is the
-        one to name. What a rank sends after its answer is kept for the next call. Raises RankFault
-        E-RANK-DIED or E-RANK-TIMEOUT naming the ranks.
+        one to name; over TCP as late as the last heartbeat may be. What a rank sends after its
+        answer is kept for the next call. Ranks that want pieces of files get them from `serve`;
+        each piece grants all another `timeout_s`. Raises RankFault E-RANK-DIED, E-HOST-LOST or
+        E-RANK-TIMEOUT naming the ranks.
         """
         answers: dict[int, dict[str, Any]] = {}
         early, self._early = self._early, deque()
@@ -138,6 +154,7 @@ class DriverLink:
                 gone = {rank: how for rank, how in dead().items() if rank in missing}
                 if gone:
                     continue
+                self._raise_lost(missing, what)
                 if time.monotonic() > deadline:
                     if failed:
                         return answers
@@ -154,12 +171,38 @@ class DriverLink:
             if message.get("kind") == "error":
                 answers[rank] = message
                 if stop_at_error and not failed:
-                    failed, deadline = True, time.monotonic() + DEATH_GRACE_S
+                    failed, deadline = True, time.monotonic() + self._grace_s
             elif message.get("kind") == kind:
                 answers[rank] = message
+            elif serve is not None and message.get("kind") == "want piece":
+                self.send(rank, serve(rank, message))
+                deadline = time.monotonic() + timeout_s
         return answers
 
+    @property
+    def _grace_s(self) -> float:
+        """How long after a rank's error the ranks that are to blame may still be unknown."""
+        if self._disconnections is None:
+            return DEATH_GRACE_S
+        return heartbeat.longest_silence_s() + DEATH_GRACE_S
+
+    def _raise_lost(self, missing: set[int], what: str) -> None:
+        """Raise RankFault E-HOST-LOST for missing ranks whose connection has ended."""
+        now = time.monotonic()
+        if self._disconnections is not None and self._disconnections.any():
+            for rank in self._greeted - set(self._lost):
+                try:
+                    self._socket.send_multipart([_identity(rank), b""], zmq.NOBLOCK)
+                except zmq.Again:
+                    continue
+                except zmq.ZMQError:
+                    self._lost[rank] = now
+        if any(now - self._lost.get(rank, now) > heartbeat.LAST_WORDS_S for rank in missing):
+            raise lost(set(self._lost) & missing, self.hosts, what)
+
     def close(self) -> None:
+        if self._disconnections is not None:
+            self._disconnections.close()
         self._socket.close()
         self._context.term()
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -189,12 +232,15 @@ class RankLink:
     """A rank's end."""
 
     def __init__(self, ticket: RankTicket) -> None:
+        self._ticket = ticket
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 1000)
         self._socket.setsockopt(zmq.IDENTITY, _identity(ticket.rank))
         self._socket.setsockopt(zmq.MAXMSGSIZE, wire.MOST_MESSAGE_BYTES)
+        self._watch: DriverWatch | None = None
         if ticket.server_key:
+            beat(self._socket)
             self._socket.curve_serverkey = ticket.server_key.encode()
             self._socket.curve_publickey = ticket.public_key.encode()
             self._socket.curve_secretkey = ticket.secret_key.encode()
@@ -204,10 +250,20 @@ class RankLink:
     def send(self, message: dict[str, Any]) -> None:
         self._socket.send(wire.encode(message))
 
+    def end_with_driver(self) -> None:
+        """From now on the end of the driver, or of the way to it, ends this process."""
+        if self._ticket.server_key and self._watch is None:
+            self._watch = DriverWatch(self._socket)
+
     def receive(self) -> dict[str, Any]:
-        return wire.decode(self._socket.recv())
+        # An empty message only asks whether this rank is there.
+        while not (data := self._socket.recv()):
+            pass
+        return wire.decode(data)
 
     def close(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
         self._socket.close()
         self._context.term()
 

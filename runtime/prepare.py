@@ -11,6 +11,7 @@ from ..shard.spec import ModelSpec
 from ..shard.validate import check_checkpoint, stored_intermediate_size
 from .config import EngineSettings, check_collectives, check_device, read_run_spec, run_dtype
 from .consistency import check_name
+from .model_files.mode import check_mode
 from .sites import site_names
 from .trace_settings import check_trace_settings
 
@@ -24,6 +25,7 @@ def prepare(model: Path, settings: EngineSettings) -> tuple[ModelSpec, ShardPlan
     check_name(settings.check)
     check_device(settings, run_dtype(spec, settings.dtype))
     check_collectives(settings)
+    check_mode(settings.model_files, model)
     if settings.threads < 0:
         raise InputError("E-THREADS", f"threads {settings.threads}: expected 0 (share) or more")
     if settings.load.format == "dummy":

@@ -8,7 +8,7 @@ from typing import Any
 from ..kernels.errors import InputError, IsobitError, RankFault
 from . import wire
 from .launcher import Launcher
-from .link import DriverLink, unique_lines
+from .link import DriverLink, Serve, unique_lines
 from .rendezvous import Rendezvous
 
 
@@ -30,12 +30,14 @@ class RankGroup:
         """
         self.degree, self._launcher = degree, launcher
         address = launcher.address()
+        self.several_hosts = address.host is not None
         self._link = DriverLink(degree, address)
         try:
             self._rendezvous = Rendezvous(self._link.folder, address.host)
             devices = devices or ["cpu"] * degree
             tickets = [self._link.ticket(r, name) for r, name in enumerate(devices)]
             launcher.launch(tickets)
+            self._link.hosts = launcher.hosts()
             self.collect("hello", "starting the ranks", timeout_s)
         except BaseException:
             self.close()
@@ -43,9 +45,9 @@ class RankGroup:
 
     @property
     def meeting_place(self) -> dict[str, Any]:
-        """What ranks have to be told to find each other and to share a host's cores."""
+        """What ranks have to be told to find each other and to share a host."""
         return {
-            "ranks_per_host": self._launcher.ranks_per_host(),
+            "hosts": self._launcher.hosts(),
             "rendezvous": self._rendezvous.address,
         }
 
@@ -56,10 +58,17 @@ class RankGroup:
             self._link.send_bytes(rank, data)
 
     def collect(
-        self, kind: str, what: str, timeout_s: float, stop_at_error: bool = True
+        self,
+        kind: str,
+        what: str,
+        timeout_s: float,
+        stop_at_error: bool = True,
+        serve: Serve | None = None,
     ) -> dict[int, dict[str, Any]]:
         """One `kind` of answer from every rank, as DriverLink.collect; raises what ranks raised."""
-        answers = self._link.collect(kind, what, timeout_s, self._launcher.dead, stop_at_error)
+        answers = self._link.collect(
+            kind, what, timeout_s, self._launcher.dead, stop_at_error, serve
+        )
         errors = {rank: a for rank, a in answers.items() if a["kind"] == "error"}
         if errors:
             raise _combined(errors, what)

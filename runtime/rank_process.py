@@ -15,21 +15,31 @@ from typing import TYPE_CHECKING, Any
 
 from ..kernels.errors import IsobitError, RankFault
 from ..shard.captured_warnings import captured_warnings
+from . import network
 from .link import RankLink
+from .model_files.questions import QUESTIONS
 from .ticket import RankTicket
 
 if TYPE_CHECKING:
     from .calibration.worker import CalibrationWorker
+    from .model_files.on_host import Download
     from .worker import Worker
 
 log = logging.getLogger("isobit.runtime")
 
 
-def run_rank(ticket: RankTicket) -> None:
-    """Serve one engine from load to stop. Every failure is reported to the driver."""
+def run_rank(ticket: RankTicket, download: Download | None = None) -> None:
+    """Serve one engine from load to stop. Every failure is reported to the driver.
+
+    `download` fetches a model from a hub, where the launcher of this rank knows one. Raises
+    EnvironmentFault E-NET-DRIVER when the driver cannot be reached to be told anything.
+    """
+    if ticket.endpoint.startswith("tcp://"):
+        network.check_reachable(*network.split(ticket.endpoint))
     link = RankLink(ticket)
+    link.end_with_driver()
     try:
-        _serve(link, ticket)
+        _serve(link, ticket, download)
     except IsobitError as error:
         fault = isinstance(error, RankFault)
         link.send({"kind": "error", "code": error.code, "message": error.message, "fault": fault})
@@ -41,13 +51,19 @@ def run_rank(ticket: RankTicket) -> None:
         link.close()
 
 
-def _serve(link: RankLink, ticket: RankTicket) -> None:
-    job = link.receive()
+def _serve(link: RankLink, ticket: RankTicket, download: Download | None) -> None:
+    job, folder = link.receive(), ""
+    while job["kind"] in QUESTIONS:
+        from .model_files.on_host import answer
+
+        folder = answer(link, job, ticket.rank, download)
+        job = link.receive()
     kind = job.pop("kind")
     if kind == "stop":
         return
-    if str(job["rendezvous"]).startswith("file:"):
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    if folder:
+        # The files of this host, which need not lie where the driver has them.
+        job.get("job", job)["model"] = folder
     # A rank has no terminal that anybody sees: its warnings go to the driver.
     with captured_warnings("isobit") as records:
         worker = _worker(kind, job, ticket)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
+
+from ..kernels.errors import EnvironmentFault
+from . import network
+from .reach import check_routes, meet
 
 BACKLOG = 128
 STORE_TIMEOUT = timedelta(seconds=120)
@@ -27,7 +32,13 @@ class Rendezvous:
             self.address = f"file://{folder / 'rendezvous'}"
         else:
             # Left to itself the store would listen on every interface.
-            listener = socket.create_server((host, 0), backlog=BACKLOG)
+            try:
+                listener = socket.create_server((host, 0), backlog=BACKLOG)
+            except OSError as error:
+                raise EnvironmentFault(
+                    "E-DRIVER-LISTEN",
+                    f"the driver cannot listen for its ranks at {host}: {error.strerror or error}",
+                ) from error
             port = listener.getsockname()[1]
             self._store = dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
                 host,
@@ -40,23 +51,40 @@ class Rendezvous:
             self.address = f"tcp://{host}:{port}"
 
 
-def join(address: str, rank: int, degree: int, timeout_s: float = 60.0, cuda: bool = False) -> None:
-    """Join the default group of an engine, over gloo; a group of one needs none.
+def join(
+    address: str,
+    rank: int,
+    degree: int,
+    timeout_s: float = 60.0,
+    hosts: Sequence[str] = (),
+    cuda: bool = False,
+) -> network.Route | None:
+    """Join the default gloo group of an engine (a group of one needs none) over one interface.
 
-    An operation of the group waits `timeout_s` for the other ranks. With `cuda`, tensors on CUDA
-    devices go through NCCL, which starts at the first of them.
+    An operation of the group waits `timeout_s` for the other ranks. `hosts` names the host of every
+    rank; ways between different ones are tried first. Raises EnvironmentFault E-NET-INTERFACE,
+    E-NET-DRIVER or E-NET-ROUTE where the network does not serve, RankFault E-RANK-TIMEOUT where
+    ranks do not come.
+
+    With `cuda`, tensors on CUDA devices go through NCCL, which starts at the first of them.
     """
     if degree == 1:
-        return
-    if address.startswith("tcp://"):
-        host, _, port = address.removeprefix("tcp://").rpartition(":")
+        return None
+    across = address.startswith("tcp://")
+    host, port = network.split(address) if across else (network.LOOPBACK, 0)
+    route = network.use_route(host)
+    if across:
+        network.check_reachable(host, port)
         store = dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
-            host, int(port), is_master=False, timeout=STORE_TIMEOUT
+            host, port, is_master=False, timeout=STORE_TIMEOUT
         )
     else:
         store = dist.FileStore(  # pyright: ignore[reportPrivateImportUsage]
             address.removeprefix("file://"), degree
         )
+    meet(store, rank, degree)
+    if len(set(hosts)) > 1:
+        check_routes(store, rank, hosts, route.address)
     dist.init_process_group(
         BOTH if cuda else "gloo",
         store=store,
@@ -64,3 +92,4 @@ def join(address: str, rank: int, degree: int, timeout_s: float = 60.0, cuda: bo
         world_size=degree,
         timeout=timedelta(seconds=timeout_s),
     )
+    return route

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -53,20 +54,28 @@ class Worker:
         # torch is left with small element-wise work, which its own threads only slow down.
         torch.set_num_threads(1)
         self.rank, self.plan = job.rank, ShardPlan.from_dict(job.plan)
-        threads = job.threads or max(1, cores() // job.ranks_per_host)
+        neighbours = [rank for rank, host in enumerate(job.hosts) if host == job.hosts[self.rank]]
+        threads = job.threads or max(1, cores() // len(neighbours))
         ops.set_threads(threads)
         # Threads asked for by number may be part of a machine that others use as well.
-        local_rank = job.rank % job.ranks_per_host
-        cpus = [] if job.threads else pin(job.ranks_per_host, local_rank, threads)
+        place = neighbours.index(self.rank)
+        cpus = [] if job.threads else pin(len(neighbours), place, threads)
         device = open_device(job.device, most_rows=job.max_step_rows, eager=job.enforce_eager)
-        timeout_s = job.collective_timeout_s
         on_cuda = device.device.type == "cuda"
-        rendezvous.join(job.rendezvous, self.rank, self.plan.degree, timeout_s, cuda=on_cuda)
+        timeout_s = job.collective_timeout_s
+        route = rendezvous.join(
+            job.rendezvous,
+            self.rank,
+            self.plan.degree,
+            timeout_s,
+            hosts=job.hosts,
+            cuda=on_cuda,
+        )
         self.choice = choose(
             job.all_reduce,
             self.plan,
             self.rank,
-            same_host=job.ranks_per_host >= self.plan.degree,
+            hosts=job.hosts,
             timeout_s=timeout_s,
             device=device.device,
         )
@@ -117,6 +126,8 @@ class Worker:
             "bytes_read": weights.bytes_read,
             "step_bytes": weights.step_bytes(),
             "node": os.uname().nodename,
+            "host": job.hosts[self.rank],
+            "network": None if route is None else asdict(route),
             "device": job.device,
             "kernels": ops.backend(device.device),
             "all_reduce": {

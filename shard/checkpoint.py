@@ -76,11 +76,11 @@ def scan_checkpoint(folder: Path) -> Scan:
     """
     index, errors, weight_map = folder / INDEX, [], None
     try:
-        weight_map = _weight_map(index)
+        weight_map = read_weight_map(folder)
     except InputError as error:
         errors.append(error)
+    names = weight_files(folder, weight_map)
     if weight_map is not None:
-        names = sorted(set(weight_map.values()))
         if absent := [name for name in names if not (folder / name).is_file()]:
             errors.append(
                 InputError(
@@ -90,12 +90,8 @@ def scan_checkpoint(folder: Path) -> Scan:
                 )
             )
             names = [name for name in names if name not in absent]
-    elif (folder / SINGLE).is_file():
-        names = [SINGLE]
-    else:
-        names = sorted(path.name for path in folder.glob("*.safetensors"))
-        if not names and not errors:
-            _refuse_other_formats(folder)
+    elif not names and not errors:
+        _refuse_other_formats(folder)
     entries: dict[str, TensorEntry] = {}
     beyond, read = set(), set()
     for name in names:
@@ -125,8 +121,21 @@ def scan_checkpoint(folder: Path) -> Scan:
     )
 
 
-def _weight_map(index: Path) -> dict[str, str] | None:
-    """Which file holds which tensor by the index; None without one. Raises InputError."""
+def weight_files(folder: Path, weight_map: dict[str, str] | None) -> list[str]:
+    """Names of the files whose tensors are read: those of the index, the single file, or all."""
+    if weight_map is not None:
+        return sorted(set(weight_map.values()))
+    if (folder / SINGLE).is_file():
+        return [SINGLE]
+    return sorted(path.name for path in folder.glob("*.safetensors"))
+
+
+def read_weight_map(folder: Path) -> dict[str, str] | None:
+    """Which file holds which tensor by a folder's index; None without one.
+
+    Raises InputError E-CKPT-INDEX and as read_json.
+    """
+    index = folder / INDEX
     if not index.is_file():
         return None
     weight_map = read_json(index).get("weight_map")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from .bench import bench
+from .cluster import cluster
 from .compare import compare
 from .doctor import doctor
 from .evaluate import evaluate
@@ -29,6 +30,7 @@ commands = (plan, inspect, quantize, pad, generate, verify, evaluate, doctor, tr
 for command in commands:
     app.command()(command)
 app.add_typer(bench)
+app.add_typer(cluster)
 
 # Recent versions of typer carry their own click; the base of BadParameter is right in all of them.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # pyright: ignore

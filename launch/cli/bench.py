@@ -33,6 +33,8 @@ from .options import (
     LoadFormat,
     LoadFormatOption,
     Model,
+    ModelFilesName,
+    ModelFilesOption,
     Quantization,
     RayAddress,
     Threads,
@@ -76,6 +78,7 @@ def throughput(
     disable_custom_all_reduce: DisableCustomAllReduce = False,
     launcher: LauncherOption = LauncherName.RAY,
     ray_address: RayAddress = None,
+    model_files: ModelFilesOption = ModelFilesName.AUTO,
     as_json: Json = False,
 ) -> None:
     """Time prefill and decode of one batch of random prompts; no tokenizer is needed."""
@@ -88,6 +91,7 @@ def throughput(
         threads=threads,
         check=check,
         all_reduce=all_reduce_mode(all_reduce, disable_custom_all_reduce),
+        model_files=model_files.value,
         kv_pages=batch_size * pages_for(prompt_tokens + new_tokens),
     )
     prepare(folder, settings)

@@ -34,6 +34,8 @@ from .options import (
     LauncherOption,
     Layout,
     LayoutName,
+    ModelFilesName,
+    ModelFilesOption,
     RayAddress,
     Threads,
     all_reduce_mode,
@@ -88,6 +90,7 @@ def doctor(
     ] = 20.0,
     launcher: LauncherOption = LauncherName.LOCAL,
     ray_address: RayAddress = None,
+    model_files: ModelFilesOption = ModelFilesName.AUTO,
     as_json: Json = False,
 ) -> None:
     """Find out why the output is wrong. Exit status 1 for every verdict but healthy."""
@@ -116,6 +119,7 @@ def doctor(
             dtype=dtype,
             threads=threads,
             all_reduce=all_reduce_mode(all_reduce, disable_custom_all_reduce),
+            model_files=model_files.value,
             collective_timeout_s=collective_timeout,
         ),
         prompts=tuple(prompts) or _default_prompts(folder),

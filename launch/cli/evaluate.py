@@ -49,6 +49,8 @@ from .options import (
     Layout,
     LayoutName,
     Model,
+    ModelFilesName,
+    ModelFilesOption,
     RayAddress,
     Threads,
     VerifyLoad,
@@ -105,6 +107,7 @@ def evaluate(
     disable_custom_all_reduce: DisableCustomAllReduce = False,
     launcher: LauncherOption = LauncherName.RAY,
     ray_address: RayAddress = None,
+    model_files: ModelFilesOption = ModelFilesName.AUTO,
     as_json: Json = False,
 ) -> None:
     """Score text with a model and its reference. Exit status 1 when a gate is not passed.
@@ -130,6 +133,7 @@ def evaluate(
         verify_load=verify_load,
         check=check,
         all_reduce=all_reduce_mode(all_reduce, disable_custom_all_reduce),
+        model_files=model_files.value,
     )
     specs = [prepare(each, settings)[0] for each in (folder, compared) if each is not None]
     for spec in specs[1:]:

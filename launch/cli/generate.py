@@ -35,6 +35,8 @@ from .options import (
     LoadFormat,
     LoadFormatOption,
     Model,
+    ModelFilesName,
+    ModelFilesOption,
     Quantization,
     RayAddress,
     Threads,
@@ -82,6 +84,7 @@ def generate(
     disable_custom_all_reduce: DisableCustomAllReduce = False,
     launcher: LauncherOption = LauncherName.RAY,
     ray_address: RayAddress = None,
+    model_files: ModelFilesOption = ModelFilesName.AUTO,
     as_json: Json = False,
 ) -> None:
     """Generate text with a model cut over a number of ranks."""
@@ -120,6 +123,7 @@ def generate(
         verify_load=verify_load,
         check=check,
         all_reduce=all_reduce_mode(all_reduce, disable_custom_all_reduce),
+        model_files=model_files.value,
     )
     spec, _ = prepare(folder, settings)
     text = Text(folder) if prompt is not None else None

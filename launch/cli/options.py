@@ -14,8 +14,10 @@ from ...runtime.collectives.interface import MODES, Mode
 from ...runtime.config import LoadSettings
 from ...runtime.devices import CUDA, resolve_device
 from ...runtime.launcher import Launcher, LocalLauncher, cores
-from ..ray_cluster import RayLauncher, ray_session
-from .output import errors
+from ...runtime.progress import watched_by
+from ..ray.launcher import RayLauncher
+from ..ray.session import ray_session
+from .output import bytes_bar, errors
 
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="A model folder, or a Hugging Face id.")
@@ -113,6 +115,23 @@ LauncherOption = Annotated[
     LauncherName, typer.Option("--launcher", help="Who places ranks: Ray, or plain processes.")
 ]
 
+
+class ModelFilesName(StrEnum):
+    AUTO = "auto"
+    SAME_PATH = "same-path"
+    HEAD = "head"
+    HUB = "hub"
+
+
+ModelFilesOption = Annotated[
+    ModelFilesName,
+    typer.Option(
+        "--model-files",
+        help="What a host does that lacks the files at MODEL's path. same-path: it is an error. "
+        "head: get them from this host. hub: download them. auto: hub for an id, else same-path.",
+    ),
+]
+
 LauncherChoice = Annotated[
     LauncherName | None,
     typer.Option("--launcher", help="Who places several ranks: ray, unless told otherwise."),
@@ -183,6 +202,14 @@ def launchers(
             f"on {cores()} cores wait for each other; --threads 0 shares the cores evenly",
             soft_wrap=True,
         )
+    with watched_by(bytes_bar), _placed(name, ray_address, most_ranks) as new_launcher:
+        yield new_launcher
+
+
+@contextmanager
+def _placed(
+    name: LauncherName, ray_address: str | None, most_ranks: int
+) -> Iterator[Callable[[], Launcher]]:
     if name is LauncherName.LOCAL:
         if ray_address is not None:
             raise InputError("E-USAGE", "--ray-address has no meaning with --launcher local")

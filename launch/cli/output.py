@@ -9,7 +9,17 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from ...runtime.progress import OnBytes
 
 LONG_S = 3600.0
 
@@ -55,6 +65,22 @@ def progress_bar(description: str) -> Iterator[Progress]:
     ) as progress:
         progress.add_task(description, total=None)
         yield progress
+
+
+@contextmanager
+def bytes_bar(description: str) -> Iterator[OnBytes]:
+    """A progress bar of bytes on standard error, with speed and time left; silent elsewhere."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True))
+    with Progress(
+        *columns,
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=errors,
+        transient=True,
+        disable=not errors.is_terminal,
+    ) as shown:
+        task = shown.add_task(description, total=None)
+        yield lambda done, total: shown.update(task, completed=done, total=total)
 
 
 @contextmanager

@@ -34,6 +34,8 @@ from .options import (
     LoadFormat,
     LoadFormatOption,
     Model,
+    ModelFilesName,
+    ModelFilesOption,
     Quantization,
     RayAddress,
     Threads,
@@ -84,6 +86,7 @@ def trace(
     disable_custom_all_reduce: DisableCustomAllReduce = False,
     launcher: LauncherOption = LauncherName.RAY,
     ray_address: RayAddress = None,
+    model_files: ModelFilesOption = ModelFilesName.AUTO,
     as_json: Json = False,
 ) -> None:
     """Write what a run computes at chosen sites: digests, statistics, values."""
@@ -93,6 +96,7 @@ def trace(
         dtype=dtype,
         threads=threads,
         all_reduce=all_reduce_mode(all_reduce, disable_custom_all_reduce),
+        model_files=model_files.value,
     )
     if not prompt and not prompt_ids:
         raise InputError("E-USAGE", "give --prompt TEXT or --prompt-ids 1,2,3")

@@ -37,6 +37,8 @@ from .options import (
     LoadFormat,
     LoadFormatOption,
     Model,
+    ModelFilesName,
+    ModelFilesOption,
     Quantization,
     RayAddress,
     Threads,
@@ -82,6 +84,7 @@ def verify(
     disable_custom_all_reduce: DisableCustomAllReduce = False,
     launcher: LauncherOption = LauncherName.RAY,
     ray_address: RayAddress = None,
+    model_files: ModelFilesOption = ModelFilesName.AUTO,
     as_json: Json = False,
 ) -> None:
     """Run one batch at several degrees and compare every bit. Exit status 1 when they differ."""
@@ -108,6 +111,7 @@ def verify(
         gpu_memory_utilization=gpu_memory_utilization,
         verify_load=verify_load,
         all_reduce=all_reduce_mode(all_reduce, disable_custom_all_reduce),
+        model_files=model_files.value,
     )
     plans = [dataclasses.replace(settings.plan, degree=degree) for degree in compared]
     specs = [prepare(folder, at_degree(settings, plan))[0] for plan in plans]

@@ -11,6 +11,7 @@ from ...shard.plan import PlanSettings, make_plan
 from ...shard.spec import ModelSpec
 from ..collectives.gather import GatherCollectives
 from ..launcher import Launcher
+from ..model_files.settle import settle_files
 from ..rank_group import RankGroup
 from .job import CalibrationJob
 from .rank import CalibrationRank
@@ -53,10 +54,11 @@ class LaunchedRanks:
     def __init__(
         self, job: CalibrationJob, launcher: Launcher, software: Mapping[str, str]
     ) -> None:
-        """Raises what RankGroup raises, and RankFault E-RANK-DIFFERS when a rank runs other
-        `software` than this process."""
+        """Raises what RankGroup and settle_files raise, and RankFault E-RANK-DIFFERS when a rank
+        runs other `software` than this process."""
         self._group = RankGroup(job.degree, launcher, START_TIMEOUT_S)
         try:
+            settle_files(self._group, job.model, "auto")
             message = {"kind": "calibrate", "job": job.message()}
             self._group.tell({**message, **self._group.meeting_place})
             loaded = self._group.collect(

@@ -28,15 +28,14 @@ class CalibrationWorker:
         """Raises what joining and CalibrationRank raise."""
         torch.set_num_threads(1)
         job, rank = job_from_message(message["job"]), message["rank"]
-        per_host = message["ranks_per_host"]
-        threads = max(1, cores() // per_host)
+        hosts: list[str] = message["hosts"]
+        neighbours = [other for other, host in enumerate(hosts) if host == hosts[rank]]
+        threads = max(1, cores() // len(neighbours))
         ops.set_threads(threads)
-        pin(per_host, rank % per_host, threads)
-        rendezvous.join(message["rendezvous"], rank, job.degree, COLLECTIVE_TIMEOUT_S)
+        pin(len(neighbours), neighbours.index(rank), threads)
+        rendezvous.join(message["rendezvous"], rank, job.degree, COLLECTIVE_TIMEOUT_S, hosts=hosts)
         plan = make_plan(read_spec(job.model), PlanSettings(degree=job.degree))
-        choice = choose(
-            "auto", plan, rank, same_host=per_host >= job.degree, timeout_s=COLLECTIVE_TIMEOUT_S
-        )
+        choice = choose("auto", plan, rank, hosts=hosts, timeout_s=COLLECTIVE_TIMEOUT_S)
         self._rank = CalibrationRank(job, rank, choice.collectives)
         self.report = self._rank.described()
 

@@ -5,24 +5,31 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
 from ...kernels.errors import EnvironmentFault, InputError
+from ...shard.hosts import described
 from ...shard.plan import ShardPlan
 from .gather import GatherCollectives
+from .hierarchical import HierarchicalCollectives, LeaderExchange
 from .interface import Collectives, Mode
 from .library import LibraryCollectives
 from .process_group import exchange
 from .self_test import self_test
 from .shared import SharedCollectives, SharedSettings
+from .shared_hosts import shared_hosts
 
 log = logging.getLogger("isobit.runtime")
 
 NOT_RUN = "not run"
 CPU = torch.device("cpu")
+INSIDE_WAITS_LONGER = 1.5
+"""Ranks that wait for the first of their host, which waits for another host, let it tell why."""
+Name = Literal["custom", "hierarchical", "gather", "library"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +37,7 @@ class Choice:
     """The collectives of one rank, why they were chosen, and how the self-test went."""
 
     collectives: Collectives
-    name: Literal["custom", "gather", "library"]
+    name: Name
     reason: str
     invariant: bool
     self_test: str
@@ -40,26 +47,28 @@ def choose(
     mode: Mode,
     plan: ShardPlan,
     rank: int,
-    same_host: bool,
+    hosts: Sequence[str],
     timeout_s: float = 60.0,
     settings: SharedSettings | None = None,
     device: torch.device = CPU,
 ) -> Choice:
     """Agree with all ranks of the default process group on collectives that work.
 
-    "auto" takes the custom ones where all ranks share a host and the self-test passes everywhere,
-    and gathers otherwise. `timeout_s` bounds every wait of the custom ones. For ranks on CUDA
-    devices cuda.choose says how.
+    `hosts` names the host of every rank; ranks that share no memory are on different ones all the
+    same. "auto" takes the custom ones where all ranks share a host, the hierarchical ones where
+    some do, each after a self-test that passes everywhere, and gathers otherwise. `timeout_s`
+    bounds every wait of the custom ones. For ranks on CUDA devices cuda.choose says how.
 
     Raises, on every rank alike, EnvironmentFault E-COLL-SHM, E-COLL-CUSTOM or E-COLL-SELF-TEST
-    when "custom" was asked for and cannot work; InputError E-COLL-MODE when ranks were told
-    different modes; RankFault E-COLL-FAILED when a rank is gone.
+    when "custom" or "hierarchical" was asked for and cannot work; InputError E-COLL-MODE when ranks
+    were told different modes; RankFault E-COLL-FAILED when a rank is gone.
     """
-    obstacles = _agree(mode, plan, rank, "" if same_host else "not on the host of the others")
+    obstacles = _agree(mode, plan, rank)
     if device.type == "cuda":
         # Imported late: it needs triton.
         from .cuda.choose import choose_on_cuda
 
+        obstacles = obstacles or several_hosts(hosts, rank)
         return choose_on_cuda(mode, plan, rank, obstacles, timeout_s=timeout_s, device=device)
     if mode == "library":
         return _choice(LibraryCollectives(plan, rank), "library", "asked for")
@@ -67,27 +76,43 @@ def choose(
         return _choice(GatherCollectives(plan, rank), "gather", "asked for")
     if mode == "auto" and plan.degree == 1:
         return _choice(GatherCollectives(plan, rank), "gather", "a single rank")
+    asked = mode in ("custom", "hierarchical")
+    shared = () if obstacles else shared_hosts(hosts, rank)
+    if len(shared) > 1 and mode == "custom":
+        obstacles = f"ranks are on {described(shared)}; --all-reduce hierarchical serves several"
+    elif len(shared) == plan.degree > 1 and not asked:
+        obstacles = "no two ranks share a host"
     if obstacles:
-        if mode == "custom":
+        if asked:
             raise EnvironmentFault(
-                "E-COLL-CUSTOM", f"{obstacles}. Run without asking for custom collectives"
+                "E-COLL-CUSTOM", f"{obstacles}. Run without asking for {mode} collectives"
             )
         return _choice(GatherCollectives(plan, rank), "gather", obstacles)
     settings = dataclasses.replace(settings or SharedSettings(), timeout_s=timeout_s)
-    reason = "asked for" if mode == "custom" else "all ranks share a host"
     try:
-        return _custom(plan, rank, settings, reason)
+        if len(shared) == 1 and mode != "hierarchical":
+            reason = "asked for" if asked else "all ranks share a host"
+            return _custom(plan, rank, settings, reason)
+        reason = f"ranks are on {described(shared)}" if len(shared) > 1 else "asked for"
+        return _hierarchical(plan, rank, shared, settings, reason)
     except EnvironmentFault as fault:
-        if mode == "custom":
+        if asked:
             raise
         log.warning("custom collectives are off, ranks gather instead: %s", fault)
         tested = fault.message if fault.code == "E-COLL-SELF-TEST" else NOT_RUN
         return _choice(GatherCollectives(plan, rank), "gather", str(fault), tested)
 
 
-def _agree(mode: Mode, plan: ShardPlan, rank: int, obstacle: str) -> str:
+def several_hosts(hosts: Sequence[str], rank: int) -> str:
+    """Between which hosts ranks share no memory; empty where all ranks share a host."""
+    shared = shared_hosts(hosts, rank)
+    return f"ranks are on {described(shared)}" if len(shared) > 1 else ""
+
+
+def _agree(mode: Mode, plan: ShardPlan, rank: int) -> str:
     """Return what keeps any rank from the custom collectives, the same text everywhere."""
-    if not obstacle and mode in ("auto", "custom"):
+    obstacle = ""
+    if mode not in ("gather", "library"):
         try:
             from . import _shared  # noqa: F401
         except ImportError as error:
@@ -105,21 +130,41 @@ def _custom(plan: ShardPlan, rank: int, settings: SharedSettings, reason: str) -
     collectives = SharedCollectives(plan, rank, settings)
     if plan.degree == 1:
         return _choice(collectives, "custom", reason)
+    return _tested(collectives, "custom", plan, rank, settings, reason)
+
+
+def _hierarchical(
+    plan: ShardPlan, rank: int, hosts: Sequence[range], settings: SharedSettings, reason: str
+) -> Choice:
+    longer = dataclasses.replace(settings, timeout_s=INSIDE_WAITS_LONGER * settings.timeout_s)
+    members = next(ranks for ranks in hosts if rank in ranks)
+    inside = SharedCollectives(plan, rank, longer, members)
+    if plan.degree == 1:
+        return _choice(inside, "hierarchical", reason)
+    between = LeaderExchange(hosts, settings.timeout_s)
+    collectives = HierarchicalCollectives(plan, rank, hosts, inside, between)
+    return _tested(collectives, "hierarchical", plan, rank, settings, reason)
+
+
+def _tested(
+    collectives: Collectives,
+    name: Name,
+    plan: ShardPlan,
+    rank: int,
+    settings: SharedSettings,
+    reason: str,
+) -> Choice:
+    """Raises EnvironmentFault E-COLL-SELF-TEST when any rank's sums were wrong."""
     started = time.perf_counter()
     faults = self_test(collectives, plan, rank, settings)
     if faults:
         collectives.close()
         raise EnvironmentFault("E-COLL-SELF-TEST", "\n".join(faults))
     passed = f"passed in {time.perf_counter() - started:.3f} s"
-    return _choice(collectives, "custom", reason, passed)
+    return _choice(collectives, name, reason, passed)
 
 
-def _choice(
-    collectives: Collectives,
-    name: Literal["custom", "gather", "library"],
-    reason: str,
-    tested: str = NOT_RUN,
-) -> Choice:
+def _choice(collectives: Collectives, name: Name, reason: str, tested: str = NOT_RUN) -> Choice:
     return Choice(
         collectives=collectives,
         name=name,

@@ -6,8 +6,8 @@ from typing import Literal, Protocol
 
 import torch
 
-Mode = Literal["auto", "custom", "gather", "library"]
-MODES: tuple[Mode, ...] = ("auto", "custom", "gather", "library")
+Mode = Literal["auto", "custom", "hierarchical", "gather", "library"]
+MODES: tuple[Mode, ...] = ("auto", "custom", "hierarchical", "gather", "library")
 
 
 class Collectives(Protocol):
@@ -49,4 +49,34 @@ class Collectives(Protocol):
 
     def close(self) -> None:
         """Tell the other ranks that no call will follow. Safe to call twice."""
+        ...
+
+
+class HostCollectives(Protocol):
+    """What the ranks of one host do among themselves; the first of them speaks with other hosts.
+
+    Calls and failures as in Collectives.
+    """
+
+    def reduce(self, nodes: torch.Tensor, out: torch.Tensor, site: str) -> None:
+        """Fill `out` float32 [R, T, N] with the sums of the host's complete subtrees.
+
+        `nodes` float32 [S, T, N] are the rank's own; both are in the order of complete_subtrees.
+        """
+        ...
+
+    def all_gather(self, tensor: torch.Tensor, out: torch.Tensor, site: str) -> None:
+        """Fill `out` [ranks of the host, ...] with the tensors [...] of the host's ranks."""
+        ...
+
+    def broadcast(self, tensor: torch.Tensor, site: str) -> None:
+        """Fill a contiguous `tensor` with that of the host's first rank."""
+        ...
+
+    def abandon(self, cause: str) -> None:
+        """Make every present and later call on the host fail with `cause`."""
+        ...
+
+    def close(self) -> None:
+        """See Collectives."""
         ...

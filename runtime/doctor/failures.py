@@ -27,6 +27,8 @@ _BY_CODE: tuple[tuple[str, Verdict], ...] = (
     ("E-COLL-CUDA", "environment"),
     ("E-COLL-NCCL", "environment"),
     ("E-MEM", "environment"),
+    ("E-HOST-LOST", "environment"),
+    ("E-NET", "environment"),
     ("E-COLL", "collective-fault"),
     ("E-RANK-TIMEOUT", "collective-fault"),
 )

@@ -1,4 +1,4 @@
-"""The ranks of test_shared.py and test_choose.py: run as a module with the FOLDERs of groups.
+"""The ranks of three tests of collectives: run as a module with the FOLDERs of groups.
 
 Each folder is one group of ranks; its job.json names a scenario and its numbers. What a scenario
 returns goes to result-RANK.json.
@@ -22,6 +22,7 @@ import torch
 from isobit.kernels.errors import IsobitError
 from isobit.runtime import rendezvous
 from isobit.runtime.collectives.choose import choose
+from isobit.runtime.collectives.hierarchical import HierarchicalCollectives
 from isobit.runtime.collectives.measure import plan_of_atoms
 from isobit.runtime.collectives.shared import SharedCollectives, SharedSettings
 from isobit.runtime.collectives.tree import sum_subtrees
@@ -109,7 +110,7 @@ def trouble(plan: ShardPlan, rank: int, job: dict[str, Any]) -> list[Any]:
     return results
 
 
-def stale(right: Callable, self: SharedCollectives, nodes: Any, out: Any, site: str) -> None:
+def stale(right: Callable, self: Any, nodes: Any, out: Any, site: str) -> None:
     """What came two calls ago comes again, as from a slot that was read too early."""
     right(self, nodes, out, site)
     kept = self.__dict__.setdefault("kept", [])
@@ -118,7 +119,7 @@ def stale(right: Callable, self: SharedCollectives, nodes: Any, out: Any, site: 
         out.copy_(kept[-3])
 
 
-def tail(right: Callable, self: SharedCollectives, nodes: Any, out: Any, site: str) -> None:
+def tail(right: Callable, self: Any, nodes: Any, out: Any, site: str) -> None:
     """The last elements of a long sum never arrive."""
     kept = out.flatten()[-16:].clone()
     right(self, nodes, out, site)
@@ -128,19 +129,19 @@ def tail(right: Callable, self: SharedCollectives, nodes: Any, out: Any, site: s
 
 def choice(plan: ShardPlan, rank: int, job: dict[str, Any]) -> list[Any]:
     """What is chosen in each mode, or how choosing fails."""
-    right = SharedCollectives.all_reduce
+    tested = HierarchicalCollectives if "hosts" in job else SharedCollectives
+    right = tested.all_reduce
     if rank == plan.degree - 1 and "fault" in job:
         broken = {"stale": stale, "tail": tail}[job["fault"]]
         # For the rest of this process, which is one rank.
-        patch.object(SharedCollectives, "all_reduce", lambda *args: broken(right, *args)).start()
+        patch.object(tested, "all_reduce", lambda *args: broken(right, *args)).start()
     results = []
     for mode in job["modes"]:
         mode = mode.split(",")[min(rank, mode.count(","))]
         settings = SharedSettings(**job.get("settings", {}))
-        same_host = job.get("same_host", True) or rank == 0
         started = time.monotonic()
         try:
-            chosen = choose(mode, plan, rank, same_host, 30, settings)
+            chosen = choose(mode, plan, rank, hosts_of(job), 30, settings)
         except IsobitError as fault:
             results.append([fault.code, fault.message])
             continue
@@ -154,10 +155,56 @@ def choice(plan: ShardPlan, rank: int, job: dict[str, Any]) -> list[Any]:
     return results
 
 
+def hosts_of(job: dict[str, Any]) -> list[str]:
+    """The name of each rank's host: job["hosts"] says how many ranks are on each."""
+    counts = job.get("hosts", [job["degree"]])
+    return [f"host {host}" for host, count in enumerate(counts) for _ in range(count)]
+
+
+def several_hosts(plan: ShardPlan, rank: int, job: dict[str, Any]) -> list[str]:
+    """Hierarchical sums and gathers give numpy's tree; returns what differs."""
+    wrong = []
+    for number, changes in enumerate(job["settings"]):
+        settings = SharedSettings(**changes)
+        chosen = choose("hierarchical", plan, rank, hosts_of(job), 30, settings)
+        for rows in ROWS:
+            leaves = wild((plan.atoms, rows, WIDTH), seed=number + rows)
+            out = torch.full((rows, WIDTH), float("nan"))
+            chosen.collectives.all_reduce(own_nodes(plan, rank, leaves), out, f"{rows} rows")
+            if out.numpy().tobytes() != numpy_tree(leaves).tobytes():
+                wrong.append(f"{changes} sum of {rows} rows")
+            everyone = torch.from_numpy(wild((plan.degree, rows, 3), seed=number)).bfloat16()
+            gathered = torch.zeros_like(everyone)
+            chosen.collectives.all_gather(everyone[rank].contiguous(), gathered, "gather")
+            if not torch.equal(gathered, everyone):
+                wrong.append(f"{changes} gather of {rows} rows")
+        wrong += [] if chosen.self_test.startswith("passed") else [chosen.self_test]
+        chosen.collectives.close()
+    return wrong
+
+
+def host_gone(plan: ShardPlan, rank: int, job: dict[str, Any]) -> list[Any]:
+    """The last rank, alone on its host, ends before the second sum; how that sum ends elsewhere."""
+    chosen = choose("auto", plan, rank, hosts_of(job), 20)
+    nodes = torch.ones(len(complete_subtrees(plan.atoms, plan.owned(rank))), 2, 8)
+    out = torch.empty(2, 8)
+    chosen.collectives.all_reduce(nodes, out, "layers.1.out")
+    if rank == plan.degree - 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    started = time.monotonic()
+    try:
+        chosen.collectives.all_reduce(nodes, out, "layers.2.out")
+    except IsobitError as fault:
+        return [fault.code, fault.message, time.monotonic() - started]
+    return []
+
+
 def run_rank(folder: Path, job: dict[str, Any], rank: int) -> None:
     plan = plan_of_atoms(job["degree"], job.get("atoms", 8))
     rendezvous.join(f"file://{folder / 'rendezvous'}", rank, plan.degree)
-    result = {"sums": sums, "trouble": trouble, "choice": choice}[job["scenario"]](plan, rank, job)
+    scenarios = (sums, trouble, choice, several_hosts, host_gone)
+    scenario = next(each for each in scenarios if each.__name__ == job["scenario"])
+    result = scenario(plan, rank, job)
     (folder / f"result-{rank}.json").write_text(json.dumps(result))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from isobit.kernels.errors import EnvironmentFault
-from isobit.launch.ray_cluster import ray_session
+from isobit.launch.ray.session import ray_session
 from isobit.runtime.config import EngineSettings
 from isobit.runtime.engine import Engine
 from isobit.runtime.launcher import LocalLauncher

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import platform
 from multiprocessing.process import BaseProcess
 
 from isobit.runtime.launcher import LocalLauncher
@@ -39,8 +40,8 @@ class ForkedLauncher(LocalLauncher):
             if process.exitcode is not None
         }
 
-    def ranks_per_host(self) -> int:
-        return max(1, len(self._forked))
+    def hosts(self) -> list[str]:
+        return [platform.node()] * len(self._forked)
 
     def stop(self) -> None:
         for process in self._forked:

@@ -15,12 +15,6 @@ namespace {
 
 constexpr int64_t kLineFloats = 16;
 
-std::vector<Node> joined(const std::vector<std::vector<Node>>& nodes) {
-  std::vector<Node> all;
-  for (const auto& own : nodes) all.insert(all.end(), own.begin(), own.end());
-  return all;
-}
-
 uint64_t hash(const std::string& name) {
   uint64_t value = 14695981039346656037u;
   for (const char c : name) value = (value ^ static_cast<unsigned char>(c)) * 1099511628211u;
@@ -40,20 +34,33 @@ void copy(float* to, const float* from, int64_t count) {
 
 }  // namespace
 
-Communicator::Communicator(const std::string& name, const Sizes& sizes, int64_t rank, int64_t atoms,
+Communicator::Communicator(const std::string& name, const Sizes& sizes, int64_t rank,
+                           int64_t first_rank, const std::vector<Node>& roots,
                            const std::vector<std::vector<Node>>& nodes, double timeout_s)
     : sizes_(sizes),
       rank_(rank),
+      first_rank_(first_rank),
       degree_(static_cast<int64_t>(nodes.size())),
       timeout_(timeout_s),
-      tree_(atoms, joined(nodes)),
       watched_(nodes.size(), false) {
+  planes_ = static_cast<int64_t>(roots.size());
+  std::vector<Node> all;
   for (const auto& own : nodes) {
     counts_.push_back(static_cast<int64_t>(own.size()));
-    most_nodes_ = std::max(most_nodes_, counts_.back());
+    planes_ = std::max(planes_, counts_.back());
+    all.insert(all.end(), own.begin(), own.end());
   }
-  leaves_.resize(joined(nodes).size());
-  if (sizes.slot_bytes < most_nodes_ * kLineFloats * sizeof(float))
+  leaves_.resize(all.size());
+  auto leaf = all.begin();
+  for (const Node& root : roots) {
+    const auto beyond = [&](const Node& node) { return node.first >= root.first + root.second; };
+    const auto end = std::find_if(leaf, all.end(), beyond);
+    starts_.push_back(static_cast<size_t>(leaf - all.begin()));
+    trees_.emplace_back(root, std::vector<Node>(leaf, end));
+    leaf = end;
+  }
+  if (leaf != all.end()) throw std::invalid_argument("a node is part of no root");
+  if (sizes.slot_bytes < planes_ * kLineFloats * sizeof(float))
     throw std::invalid_argument("a slot does not hold a line of every node");
   if (degree_ == 1) return;
   memory_ = std::make_unique<Memory>(name, sizes);
@@ -125,8 +132,8 @@ bool Communicator::agrees(int64_t peer) {
   if (call.op == op_ && call.sequence == sequence_ && call.bytes == bytes_ &&
       call.site == site_->hash)
     return true;
-  fail(Cause::kMismatch, "rank " + std::to_string(peer) + " called " + last_call(peer) +
-                             ", rank " + std::to_string(rank_) + " " + own_call());
+  fail(Cause::kMismatch, name_of(peer) + " called " + last_call(peer) + ", " + name_of(rank_) +
+                             " " + own_call());
   return false;
 }
 
@@ -141,6 +148,12 @@ void Communicator::fill_leaves(const float* nodes, int64_t total, int64_t stride
   }
 }
 
+// The sums over the leaves, `stride` apart.
+void Communicator::reduce(float* out, int64_t stride, int64_t count) const {
+  for (size_t root = 0; root < trees_.size(); ++root)
+    trees_[root].reduce(leaves_.data() + starts_[root], out + root * stride, count);
+}
+
 bool Communicator::one_shot(const float* nodes, float* out, int64_t total, int64_t count) {
   const int64_t stride = (count + kLineFloats - 1) / kLineFloats * kLineFloats;
   for (int64_t node = 0; node < counts_[rank_]; ++node)
@@ -148,11 +161,11 @@ bool Communicator::one_shot(const float* nodes, float* out, int64_t total, int64
   publish();
   if (!await_calls()) return false;
   fill_leaves(nodes, total, stride, 0);
-  tree_.reduce(leaves_.data(), out, count);
+  reduce(out, total, count);
   return true;
 }
 
-// Nobody else reads the own stripe of the nodes: its place in the slot takes the sums.
+// Nobody else reads the own stripe of the nodes: its places in the slot take the sums.
 bool Communicator::two_shot(const float* nodes, float* out, int64_t total, int64_t count) {
   const int64_t stride = (count + kLineFloats - 1) / kLineFloats * kLineFloats;
   const auto [from, to] = stripe(count, rank_, degree_);
@@ -165,13 +178,17 @@ bool Communicator::two_shot(const float* nodes, float* out, int64_t total, int64
   if (!await_calls()) return false;
   fill_leaves(nodes, total, stride, from);
   float* sums = slot(rank_) + from;
-  tree_.reduce(leaves_.data(), sums, to - from);
+  reduce(sums, stride, to - from);
   raise_flag(memory_->post(rank_).reduced, epoch_);
-  copy(out + from, sums, to - from);
+  const auto take = [&](int64_t rank, int64_t first, int64_t last) {
+    for (size_t root = 0; root < trees_.size(); ++root)
+      copy(out + root * total + first, slot(rank) + root * stride + first, last - first);
+  };
+  take(rank_, from, to);
   if (!await_stripes()) return false;
   for (int64_t peer = 0; peer < degree_; ++peer) {
     const auto [first, last] = stripe(count, peer, degree_);
-    if (peer != rank_) copy(out + first, slot(peer) + first, last - first);
+    if (peer != rank_) take(peer, first, last);
   }
   return true;
 }
@@ -181,11 +198,11 @@ bool Communicator::all_reduce(const Site& site, const float* nodes, float* out, 
   if (!begin(site, Op::kAllReduce, static_cast<uint64_t>(total) * sizeof(float))) return false;
   if (!memory_) {
     fill_leaves(nodes, total, 0, 0);
-    tree_.reduce(leaves_.data(), out, total);
+    reduce(out, total, total);
     return true;
   }
   const int64_t slot_floats = static_cast<int64_t>(sizes_.slot_bytes / sizeof(float));
-  const int64_t most = slot_floats / most_nodes_ / kLineFloats * kLineFloats;
+  const int64_t most = slot_floats / planes_ / kLineFloats * kLineFloats;
   const bool shared_work = bytes_ >= sizes_.two_shot_bytes;
   int64_t begin = 0;
   do {
@@ -217,6 +234,26 @@ bool Communicator::all_gather(const Site& site, const char* in, char* out, int64
       if (peer != rank_)
         std::memcpy(out + peer * total + begin, memory_->slot(peer, epoch_), count);
     }
+    begin += static_cast<int64_t>(count);
+  } while (begin < total);
+  return true;
+}
+
+bool Communicator::broadcast(const Site& site, char* data, int64_t rows, int64_t source) {
+  const int64_t total = rows * site.width;
+  if (!begin(site, Op::kBroadcast, static_cast<uint64_t>(total))) return false;
+  if (!memory_) return true;
+  const int64_t most = static_cast<int64_t>(sizes_.slot_bytes);
+  int64_t begin = 0;
+  do {
+    const size_t count = static_cast<size_t>(std::min(most, total - begin));
+    ++epoch_;
+    if (count && rank_ == source)
+      std::memcpy(memory_->slot(source, epoch_), data + begin, count);
+    publish();
+    if (!await_calls()) return false;
+    if (count && rank_ != source)
+      std::memcpy(data + begin, memory_->slot(source, epoch_), count);
     begin += static_cast<int64_t>(count);
   } while (begin < total);
   return true;

@@ -25,8 +25,11 @@ constexpr microseconds kBetweenLooks{250000};
 constexpr int64_t kNap = 20000;
 
 std::string describe(Op op, uint64_t sequence, uint64_t bytes, const std::string& name) {
-  return std::string(op == Op::kAllGather ? "all_gather" : "all_reduce") + " number " +
-         std::to_string(sequence) + " of " + std::to_string(bytes) + " bytes at " + name;
+  const char* operation = op == Op::kAllReduce   ? "all_reduce"
+                          : op == Op::kAllGather ? "all_gather"
+                                                 : "broadcast";
+  return std::string(operation) + " number " + std::to_string(sequence) + " of " +
+         std::to_string(bytes) + " bytes at " + name;
 }
 
 std::string seconds(double value) {
@@ -75,8 +78,8 @@ std::string Communicator::missing(bool stripes) {
   std::string names;
   for (int64_t peer = 0; peer < degree_; ++peer) {
     if (!is_missing(peer, stripes)) continue;
-    names += (names.empty() ? "rank " : ", rank ") + std::to_string(peer) + " (its last call: " +
-             last_call(peer) + ")";
+    names += (names.empty() ? "" : ", ") + name_of(peer) + " (its last call: " + last_call(peer) +
+             ")";
   }
   return names;
 }
@@ -89,9 +92,8 @@ bool Communicator::find_dead(bool stripes) {
     const bool left = post.presence.load() == Presence::kLeft;
     const bool dead = !left && watched_[peer] && process_start(post.pid) != post.started;
     if (!(left || dead) || !is_missing(peer, stripes)) continue;
-    fail(Cause::kFailed, own_call() + ": rank " + std::to_string(peer) +
-                             (left ? " has left" : " has died") + " (its last call: " +
-                             last_call(peer) + ")");
+    fail(Cause::kFailed, own_call() + ": " + name_of(peer) + (left ? " has left" : " has died") +
+                             " (its last call: " + last_call(peer) + ")");
     return true;
   }
   return false;
@@ -102,21 +104,25 @@ void Communicator::fail(Cause cause, const std::string& text) {
   uint32_t nobody = 0;
   if (!verdict.state.compare_exchange_strong(nobody, 1)) return;
   verdict.cause = cause;
-  verdict.rank = static_cast<uint32_t>(rank_);
+  verdict.rank = static_cast<uint32_t>(first_rank_ + rank_);
   const size_t length = std::min(text.size(), sizeof(verdict.text) - 1);
   std::memcpy(verdict.text, text.data(), length);
   verdict.text[length] = 0;
   verdict.state.store(2, std::memory_order_release);
 }
 
+void Communicator::abandon(const std::string& text) {
+  if (memory_ && !left_) fail(Cause::kFailed, text);
+}
+
 Fault Communicator::fault() {
   if (left_ || !memory_ || !failed())
-    return {left_ ? Cause::kFailed : Cause::kNone, rank_, "these collectives are closed"};
+    return {left_ ? Cause::kFailed : Cause::kNone, first_rank_ + rank_, "these collectives are closed"};
   const Verdict& verdict = memory_->header().verdict;
   const auto started = Clock::now();
   while (verdict.state.load(std::memory_order_acquire) != 2) {
     if (Clock::now() - started > kFirstLook)
-      return {Cause::kFailed, rank_, "another rank died while it reported a failure"};
+      return {Cause::kFailed, first_rank_ + rank_, "another rank died while it reported a failure"};
     sched_yield();
   }
   return {verdict.cause, static_cast<int64_t>(verdict.rank), verdict.text};

@@ -86,6 +86,12 @@ Created create_memory(const std::string& name, const Sizes& sizes) {
 
 void unlink_memory(const std::string& name) { shm_unlink(name.c_str()); }
 
+int place_token(const std::string& name) {
+  return Descriptor(name, O_CREAT | O_EXCL | O_RDWR).number() < 0 ? errno : 0;
+}
+
+bool sees_token(const std::string& name) { return Descriptor(name, O_RDWR).number() >= 0; }
+
 Memory::Memory(const std::string& name, const Sizes& sizes)
     : sizes_(sizes), bytes_(bytes_needed(sizes)) {
   const Descriptor descriptor(name, O_RDWR);

@@ -12,7 +12,7 @@ namespace isobit {
 constexpr size_t kApart = 128;
 constexpr size_t kName = 64;
 
-enum class Op : uint32_t { kAllReduce = 1, kAllGather = 2 };
+enum class Op : uint32_t { kAllReduce = 1, kAllGather = 2, kBroadcast = 3 };
 
 // A number that only grows, and how many processes sleep until it does.
 struct Flag {
@@ -77,6 +77,10 @@ struct Created {
 // Make the object and reserve all of its pages, so that no later write can run out of them.
 Created create_memory(const std::string& name, const Sizes& sizes);
 void unlink_memory(const std::string& name);
+
+// An empty object: who can open it shares this memory. Returns errno, or 0.
+int place_token(const std::string& name);
+bool sees_token(const std::string& name);
 
 // A mapping of the object; throws std::runtime_error when that is impossible.
 class Memory {

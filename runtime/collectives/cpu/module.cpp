@@ -42,9 +42,11 @@ NB_MODULE(_shared, m) {
     return std::make_tuple(created.error, created.free_bytes);
   });
   m.def("unlink_memory", unlink_memory);
+  m.def("place_token", place_token);
+  m.def("sees_token", sees_token);
 
   nb::class_<Communicator>(m, "Communicator")
-      .def(nb::init<const std::string&, const Sizes&, int64_t, int64_t,
+      .def(nb::init<const std::string&, const Sizes&, int64_t, int64_t, const std::vector<Node>&,
                     const std::vector<std::vector<Node>>&, double>())
       .def("watch_peers", &Communicator::watch_peers)
       .def("add_site",
@@ -56,6 +58,7 @@ NB_MODULE(_shared, m) {
              const Fault fault = self.fault();
              return std::make_tuple(static_cast<int>(fault.cause), fault.rank, fault.text);
            })
+      .def("abandon", &Communicator::abandon)
       .def("leave", &Communicator::leave);
 
   m.def("all_reduce",
@@ -66,6 +69,12 @@ NB_MODULE(_shared, m) {
   m.def("all_gather",
         [](Address site, Address in, Address out, int64_t rows) {
           return isobit_all_gather(at(site), at(in), at(out), rows);
+        },
+        free);
+  m.def("broadcast",
+        [](Address site, Address data, int64_t rows, int64_t source) {
+          const auto& found = *static_cast<const Site*>(at(site));
+          return !found.communicator->broadcast(found, static_cast<char*>(at(data)), rows, source);
         },
         free);
   m.def("all_reduce_address", [] { return address_of(&isobit_all_reduce); });

@@ -26,16 +26,17 @@ void add(const float* left, const float* right, float* out, int64_t count) {
 }  // namespace
 
 // Operands and results are numbered: leaves first, then rows of scratch by depth.
-Tree::Tree(int64_t atoms, const std::vector<Node>& nodes)
+Tree::Tree(Node root, const std::vector<Node>& nodes)
     : leaves_(static_cast<int>(nodes.size())) {
-  int64_t next = 0;
+  int64_t next = root.first;
   for (const Node& node : nodes) {
     if (node.first != next)
       throw std::invalid_argument("atom " + std::to_string(next) + " is owned by no rank");
     next += node.second;
   }
-  if (next != atoms) throw std::invalid_argument("the nodes do not cover every atom");
-  build(nodes, {0, atoms}, 0);
+  if (next != root.first + root.second)
+    throw std::invalid_argument("the nodes do not cover every atom");
+  build(nodes, root, 0);
 }
 
 int Tree::build(const std::vector<Node>& nodes, Node node, int depth) {

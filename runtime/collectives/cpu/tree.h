@@ -1,4 +1,4 @@
-// The one tree of additions, finished from the complete subtrees of all ranks.
+// The one tree of additions, or a part of it, finished from the complete subtrees of several ranks.
 #pragma once
 
 #include <cstdint>
@@ -9,11 +9,11 @@ namespace isobit {
 
 using Node = std::pair<int64_t, int64_t>;  // first atom, number of atoms
 
-// A balanced binary tree over `atoms` atoms whose leaves are `nodes`, in the order of their atoms.
+// The balanced binary tree over the atoms of `root` whose leaves are `nodes`, in the order of atoms.
 class Tree {
  public:
-  // Throws std::invalid_argument when the nodes do not cover every atom once.
-  Tree(int64_t atoms, const std::vector<Node>& nodes);
+  // Throws std::invalid_argument when the nodes do not cover every atom of the root once.
+  Tree(Node root, const std::vector<Node>& nodes);
 
   // out[i] = the root over leaves[l][i], for i < count. `out` may be one of the leaves.
   void reduce(const float* const* leaves, float* out, int64_t count) const;

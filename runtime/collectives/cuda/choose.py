@@ -62,6 +62,11 @@ def choose_on_cuda(
     def tell(text: str) -> list[str]:
         return exchange(text, rank, plan.degree, "choosing collectives")
 
+    if mode == "hierarchical":
+        raise EnvironmentFault(
+            "E-COLL-CUSTOM",
+            "hierarchical collectives add up on CPUs, the ranks are on CUDA devices. Take gather",
+        )
     if mode in ("gather", "library"):
         return _over_nccl(mode, plan, rank, "asked for", tell(driver.identity()))
     if plan.degree == 1 and mode == "auto":

@@ -1,0 +1,54 @@
+"""The Ray actor that becomes a rank in two phases: first it says where it is, then it runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .versions import reporter
+
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+"""Ray sets the first by a rule of its own; a rank starts its own threads and wants no others."""
+ENVIRONMENT = {
+    **dict.fromkeys(THREADS, "1"),
+    # Every GPU of the host stays visible, as peers need it; a rank is told its own by index.
+    "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1",
+}
+
+
+def rank_actor_class() -> type[Any]:
+    """The class of actors. Ray sends it by value: a host without isobit can still `describe`."""
+    report = reporter()
+
+    class RankActor:
+        """One process of one rank."""
+
+        def describe(self) -> dict[str, Any]:
+            """Fields of a HostReport, and of the GPUs Ray gave: their ids, and what is visible."""
+            import os
+
+            import ray
+
+            return {
+                "report": report(),
+                "gpu_ids": ray.get_runtime_context().get_accelerator_ids().get("GPU", []),
+                "visible": os.environ.get("CUDA_VISIBLE_DEVICES"),
+            }
+
+        def run(self, ticket: dict[str, Any]) -> None:
+            """Live as a rank until the driver says stop."""
+            from ...runtime.rank_process import run_rank
+            from ...runtime.ticket import RankTicket
+            from ..models import download_files
+
+            run_rank(RankTicket(**ticket), download_files)
+
+    return RankActor
+
+
+def device_index(gpu_id: str, visible: str | None) -> int:
+    """The index that torch gives the GPU that Ray calls `gpu_id`.
+
+    Ray names a GPU as CUDA_VISIBLE_DEVICES of its host does, where that is set; torch counts what
+    is visible from 0.
+    """
+    return int(gpu_id) if visible is None else visible.split(",").index(gpu_id)

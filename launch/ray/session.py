@@ -1,0 +1,104 @@
+"""A connection to Ray for the length of a block: a private one, or the cluster at an address."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from ...kernels.errors import EnvironmentFault, InputError
+from ...runtime.launcher import cores
+from ...runtime.link import private_folder
+from ..interrupts import held_interrupts
+from .auth import cluster_auth, private_auth, ray_environment
+from .head_probe import check_head
+
+OBJECT_STORE_BYTES = 80 << 20
+LONGEST_RAY_SOCKET = len("/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store")
+
+
+@contextmanager
+def ray_session(address: str | None, most_ranks: int) -> Iterator[None]:
+    """A Ray to place ranks on: the cluster at `address`, or one that lives as long as the block.
+
+    The private Ray listens on loopback, wants a random token, and leaves no file behind. Raises
+    EnvironmentFault E-RAY-CONNECT when Ray cannot be started or reached, and as check_head;
+    InputError E-RAY-AUTH and E-USAGE.
+    """
+    variables = private_auth() if address is None else cluster_auth()
+    variables |= {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    with ExitStack() as cleanup:
+        cleanup.enter_context(ray_environment(variables))
+        if address is not None:
+            address = _resolved(address)
+            check_head(address)
+        import ray
+        from ray.exceptions import RayError
+
+        settings: dict[str, Any] = {
+            "address": address,
+            "logging_level": logging.ERROR,
+            "log_to_driver": False,
+            "namespace": "isobit",
+        }
+        with held_interrupts():
+            if address is None:
+                folder = str(private_folder("isobit-ray-", LONGEST_RAY_SOCKET))
+                cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
+                settings |= {
+                    "address": "local",
+                    "num_cpus": max(most_ranks, cores()),
+                    "include_dashboard": False,
+                    "object_store_memory": OBJECT_STORE_BYTES,
+                    "_temp_dir": folder,
+                    "_node_ip_address": "127.0.0.1",
+                }
+            cleanup.callback(_shut_down)
+            try:
+                ray.init(**settings)
+            except (OSError, ValueError, RuntimeError, RayError) as error:
+                where = "a local Ray" if address is None else f"Ray at {address}"
+                raise EnvironmentFault(
+                    "E-RAY-CONNECT", f"{where} cannot be used: {str(error).splitlines()[0]}"
+                ) from error
+        yield
+
+
+def _resolved(address: str) -> str:
+    """host:port of "auto", the last cluster started on this host, or of what people write.
+
+    Raises InputError E-USAGE for what is no address, EnvironmentFault E-RAY-CONNECT for "auto"
+    without a cluster.
+    """
+    from ray._private.services import canonicalize_bootstrap_address
+
+    if "://" in address:
+        raise InputError(
+            "E-USAGE",
+            f"--ray-address {address}: ranks talk to this process themselves, so it has to "
+            "run on a host of the cluster. There take --ray-address auto, or HOST:PORT",
+        )
+    try:
+        found = canonicalize_bootstrap_address(address)
+    except (ValueError, OSError) as error:
+        raise InputError(
+            "E-USAGE", f"--ray-address {address}: expected auto or HOST:PORT ({error})"
+        ) from error
+    if found is None:
+        raise EnvironmentFault(
+            "E-RAY-CONNECT",
+            f"--ray-address {address}: no Ray cluster was started on this host. Start one with "
+            "`ray start --head`, join one with `ray start --address=HEAD:6379`, or give HOST:PORT",
+        )
+    return found
+
+
+def _shut_down() -> None:
+    import ray
+
+    with held_interrupts():
+        ray.shutdown()

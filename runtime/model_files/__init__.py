@@ -1,0 +1,1 @@
+"""A model's files on every host that holds ranks: compared, and fetched where they lack."""
