@@ -64,8 +64,9 @@ class EngineSettings:
     the driver waits for a rank before it names it and gives up. `verify_load` compares the loaded
     shards with the file, element by element, before the first step. `check` "step" compares what
     ranks loaded and what every step gave, "full" every site of every layer as well, "off" nothing.
-    `all_reduce` "auto" takes "custom", over shared memory, where all ranks share a host and its
-    self-test passes, and "gather" elsewhere; "library" is not invariant. A collective waits
+    `all_reduce` "auto" takes "custom", over shared memory, where all ranks share a host,
+    "hierarchical" where some do, and "gather" elsewhere or where the self-test fails; "library" is
+    not invariant. A collective waits
     `collective_timeout_s` for the other ranks. `trace` keeps what was seen at sites, and lets ranks
     differ. `examine` makes ranks watch their own operations and answer the doctor. `model_files`
     says what hosts do that lack the model's files at the driver's path: see model_files.mode.
@@ -88,7 +89,7 @@ class EngineSettings:
     examine: bool = False
     check: str = "step"
     all_reduce: Mode = "auto"
-    collective_timeout_s: float = 60.0
+    collective_timeout_s: float = 10.0
     verify_load: bool = False
     device: str = "cpu"
     enforce_eager: bool = False

@@ -88,7 +88,7 @@ class DriverWatch:
 
 def lost(ranks: Collection[int], hosts: Sequence[str], what: str) -> RankFault:
     """E-HOST-LOST for ranks that are not heard any more; `hosts` names the host of every rank."""
-    lines = [f"{what}: no heartbeat for {SILENT_MS / 1000:g} s"]
+    lines = [f"{what}: connections were closed, or gave no heartbeat for {SILENT_MS / 1000:g} s"]
     for host in dict.fromkeys(hosts[rank] for rank in sorted(ranks)):
         all_there = [rank for rank, name in enumerate(hosts) if name == host]
         silent = [rank for rank in all_there if rank in ranks]

@@ -70,7 +70,8 @@ class DriverLink:
         except zmq.ZMQError as error:
             self.close()
             raise EnvironmentFault(
-                "E-DRIVER-LISTEN", f"the driver cannot listen for its ranks: {error}"
+                "E-DRIVER-LISTEN",
+                f"the driver cannot listen for its ranks at {address.host or 'a socket'}: {error}",
             ) from error
 
     def _bind(self, address: Address) -> None:
@@ -84,8 +85,8 @@ class DriverLink:
             self._socket.curve_secretkey = private
             beat(self._socket)
             self._disconnections = Disconnections(self._socket)
-            port = self._socket.bind_to_random_port(f"tcp://{address.host}")
-            self.endpoint = f"tcp://{address.host}:{port}"
+            self._socket.bind(f"tcp://{address.host}:*")
+            self.endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
     def ticket(self, rank: int, device: str = "cpu") -> RankTicket:
         """What rank number `rank` needs to connect."""

@@ -8,10 +8,11 @@ from typing import Any
 from ..kernels.errors import InputError
 from .checkpoint import Checkpoint
 from .fit import Budget, Fit, Option, compare, fit, padding_share, ways_out
+from .hosts import consecutive
 from .memory import MemoryModel, RankMemory, memory_model
 from .plan import PlanSettings, ShardPlan
 from .spec import ModelSpec
-from .traffic import Traffic, step_traffic
+from .traffic import Traffic, between_hosts, step_traffic
 
 STEPS = {"decode": (1, 1), "prefill": (512, 1)}
 """Steps that the traffic is shown for: name -> (rows, rows that are sampled)."""
@@ -22,12 +23,14 @@ class Question:
     """What a user wants to know beside the plan.
 
     `length` is the context to plan for, in tokens; None takes all that the model has.
+    `ranks_per_host` says how the ranks are spread; empty where all of them share one host.
     """
 
     dtype: str
     step_rows: int
     length: int | None = None
     budget: Budget | None = None
+    ranks_per_host: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +46,8 @@ class Explanation:
     options: list[Option]
     ways_out: list[Option]
     traffic: Traffic
+    hosts: tuple[range, ...]
+    host_traffic: list[Traffic]
 
     @property
     def padding(self) -> float:
@@ -122,6 +127,11 @@ class Explanation:
                 | {"received": traffic.total(rows, sampled)}
                 for name, (rows, sampled) in STEPS.items()
             },
+            "hosts": [
+                {"ranks": list(ranks), "nodes": sent.nodes[0]}
+                | {name: {"sent": sent.total(*rows)} for name, rows in STEPS.items()}
+                for ranks, sent in zip(self.hosts, self.host_traffic, strict=True)
+            ],
         }
 
 
@@ -136,7 +146,7 @@ def explain(
 
     `tensors_say` is the intermediate size found there, as for make_plan. Raises InputError
     E-PLAN-LENGTH for a length that the model does not have, E-PLAN-MEMORY when the memory of some
-    ranks is not given.
+    ranks is not given, E-PLAN-HOSTS when the hosts do not hold all ranks.
     """
     length = spec.max_positions if question.length is None else question.length
     budget = question.budget
@@ -153,6 +163,14 @@ def explain(
             f"--gpu-memory names {len(budget.gib)} devices and there are {plan.degree} ranks. Give "
             f"one value for all, or {plan.degree} values between commas",
         )
+    counts = question.ranks_per_host
+    if counts and (min(counts) < 1 or sum(counts) != plan.degree):
+        raise InputError(
+            "E-PLAN-HOSTS",
+            f"--ranks-per-host {','.join(map(str, counts))}: expected numbers above 0 that add up "
+            f"to {plan.degree}, the tensor-parallel size",
+        )
+    hosts = consecutive([str(host) for host, count in enumerate(counts) for _ in range(count)])
     entries = None if checkpoint is None else checkpoint.entries
     model = memory_model(spec, question.dtype, question.step_rows, entries)
     settings = PlanSettings(degree=plan.degree, atoms=plan.atoms, layout=plan.layout)
@@ -168,6 +186,8 @@ def explain(
         options=options,
         ways_out=ways_out(options, settings),
         traffic=step_traffic(spec, plan, question.dtype),
+        hosts=hosts,
+        host_traffic=between_hosts(spec, plan, question.dtype, hosts),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
 from .atoms import complete_subtrees
 from .plan import ShardPlan
@@ -14,8 +15,8 @@ def consecutive(names: Sequence[str]) -> tuple[range, ...]:
     >>> consecutive(["a", "a", "b"])
     (range(0, 2), range(2, 3))
     """
-    begins = [r for r, name in enumerate(names) if r == 0 or name != names[r - 1]]
-    return tuple(range(*ends) for ends in zip(begins, [*begins[1:], len(names)], strict=True))
+    runs = (list(run) for _, run in groupby(range(len(names)), key=names.__getitem__))
+    return tuple(range(run[0], run[-1] + 1) for run in runs)
 
 
 def owned_together(plan: ShardPlan, ranks: range) -> range:

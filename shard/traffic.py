@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .atoms import complete_subtrees
+from .hosts import host_nodes
 from .plan import ShardPlan
 from .spec import DTYPES, ModelSpec
 
@@ -34,7 +36,8 @@ class Message:
 class Traffic:
     """The messages of a step. `nodes[rank]` counts the complete subtrees that a rank sends.
 
-    A tree sum sends float32 nodes; ranks with fewer nodes than the most fill up with zeros.
+    A tree sum sends float32 nodes; ranks with fewer nodes than the most fill up with zeros. Between
+    hosts `degree` counts hosts, and `nodes` holds those of the one that sends.
     """
 
     degree: int
@@ -53,20 +56,52 @@ def step_traffic(spec: ModelSpec, plan: ShardPlan, dtype: str) -> Traffic:
     """The messages of every step of a model under a plan; `dtype` is the run's."""
     owned = [plan.owned(rank) for rank in range(plan.degree)]
     nodes = tuple(len(complete_subtrees(plan.atoms, atoms)) for atoms in owned)
-    columns = max(plan.vocab.slice(atoms).size for atoms in owned)
+    columns = _most_columns(plan)
+    messages = _messages(spec, dtype, ("T",), ("L", columns), max(nodes))
+    return Traffic(degree=plan.degree, nodes=nodes, messages=messages)
+
+
+def between_hosts(
+    spec: ModelSpec, plan: ShardPlan, dtype: str, hosts: Sequence[range]
+) -> list[Traffic]:
+    """What each host sends to every other in a step (runtime/collectives/hierarchical.py).
+
+    `hosts` are runs of ranks that together are all. A host sends its own complete subtrees and what
+    its ranks gather, once to each other host, and fills nothing up.
+    """
+    columns = _most_columns(plan)
+    return [
+        Traffic(
+            degree=len(hosts),
+            nodes=(len(nodes),),
+            messages=_messages(
+                spec, dtype, (len(ranks), "T"), (len(ranks), "L", columns), len(nodes)
+            ),
+        )
+        for ranks, nodes in zip(hosts, host_nodes(plan, hosts), strict=True)
+    ]
+
+
+def _most_columns(plan: ShardPlan) -> int:
+    return max(plan.vocab.slice(plan.owned(rank)).size for rank in range(plan.degree))
+
+
+def _messages(
+    spec: ModelSpec,
+    dtype: str,
+    rows: tuple[int | str, ...],
+    logits: tuple[int | str, ...],
+    nodes: int,
+) -> tuple[Message, ...]:
     hidden = spec.hidden_size
 
     def message(site: str, count: int, shape: tuple[int | str, ...], kind: str) -> Message:
         width = DTYPES[kind].itemsize
         return Message(site=site, count=count, shape=shape, dtype=kind, width=width)
 
-    return Traffic(
-        degree=plan.degree,
-        nodes=nodes,
-        messages=(
-            message("embed_tokens", 1, ("T", hidden), dtype),
-            message("o_proj", spec.layers, (max(nodes), "T", hidden), "float32"),
-            message("down_proj", spec.layers, (max(nodes), "T", hidden), "float32"),
-            message("lm_head", 1, ("L", columns), "float32"),
-        ),
+    return (
+        message("embed_tokens", 1, (*rows, hidden), dtype),
+        message("o_proj", spec.layers, (nodes, "T", hidden), "float32"),
+        message("down_proj", spec.layers, (nodes, "T", hidden), "float32"),
+        message("lm_head", 1, logits, "float32"),
     )

@@ -10,6 +10,9 @@ rank, and r = 1, or 0 on one rank.
     per sampled  4*H + e*H + 4*(W*(1 + g) + N)
     gather       T * 4*H * (M*g + max(M, log2(atoms / smallest subtree) + 1)) above one rank,
                  and T * 4*H * M more where S < M
+
+That is the most that any collectives take. Over several hosts ranks gather the nodes of hosts,
+which are at most as many, and in place.
 """
 
 from __future__ import annotations

@@ -54,7 +54,8 @@ CardShare = Annotated[
 AllReduce = Annotated[
     str,
     typer.Option(
-        help="How ranks add up: custom (shared memory), gather, library (not invariant), or auto."
+        help="How ranks add up: custom (shared memory), hierarchical (custom inside each host, "
+        "gather between hosts), gather, library (not invariant), or auto."
     ),
 ]
 DisableCustomAllReduce = Annotated[
@@ -77,8 +78,8 @@ VerifyLoad = Annotated[
 
 def all_reduce_mode(mode: str, disable_custom: bool) -> Mode:
     """The mode that two options ask for; raises InputError when they contradict each other."""
-    if disable_custom and mode == "custom":
-        raise InputError("E-USAGE", "--all-reduce custom and --disable-custom-all-reduce exclude")
+    if disable_custom and mode in ("custom", "hierarchical"):
+        raise InputError("E-USAGE", f"--all-reduce {mode} and --disable-custom-all-reduce exclude")
     if mode not in MODES:
         raise InputError("E-COLL-MODE", f"--all-reduce {mode!r}: expected {', '.join(MODES)}")
     return "gather" if disable_custom and mode == "auto" else mode  # pyright: ignore[reportReturnType]

@@ -56,6 +56,12 @@ def plan(
     dtype: Dtype = "auto",
     quantization: Quantization = None,
     group_size: GroupSize = None,
+    ranks_per_host: Annotated[
+        str | None,
+        typer.Option(
+            help="Ranks on each of several hosts, as in 2,1; --explain shows what is sent."
+        ),
+    ] = None,
     explain_all: Annotated[
         bool, typer.Option("--explain", help="Show layouts, traffic and formulas too.")
     ] = False,
@@ -79,6 +85,7 @@ def plan(
         step_rows=EngineSettings().max_step_rows,
         length=max_model_len,
         budget=budget,
+        ranks_per_host=() if ranks_per_host is None else _counts(ranks_per_host),
     )
     checkpoint = None
     if has_weights(folder) and quantization is None:
@@ -107,6 +114,16 @@ def _assume(spec: ModelSpec, quantization: str, group_size: int) -> ModelSpec:
             f"{spec.quantization.method}; leave the option out",
         )
     return dataclasses.replace(spec, quantization=assumed_quantization(quantization, group_size))
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    """Parse --ranks-per-host; raises InputError E-PLAN-HOSTS."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(
+            "E-PLAN-HOSTS", f"--ranks-per-host {text!r}: expected numbers between commas, as in 2,1"
+        ) from None
 
 
 def _budget(text: str, utilization: float) -> Budget:

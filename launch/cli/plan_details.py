@@ -35,6 +35,8 @@ def print_details(found: Explanation) -> None:
     """Both layouts at this degree, the bytes on the wire, and how the numbers were made."""
     _print_layouts(found)
     _print_traffic(found)
+    if len(found.hosts) > 1:
+        _print_host_traffic(found)
     width = DTYPES[found.model.dtype].itemsize
     console.print("\nhow the numbers are made", style="italic")
     console.print(FORMULAS.format(width=width, rows=found.model.step_rows), style="dim")
@@ -86,6 +88,22 @@ def _print_traffic(found: Explanation) -> None:
     console.print(
         f"T rows, L of them sampled (1 here). Tree nodes of each rank: {nodes}; those with fewer "
         "fill up with zeros.",
+        style="dim",
+    )
+
+
+def _print_host_traffic(found: Explanation) -> None:
+    steps = [f"T = {rows}" for rows, _ in STEPS.values()]
+    shown = table(
+        *("host", "*ranks", "nodes", *steps), title="sent by each host to all others in a step"
+    )
+    for host, (ranks, sent) in enumerate(zip(found.hosts, found.host_traffic, strict=True)):
+        total = (size(sent.total(*rows)) for rows in STEPS.values())
+        shown.add_row(str(host), " ".join(map(str, ranks)), str(sent.nodes[0]), *total)
+    print_table(shown)
+    console.print(
+        "Inside a host ranks share memory. The first rank of each host sends, by --all-reduce "
+        "hierarchical, which auto takes.",
         style="dim",
     )
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from ...kernels.errors import EnvironmentFault
 from .auth import TOKEN, TOKEN_FILE, token_source
-from .watch import silence
+from .reach import silence
 
 ANSWER_S = 12.0
 REFUSED = "AuthenticationError"
@@ -24,8 +24,9 @@ REFUSED = "AuthenticationError"
 def check_head(address: str) -> None:
     """Ask the head at `address` (host:port) who it is.
 
-    Raises EnvironmentFault E-RAY-CONNECT when nobody answers or it is no Ray, E-RAY-AUTH when it
-    refuses the token, E-RAY-VERSION when it runs another Ray or Python.
+    Raises EnvironmentFault E-RAY-CONNECT when nobody answers, it is no Ray, or this host is not
+    in its cluster, E-RAY-AUTH when it refuses the token, E-RAY-VERSION when it runs another Ray
+    or Python.
     """
     host, _, port = address.rpartition(":")
     if (reason := silence((host, int(port)))) is not None:
@@ -54,10 +55,10 @@ def check_head(address: str) -> None:
             f"something listens at {address}, but it does not answer as the head of a Ray cluster: "
             f"{answer['error']}. Has another program taken the port? `ss -ltnp` there shows which",
         )
-    theirs, ours = answer["cluster"], _ours()
+    theirs = answer["cluster"]
     differing = [
         f"  {name}: the cluster {theirs.get(name)}, this host {value}"
-        for name, value in ours.items()
+        for name, value in _ours().items()
         if theirs.get(name) != value
     ]
     if differing:
@@ -65,6 +66,12 @@ def check_head(address: str) -> None:
             "E-RAY-VERSION",
             f"Ray cluster at {address} and this host {socket.gethostname()} run different "
             "software. Install the same on both\n" + "\n".join(differing),
+        )
+    if not answer["joined"]:
+        raise EnvironmentFault(
+            "E-RAY-CONNECT",
+            f"this host {socket.gethostname()} is not part of the Ray cluster at {address}: join "
+            f"it with `ray start --address={address}`, or run on one of its hosts",
         )
 
 
@@ -87,16 +94,31 @@ def _ours() -> dict[str, str]:
     return {"ray": version("ray"), "python": platform.python_version()}
 
 
+def _is_here(address: str) -> bool:
+    """Whether an address belongs to this host: nobody can listen at another's."""
+    try:
+        socket.create_server((address, 0)).close()
+    except OSError:
+        return False
+    return True
+
+
 def main() -> None:
-    """Print one JSON object: "cluster" with its versions, or "error" and "error_class"."""
+    """Print one JSON object: "cluster" with its versions and "joined", whether a node of it runs on
+    this host; or "error" and "error_class".
+    """
     from ray._common.usage.usage_lib import get_cluster_metadata
     from ray._raylet import GcsClient  # pyright: ignore[reportAttributeAccessIssue]
     from ray.exceptions import RayError
 
     try:
-        told = get_cluster_metadata(GcsClient(address=sys.argv[1])) or {}
-        found = {"ray": told.get("ray_version"), "python": told.get("python_version")}
-        answer = {"cluster": found}
+        head = GcsClient(address=sys.argv[1])
+        told = get_cluster_metadata(head) or {}
+        addresses = {node.node_manager_address for node in head.get_all_node_info().values()}
+        answer = {
+            "cluster": {"ray": told.get("ray_version"), "python": told.get("python_version")},
+            "joined": any(map(_is_here, addresses)),
+        }
     except RayError as error:
         text = str(error).partition(":")[2] or str(error)
         answer = {"error_class": type(error).__name__, "error": text.strip().partition(".")[0]}

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .watch import silence
+from .reach import Door, silence
 
 MOST_AT_A_TIME = 32
 
@@ -31,7 +31,7 @@ class Demand:
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """One raylet: usually one host. `port` is where its raylet listens for other nodes.
+    """One raylet: usually one host.
 
     `state` "silent": Ray has not given the node up yet, but nobody listens there.
     """
@@ -49,6 +49,11 @@ class Node:
 
     def __str__(self) -> str:
         return host_name(self.hostname, self.address)
+
+    @property
+    def door(self) -> Door:
+        """Where its raylet listens for other nodes."""
+        return self.address, self.port
 
     def holds(self, demand: Demand) -> int:
         """How many ranks fit when nothing else runs on the node."""

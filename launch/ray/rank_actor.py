@@ -6,14 +6,6 @@ from typing import Any
 
 from .versions import reporter
 
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-"""Ray sets the first by a rule of its own; a rank starts its own threads and wants no others."""
-ENVIRONMENT = {
-    **dict.fromkeys(THREADS, "1"),
-    # Every GPU of the host stays visible, as peers need it; a rank is told its own by index.
-    "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1",
-}
-
 
 def rank_actor_class() -> type[Any]:
     """The class of actors. Ray sends it by value: a host without isobit can still `describe`."""

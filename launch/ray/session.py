@@ -15,7 +15,18 @@ from ...runtime.link import private_folder
 from ..interrupts import held_interrupts
 from .auth import cluster_auth, private_auth, ray_environment
 from .head_probe import check_head
+from .reach import silence
 
+log = logging.getLogger("isobit.launch")
+
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+"""`ray start` sets the first to 1, Ray to the cores of a task; ranks start threads of their own."""
+RANKS_ENVIRONMENT = {
+    **dict.fromkeys(THREADS, "1"),
+    # Every GPU of a host stays visible, as peers need it; a rank is told its own by index.
+    "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
 OBJECT_STORE_BYTES = 80 << 20
 LONGEST_RAY_SOCKET = len("/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store")
 
@@ -28,8 +39,8 @@ def ray_session(address: str | None, most_ranks: int) -> Iterator[None]:
     EnvironmentFault E-RAY-CONNECT when Ray cannot be started or reached, and as check_head;
     InputError E-RAY-AUTH and E-USAGE.
     """
-    variables = private_auth() if address is None else cluster_auth()
-    variables |= {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    # What a private Ray starts inherits; on a cluster Ray has to carry it to the hosts.
+    variables = private_auth() | RANKS_ENVIRONMENT if address is None else cluster_auth()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     with ExitStack() as cleanup:
         cleanup.enter_context(ray_environment(variables))
@@ -44,6 +55,7 @@ def ray_session(address: str | None, most_ranks: int) -> Iterator[None]:
             "logging_level": logging.ERROR,
             "log_to_driver": False,
             "namespace": "isobit",
+            "runtime_env": None if address is None else {"env_vars": RANKS_ENVIRONMENT},
         }
         with held_interrupts():
             if address is None:
@@ -57,6 +69,7 @@ def ray_session(address: str | None, most_ranks: int) -> Iterator[None]:
                     "_temp_dir": folder,
                     "_node_ip_address": "127.0.0.1",
                 }
+            cleanup.enter_context(_messages_logged())
             cleanup.callback(_shut_down)
             try:
                 ray.init(**settings)
@@ -82,19 +95,46 @@ def _resolved(address: str) -> str:
             f"--ray-address {address}: ranks talk to this process themselves, so it has to "
             "run on a host of the cluster. There take --ray-address auto, or HOST:PORT",
         )
+    if address != "auto" and not address.rpartition(":")[2].isdecimal():
+        raise InputError("E-USAGE", f"--ray-address {address}: expected auto or HOST:PORT")
     try:
-        found = canonicalize_bootstrap_address(address)
-    except (ValueError, OSError) as error:
-        raise InputError(
-            "E-USAGE", f"--ray-address {address}: expected auto or HOST:PORT ({error})"
-        ) from error
-    if found is None:
+        return str(canonicalize_bootstrap_address(address))
+    except ValueError as error:
+        raise InputError("E-USAGE", f"--ray-address {address}: {error}") from error
+    except OSError as error:
         raise EnvironmentFault(
             "E-RAY-CONNECT",
-            f"--ray-address {address}: no Ray cluster was started on this host. Start one with "
+            f"--ray-address {address}: no Ray cluster runs on this host. Start one with "
             "`ray start --head`, join one with `ray start --address=HEAD:6379`, or give HOST:PORT",
-        )
-    return found
+        ) from error
+
+
+def head_is_gone() -> bool:
+    """Whether the connected Ray has lost its head: then Ray waits a minute in every call, and ends
+    this process after it.
+    """
+    import ray
+
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    return silence((host, int(port))) is not None
+
+
+@contextmanager
+def _messages_logged() -> Iterator[None]:
+    """Log what Ray prints about other processes: it takes standard output, which is not its own.
+
+    A dead raylet's last twenty lines would stand beside our one error, or in front of our JSON.
+    """
+    from ray._private import worker
+
+    def note(data: dict[str, Any], **_how: Any) -> None:
+        log.info("Ray: %s", "\n".join(map(str, data["lines"])))
+
+    before, worker.print_to_stdstream = worker.print_to_stdstream, note
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream = before
 
 
 def _shut_down() -> None:

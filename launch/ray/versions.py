@@ -44,9 +44,7 @@ def reporter() -> Callable[[], dict[str, Any]]:
             except metadata.PackageNotFoundError:
                 return "not installed"
 
-        versions = {"python": platform.python_version()}
-        versions |= {package: version(package) for package in ("isobit", "ray", "torch")}
-        if versions["isobit"] != "not installed":
+        def source() -> str:
             digest = hashlib.sha256()
             for room in ("kernels", "shard", "runtime", "launch"):
                 found = importlib.util.find_spec(f"isobit.{room}")
@@ -58,10 +56,22 @@ def reporter() -> Callable[[], dict[str, Any]]:
                 }
                 for name in sorted(files):
                     digest.update(f"{room}/{name}\0".encode() + files[name].read_bytes())
-            versions["isobit source"] = digest.hexdigest()[:12]
+            return digest.hexdigest()[:12]
+
+        versions = {"python": platform.python_version()}
+        versions |= {package: version(package) for package in ("isobit", "ray", "torch")}
+        try:
+            versions["isobit source"] = source()
+        except ImportError:
+            versions["isobit source"] = "cannot be imported"
         return {"hostname": socket.gethostname(), "versions": versions}
 
     return report
+
+
+def driver_report() -> HostReport:
+    """The software of this process."""
+    return HostReport(**reporter()())
 
 
 def node_versions(nodes: Sequence[Node], timeout_s: float) -> dict[str, HostReport]:

@@ -32,7 +32,7 @@ def check_collectives(context: Context) -> list[Finding]:
     ranks = context.ranks()
     chosen = ranks.reports[0]["all_reduce"]
     context.measure("all_reduce", chosen)
-    if case.engine.all_reduce in ("auto", "custom") and chosen["name"] != "custom":
+    if case.engine.all_reduce == "auto" and chosen["name"] == "gather":
         found.append(
             Finding(
                 check=NAME,

@@ -125,7 +125,7 @@ def _gathered(
     context: Context, ranks: RanksExamined, reference: Any, difference: Difference
 ) -> tuple[Evidence, ...]:
     """Whether the other way to the same sum gives the right one."""
-    if ranks.reports[0]["all_reduce"]["name"] != "custom":
+    if ranks.reports[0]["all_reduce"]["name"] not in ("custom", "hierarchical"):
         return ()
     try:
         traced = context.ranks(all_reduce="gather").run().traces

@@ -121,6 +121,8 @@ def _next_step(error: IsobitError, verdict: Verdict) -> str:
         return "run again with --all-reduce gather: if it works, the custom path is at fault"
     if error.code == "E-RANK-DIED":
         return "look for the reason in the kernel's log (dmesg): the OOM killer ends with signal 9"
+    if error.code == "E-HOST-LOST":
+        return "look at that host, then run again"
     if verdict == "numeric-overflow":
         return "run with --dtype bfloat16"
     return "do what the message says"

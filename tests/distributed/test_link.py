@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
@@ -14,9 +17,11 @@ from isobit.runtime.config import EngineSettings, SamplingSettings
 from isobit.runtime.engine import Engine
 from isobit.runtime.launcher import LocalLauncher
 from isobit.runtime.link import Address, DriverLink, RankLink
+from isobit.runtime.network import split
 from isobit.runtime.ticket import RankTicket
 from isobit.shard.plan import PlanSettings
 
+from ..proxy import Proxy
 from ..support import INT4
 
 
@@ -162,6 +167,69 @@ def test_without_the_keys_of_a_ticket_nothing_gets_through_tcp():
     link.close()
     peer._socket.setsockopt(zmq.LINGER, 0)
     peer.close()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1"], ids=["tcp"])
+def test_a_rank_hears_nobody_but_the_driver_of_its_ticket(join):
+    """Another driver at the same address has not the key that the ticket names."""
+    false = DriverLink(2, Address(host="127.0.0.1"))
+    rank = join(0, endpoint=false.endpoint)
+    assert not false._socket.poll(300)
+    with pytest.raises(RankFault, match="rank 0 cannot be reached"):
+        false.send(0, {"kind": "step"})
+    assert not rank._socket.poll(0)
+    rank._socket.setsockopt(zmq.LINGER, 0)
+    false.close()
+
+
+def test_a_message_beyond_the_limit_is_refused_before_it_is_read(monkeypatch):
+    """ZeroMQ knows the size from the header and takes no memory for the rest."""
+    monkeypatch.setattr(wire, "MOST_MESSAGE_BYTES", 4096)
+    link = DriverLink(1, Address(host="127.0.0.1"))
+    rank = RankLink(link.ticket(0))
+    assert set(greetings(link)) == {0}
+    rank._socket.send(b"x" * 5000)
+    # Whoever sends such a thing is no rank any more.
+    with pytest.raises(RankFault) as caught:
+        link.collect("stepped", "step 1", 5, nobody, stop_at_error=True)
+    assert caught.value.code == "E-HOST-LOST"
+    rank._socket.setsockopt(zmq.LINGER, 0)
+    rank.close()
+    link.close()
+
+
+RANK_ALONE = """
+import json, sys
+from isobit.runtime import heartbeat, rank_process
+from isobit.runtime.ticket import RankTicket
+heartbeat.SILENT_MS, heartbeat.DRIVER_RETURNS_S = 1000, 1.0
+rank_process.run_rank(RankTicket(**json.loads(sys.argv[1])))
+"""
+
+
+@pytest.mark.parametrize("end", ["driver", "cable"])
+def test_a_rank_on_another_host_ends_when_the_driver_or_the_way_to_it_does(end):
+    link = DriverLink(1, Address(host="127.0.0.1"))
+    proxy = Proxy(split(link.endpoint)[1])
+    ticket = dataclasses.replace(link.ticket(0), endpoint=f"tcp://127.0.0.1:{proxy.port}")
+    rank = subprocess.Popen(
+        [sys.executable, "-c", RANK_ALONE, json.dumps(dataclasses.asdict(ticket))],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        greetings(link, 30)
+        if end == "cable":
+            proxy.cut()
+        else:
+            link.close()
+        _, said = rank.communicate(timeout=20)
+    finally:
+        rank.kill()
+        proxy.close()
+        if end == "cable":
+            link.close()
+    assert (rank.returncode, said) == (1, "isobit: the driver is gone, and with it this rank\n")
 
 
 def test_a_stranger_keeps_no_rank_from_joining(driver, join, stranger):

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import logging
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import pytest
-from isobit.kernels.errors import EnvironmentFault
-from isobit.launch.ray.session import ray_session
 from isobit.runtime.config import EngineSettings
 from isobit.runtime.engine import Engine
 from isobit.runtime.launcher import LocalLauncher
+from isobit.runtime.link import Address, DriverLink
 from isobit.runtime.rendezvous import Rendezvous
 from isobit.shard.plan import PlanSettings
 
@@ -74,11 +71,12 @@ def test_the_store_across_hosts_listens_on_one_address_only(tmp_path):
     assert listening == [f"0100007F:{port:04X}"]
 
 
-def test_a_ray_that_is_not_there_is_named_at_once():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    started = time.monotonic()
-    with pytest.raises(EnvironmentFault) as error, ray_session(f"127.0.0.1:{port}", 1):
-        pass
-    assert error.value.code == "E-RAY-CONNECT"
-    assert time.monotonic() - started < 10
+@pytest.mark.parametrize("listener", [Rendezvous, DriverLink], ids=lambda each: each.__name__)
+def test_an_address_of_another_host_cannot_be_listened_at(listener, tmp_path):
+    """192.0.2.0/24 belongs to documentation, never to a host."""
+    with pytest.raises(EnvironmentFault, match=r"at 192\.0\.2\.7: ") as caught:
+        if listener is Rendezvous:
+            Rendezvous(tmp_path, "192.0.2.7")
+        else:
+            DriverLink(1, Address(host="192.0.2.7"))
+    assert caught.value.code == "E-DRIVER-LISTEN"

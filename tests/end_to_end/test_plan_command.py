@@ -71,6 +71,24 @@ def test_json_keeps_its_fields_and_adds_to_them(command):
     assert sent == report["wire"]["prefill"]["sent"] == report["wire"]["prefill"]["received"]
 
 
+def test_hosts_are_told_what_they_send_each_other(command):
+    """Of 8 atoms host 0 owns 6, so two subtrees; 5 layers sum twice, 288 wide."""
+    result = command("plan", str(INT4), "-tp", "3", "--ranks-per-host", "2,1", "--json")
+    first, second = result.json()["wire"]["hosts"]
+    assert (first["ranks"], first["nodes"]) == ([0, 1], 2)
+    assert (second["ranks"], second["nodes"]) == ([2], 1)
+    sums = 5 * 2 * 288 * 4
+    for host, nodes, ranks in ((first, 2, 2), (second, 1, 1)):
+        embedding, logits = 288 * 2 * ranks, 768 * 4 * ranks
+        assert host["decode"]["sent"] == nodes * sums + embedding + logits
+
+
+@pytest.mark.parametrize("hosts", ["2,2", "3,0", "two"])
+def test_hosts_that_do_not_hold_the_ranks_are_an_error(command, hosts):
+    result = command("plan", str(INT4), "-tp", "3", "--ranks-per-host", hosts)
+    assert result.status == 2 and "E-PLAN-HOSTS" in result.stderr
+
+
 def test_config_alone_says_what_the_weights_say(command, tmp_path):
     model = copy_model(INT4, tmp_path / "model")
     with_weights = command("plan", model, "-tp", "2", "--json").json()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from isobit.kernels.step import Step
 from isobit.runtime.batch import pages_for
 from isobit.runtime.collectives.gather import GatherCollectives
+from isobit.runtime.collectives.hierarchical import HierarchicalCollectives
 from isobit.runtime.decoder import Decoder
 from isobit.runtime.trace import Tracer
 from isobit.shard.checkpoint import open_checkpoint
@@ -16,7 +18,7 @@ from isobit.shard.load import load_rank
 from isobit.shard.memory import memory_model
 from isobit.shard.plan import PlanSettings, ShardPlan, make_plan
 from isobit.shard.spec import read_spec
-from isobit.shard.traffic import step_traffic
+from isobit.shard.traffic import between_hosts, step_traffic
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -37,6 +39,35 @@ class Mirror(GatherCollectives):
     def all_gather(self, tensor: torch.Tensor, out: torch.Tensor, site: str) -> None:
         self.sent += (self.plan.degree - 1) * tensor.nbytes
         out[:] = tensor
+
+
+class MirrorHost:
+    """The ranks of a host, with wrong numbers and the right bytes."""
+
+    def reduce(self, nodes: torch.Tensor, out: torch.Tensor, site: str) -> None:
+        out.zero_()
+
+    def all_gather(self, tensor: torch.Tensor, out: torch.Tensor, site: str) -> None:
+        out[:] = tensor
+
+    def broadcast(self, tensor: torch.Tensor, site: str) -> None:
+        pass
+
+    def abandon(self, cause: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class MirrorExchange:
+    """Counts what host number `own` sends to the others, who say nothing."""
+
+    def __init__(self, own: int) -> None:
+        self.own, self.sent = own, 0
+
+    def share(self, parts: Sequence[torch.Tensor]) -> None:
+        self.sent += (len(parts) - 1) * parts[self.own].nbytes
 
 
 class PeakBytes(TorchDispatchMode):
@@ -65,18 +96,25 @@ class PeakBytes(TorchDispatchMode):
                     self._live[ref.cdata] = (ref, storage.nbytes() if made_here else 0)
 
 
-def run_step(degree: int, rank: int, rows: int, sampled: int) -> tuple[int, int, int, int]:
-    """Bytes of workspace that a step took and was planned for, bytes that it sent and should."""
+def run_step(
+    degree: int, rank: int, rows: int, sampled: int, hosts: Sequence[range] = ()
+) -> tuple[int, int, int, int]:
+    """Bytes of workspace that a step took and was planned for, bytes that it sent and should.
+
+    With hosts those are what the rank, the first of its host, sends to others.
+    """
     spec, checkpoint = read_spec(INT4), open_checkpoint(INT4)
     plan = make_plan(spec, PlanSettings(degree=degree))
     dtype, pages = torch.bfloat16, pages_for(rows)
-    mirror = Mirror(plan, rank)
+    own = next((i for i, ranks in enumerate(hosts) if rank in ranks), 0)
+    exchange, mirror = MirrorExchange(own), Mirror(plan, rank)
+    several = HierarchicalCollectives(plan, rank, hosts, MirrorHost(), exchange) if hosts else None
     decoder = Decoder(
         spec,
         plan,
         rank,
         load_rank(checkpoint, spec, plan, rank, dtype),
-        mirror,
+        several or mirror,
         Tracer(None),
         dtype=dtype,
         kv_pages=pages,
@@ -94,11 +132,15 @@ def run_step(degree: int, rank: int, rows: int, sampled: int) -> tuple[int, int,
     with PeakBytes() as watch:
         decoder.forward(step)
     memory = memory_model(spec, "bfloat16", rows, checkpoint.entries).ranks(plan)[rank]
-    traffic = step_traffic(spec, plan, "bfloat16")
+    traffic = (
+        between_hosts(spec, plan, "bfloat16", hosts)[own]
+        if hosts
+        else step_traffic(spec, plan, "bfloat16")
+    )
     return (
         watch.peak + normed,
         memory.step.total(sampled),
-        mirror.sent,
+        exchange.sent if hosts else mirror.sent,
         traffic.total(rows, sampled),
     )
 
@@ -115,3 +157,16 @@ def test_a_decode_step_of_one_row():
     taken, planned, sent, said = run_step(3, 1, 1, 1)
     assert taken <= planned
     assert sent == said
+
+
+@pytest.mark.parametrize(
+    ("cut", "rank"), [((2, 1), 0), ((2, 1), 2), ((2, 2), 2), ((1, 3), 1), ((3, 2), 0)]
+)
+def test_over_several_hosts_a_step_takes_no_more_and_sends_what_the_plan_says(cut, rank):
+    hosts, first = [], 0
+    for count in cut:
+        hosts.append(range(first, first + count))
+        first += count
+    taken, planned, sent, said = run_step(first, rank, 96, 1, hosts)
+    assert taken <= planned
+    assert sent == said > 0
