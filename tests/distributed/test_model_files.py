@@ -143,7 +143,7 @@ def test_a_folder_that_hosts_lack_is_named_once_for_all_its_ranks(boxes):
     boxes.folders[2] = boxes.folders[1]
     error = refused(boxes, "auto")
     assert error.code == "E-MODEL-MISSING"
-    assert f"(ranks 1, 2): {boxes.folders[1]}: no such folder" in error.message
+    assert error.message.count(f"(ranks 1, 2): {boxes.folders[1]}: no such folder") == 1
 
 
 def test_a_tokenizer_that_differs_is_only_a_warning(boxes, caplog):
@@ -178,6 +178,14 @@ def test_the_driver_sends_its_files_once_to_a_host(boxes):
     with watched_by(watcher):
         assert boxes.settle("head")[1:] == others
     assert not [each for each in seen if "sending" in each[0]]
+
+
+def test_a_host_that_lacks_only_a_tokenizer_is_sent_nothing(boxes):
+    shutil.copytree(boxes.driver, boxes.folders[1])
+    (boxes.folders[1] / "tokenizer.json").unlink()
+    read = boxes.settle("head")
+    assert read[1] == str(boxes.folders[1])
+    assert Path(read[2]).is_relative_to(boxes.cache)
 
 
 def test_dummy_weights_need_no_more_than_the_config(boxes):

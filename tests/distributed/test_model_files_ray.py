@@ -15,7 +15,8 @@ from types import SimpleNamespace
 
 import pytest
 from isobit.kernels.errors import InputError
-from isobit.launch.ray_cluster import RayLauncher, ray_session
+from isobit.launch.ray.launcher import RayLauncher
+from isobit.launch.ray.session import ray_session
 from isobit.runtime.config import EngineSettings, SamplingSettings
 from isobit.runtime.engine import Engine
 from isobit.runtime.link import Address

@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+from isobit.kernels.errors import EnvironmentFault
 from isobit.runtime.config import EngineSettings
 from isobit.runtime.engine import Engine
 from isobit.runtime.launcher import LocalLauncher

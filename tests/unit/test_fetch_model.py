@@ -80,6 +80,23 @@ def test_what_is_not_the_announced_file_is_refused_and_removed(model, tmp_path, 
     assert [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"] == []
 
 
+def test_no_more_is_written_than_was_announced(model, tmp_path):
+    """A disk is not filled by a stream that does not end."""
+    head = Head(model)
+    taken = 0
+
+    def endless(number: int, offset: int) -> Iterator[bytes]:
+        nonlocal taken
+        del number, offset
+        for _ in range(1000):
+            taken += PIECE
+            yield bytes(PIECE)
+
+    with pytest.raises(InputError, match="E-MODEL-TRANSFER"):
+        fetch_model(head.manifest, tmp_path, endless)
+    assert taken <= head.manifest.files[0].size + PIECE
+
+
 def test_a_fetched_file_that_was_changed_is_fetched_again(model, tmp_path):
     head = Head(model)
     folder = fetch_model(head.manifest, tmp_path, head.pieces)
