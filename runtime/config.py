@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,12 +14,14 @@ from ..kernels.errors import InputError
 from ..shard.plan import PlanSettings
 from ..shard.quantization import assumed_quantization
 from ..shard.spec import DTYPES, ModelSpec, read_spec
+from .card_memory import check_utilization
 from .collectives.interface import MODES, Mode
 from .devices import CPU, device_names
 from .model_files.mode import ModelFiles
 from .trace_settings import TraceSettings
 
 PAGE_TOKENS = PAGE
+CARD_SHARE = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +72,9 @@ class EngineSettings:
     says what hosts do that lack the model's files at the driver's path: see model_files.mode.
 
     `device` "cpu", "cuda" for a card a rank, or one for each rank, as "cuda:0,cuda:0". On CUDA
-    decode runs as graphs; with `enforce_eager` it does not.
+    decode runs as graphs; with `enforce_eager` it does not. `gpu_memory_utilization` is the share
+    of a card that its ranks may use, 0.9 unless told otherwise; on CUDA `kv_pages` 0 takes all
+    pages that there is room for.
     """
 
     plan: PlanSettings = dataclasses.field(default_factory=PlanSettings)
@@ -88,6 +93,7 @@ class EngineSettings:
     verify_load: bool = False
     device: str = "cpu"
     enforce_eager: bool = False
+    gpu_memory_utilization: float | None = None
     model_files: ModelFiles = "auto"
 
 
@@ -135,6 +141,12 @@ def check_sampling(sampling: SamplingSettings) -> None:
         raise InputError("E-SAMPLING", "; ".join(wrong))
 
 
+def card_share(settings: EngineSettings) -> float:
+    """The share of a card that its ranks may use."""
+    given = settings.gpu_memory_utilization
+    return CARD_SHARE if given is None else given
+
+
 def check_device(settings: EngineSettings, dtype: torch.dtype) -> None:
     """Raise InputError E-DEVICE for devices that do not fit the ranks, and E-DEVICE-SETTING naming
     every setting that the device cannot take."""
@@ -144,7 +156,16 @@ def check_device(settings: EngineSettings, dtype: torch.dtype) -> None:
             raise InputError(
                 "E-DEVICE-SETTING", "--enforce-eager: there are no graphs on CPUs; leave it out"
             )
+        if settings.gpu_memory_utilization is not None:
+            raise InputError(
+                "E-DEVICE-SETTING", "--gpu-memory-utilization goes with --device cuda; leave it out"
+            )
+        if settings.kv_pages < 1:
+            raise InputError(
+                "E-DEVICE-SETTING", f"{settings.kv_pages} pages of KV cache: expected at least 1"
+            )
         return
+    check_utilization(card_share(settings))
     wrong = []
     if dtype == torch.float32:
         wrong.append("float32: the CUDA kernels take --dtype bfloat16 or float16")
@@ -195,3 +216,25 @@ class RankJob:
     device: str
     max_step_rows: int
     enforce_eager: bool
+    gpu_memory_utilization: float
+
+
+def told_to_ranks(settings: EngineSettings) -> dict[str, Any]:
+    """The fields of a RankJob that settings decide, as a message carries them."""
+    alike = (
+        "dtype",
+        "kv_pages",
+        "threads",
+        "examine",
+        "check",
+        "all_reduce",
+        "collective_timeout_s",
+        "verify_load",
+        "max_step_rows",
+        "enforce_eager",
+    )
+    return {name: getattr(settings, name) for name in alike} | {
+        "load": dataclasses.asdict(settings.load),
+        "trace": None if settings.trace is None else settings.trace.to_dict(),
+        "gpu_memory_utilization": card_share(settings),
+    }

@@ -20,6 +20,7 @@ from ..kernels.layout import TILE
 from ..shard.load import RankWeights
 from ..shard.plan import ShardPlan
 from ..shard.spec import ModelSpec
+from ..shard.verify_load import compare
 from .digest import chain_digests, tensor_digest
 from .trace import TraceRecord, first_difference
 
@@ -96,6 +97,21 @@ def _head(weight: AnyWeight, bias: torch.Tensor | None, place: int, size: int) -
     if bias is not None:
         parts.append(bias[begin:end])
     return chain_digests([tensor_digest(part) for part in parts])
+
+
+def check_files(reports: Sequence[dict[str, Any]], expected: dict[str, int]) -> None:
+    """Raise RankFault E-LOAD-DIFFERS when the shards together are not the file.
+
+    `expected` as file_fingerprints gives them; those of the ranks leave their reports.
+    """
+    faults = compare(expected, [report.pop("fingerprints") for report in reports])
+    wrong = [f"{fault.module}: differs from the file" for fault in faults]
+    for report in reports:
+        wrong += [f"{name}: padding on rank {report['rank']}" for name in report.pop("padding")]
+    if wrong:
+        raise RankFault(
+            "E-LOAD-DIFFERS", f"{len(wrong)} weights were loaded wrongly:\n" + "\n".join(wrong)
+        )
 
 
 def check_loaded(reports: Sequence[Mapping[str, Any]]) -> None:

@@ -6,14 +6,13 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from ..kernels.errors import RankFault
 from ..shard.checkpoint import open_checkpoint
-from ..shard.verify_load import compare, file_fingerprints
+from ..shard.verify_load import file_fingerprints
 from .batch import (
     Request,
     StepRows,
@@ -24,12 +23,8 @@ from .batch import (
     step_after,
 )
 from .completion import Batch, completions
-from .config import (
-    EngineSettings,
-    SamplingSettings,
-    run_dtype,
-)
-from .consistency import check_loaded, differing_ranks, divergence, wrong_products
+from .config import EngineSettings, SamplingSettings, run_dtype, told_to_ranks
+from .consistency import check_files, check_loaded, differing_ranks, divergence, wrong_products
 from .devices import device_names
 from .launcher import Launcher
 from .model_files.settle import settle_files
@@ -87,6 +82,11 @@ class Engine:
     ) -> None:
         self.close()
 
+    @property
+    def kv_pages(self) -> int:
+        """How many pages the KV cache of every rank has for requests."""
+        return self.ranks[0]["kv_pages"]
+
     def close(self) -> None:
         """Tell the ranks to stop, then end their processes."""
         self._group.close()
@@ -108,7 +108,7 @@ class Engine:
             for prompt, settings in zip(prompts, sampling, strict=True)
         ]
         check_requests(self.spec, prompts, sampling)
-        assign_pages(requests, self.settings.kv_pages)
+        assign_pages(requests, self.kv_pages)
         hidden, traces, steps, times, kernels, waits = [], [], [], [], [], []
         started = step_started = time.perf_counter()
         first_token_s = 0.0
@@ -159,19 +159,8 @@ class Engine:
             "kind": "load",
             "model": str(model.absolute()),
             "plan": self.plan.to_dict(),
-            "load": asdict(settings.load),
-            "dtype": settings.dtype,
-            "kv_pages": settings.kv_pages,
-            "threads": settings.threads,
+            **told_to_ranks(settings),
             **self._group.meeting_place,
-            "trace": None if settings.trace is None else settings.trace.to_dict(),
-            "examine": settings.examine,
-            "check": settings.check,
-            "all_reduce": settings.all_reduce,
-            "collective_timeout_s": settings.collective_timeout_s,
-            "verify_load": settings.verify_load,
-            "max_step_rows": settings.max_step_rows,
-            "enforce_eager": settings.enforce_eager,
         }
         self._group.tell(job)
         reports = self._group.collect(
@@ -195,15 +184,7 @@ class Engine:
     def _verify_load(self, model: Path) -> None:
         """Raise RankFault E-LOAD-DIFFERS when the shards together are not the file."""
         dtype = run_dtype(self.spec, self.settings.dtype)
-        expected = file_fingerprints(open_checkpoint(model), self.spec, dtype)
-        faults = compare(expected, [rank.pop("fingerprints") for rank in self.ranks])
-        wrong = [f"{fault.module}: differs from the file" for fault in faults]
-        for rank in self.ranks:
-            wrong += [f"{name}: padding on rank {rank['rank']}" for name in rank.pop("padding")]
-        if wrong:
-            raise RankFault(
-                "E-LOAD-DIFFERS", f"{len(wrong)} weights were loaded wrongly:\n" + "\n".join(wrong)
-            )
+        check_files(self.ranks, file_fingerprints(open_checkpoint(model), self.spec, dtype))
 
     def score_step(
         self, requests: list[Request], rows: StepRows, score: Mapping[str, Any]

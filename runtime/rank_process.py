@@ -66,7 +66,7 @@ def _serve(link: RankLink, ticket: RankTicket, download: Download | None) -> Non
         job.get("job", job)["model"] = folder
     # A rank has no terminal that anybody sees: its warnings go to the driver.
     with captured_warnings("isobit") as records:
-        worker = _worker(kind, job, ticket)
+        worker = _worker(kind, {**job, "rank": ticket.rank, "device": ticket.device})
     warnings = [record.getMessage() for record in records]
     link.send({"kind": "loaded", "warnings": warnings, **worker.report})
     try:
@@ -76,15 +76,15 @@ def _serve(link: RankLink, ticket: RankTicket, download: Download | None) -> Non
         worker.close()
 
 
-def _worker(kind: str, job: dict[str, Any], ticket: RankTicket) -> Worker | CalibrationWorker:
+def _worker(kind: str, job: dict[str, Any]) -> Worker | CalibrationWorker:
     # torch takes a second to import; by now the driver knows that this process lives.
     if kind == "calibrate":
         from .calibration.worker import CalibrationWorker
 
-        return CalibrationWorker({**job, "rank": ticket.rank})
+        return CalibrationWorker(job)
     from .worker import Worker, job_from_message
 
-    return Worker(job_from_message({**job, "rank": ticket.rank, "device": ticket.device}))
+    return Worker(job_from_message(job))
 
 
 def _die_with(driver: int) -> None:

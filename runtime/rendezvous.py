@@ -16,6 +16,7 @@ from .reach import check_routes, meet
 
 BACKLOG = 128
 STORE_TIMEOUT = timedelta(seconds=120)
+BOTH = "cpu:gloo,cuda:nccl"
 
 
 class Rendezvous:
@@ -51,7 +52,12 @@ class Rendezvous:
 
 
 def join(
-    address: str, rank: int, degree: int, timeout_s: float = 60.0, hosts: Sequence[str] = ()
+    address: str,
+    rank: int,
+    degree: int,
+    timeout_s: float = 60.0,
+    hosts: Sequence[str] = (),
+    cuda: bool = False,
 ) -> network.Route | None:
     """Join the default gloo group of an engine (a group of one needs none) over one interface.
 
@@ -59,6 +65,8 @@ def join(
     rank; ways between different ones are tried first. Raises EnvironmentFault E-NET-INTERFACE,
     E-NET-DRIVER or E-NET-ROUTE where the network does not serve, RankFault E-RANK-TIMEOUT where
     ranks do not come.
+
+    With `cuda`, tensors on CUDA devices go through NCCL, which starts at the first of them.
     """
     if degree == 1:
         return None
@@ -78,6 +86,10 @@ def join(
     if len(set(hosts)) > 1:
         check_routes(store, rank, hosts, route.address)
     dist.init_process_group(
-        "gloo", store=store, rank=rank, world_size=degree, timeout=timedelta(seconds=timeout_s)
+        BOTH if cuda else "gloo",
+        store=store,
+        rank=rank,
+        world_size=degree,
+        timeout=timedelta(seconds=timeout_s),
     )
     return route

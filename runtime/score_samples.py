@@ -88,12 +88,12 @@ def score(
     )
     fitting = MOST_LOGITS_BYTES // (4 * engine.spec.vocab_size)
     most_rows = min(engine.settings.max_step_rows, max(FEWEST_ROWS, fitting))
-    for group in _groups(samples, engine.settings.kv_pages):
+    for group in _groups(samples, engine.kv_pages):
         # The last token of a sample is only looked for, never looked at.
         requests = [
             Request(prompt=samples[i][:-1], sampling=SamplingSettings(max_tokens=1)) for i in group
         ]
-        assign_pages(requests, engine.settings.kv_pages)
+        assign_pages(requests, engine.kv_pages)
         while not all(request.finished for request in requests):
             rows = form_step(requests, most_rows)
             rows = dataclasses.replace(rows, sampled=list(range(len(rows.tokens))))

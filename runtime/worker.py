@@ -20,8 +20,9 @@ from ..shard.plan import ShardPlan
 from ..shard.verify_load import padding_faults, rank_fingerprints
 from . import rendezvous
 from .affinity import pin
+from .card_memory import pages_on_card, rank_memory
 from .collectives.choose import choose
-from .collectives.on_cards import mode_on_cards
+from .collectives.process_group import exchange
 from .config import (
     PAGE_TOKENS,
     LoadSettings,
@@ -60,22 +61,46 @@ class Worker:
         place = neighbours.index(self.rank)
         cpus = [] if job.threads else pin(len(neighbours), place, threads)
         device = open_device(job.device, most_rows=job.max_step_rows, eager=job.enforce_eager)
+        on_cuda = device.device.type == "cuda"
         timeout_s = job.collective_timeout_s
         route = rendezvous.join(
-            job.rendezvous, self.rank, self.plan.degree, timeout_s, hosts=job.hosts
+            job.rendezvous,
+            self.rank,
+            self.plan.degree,
+            timeout_s,
+            hosts=job.hosts,
+            cuda=on_cuda,
         )
-        mode = job.all_reduce
-        if device.device.type == "cuda":
-            mode = mode_on_cards(mode)
-        self.choice = choose(mode, self.plan, self.rank, hosts=job.hosts, timeout_s=timeout_s)
+        self.choice = choose(
+            job.all_reduce,
+            self.plan,
+            self.rank,
+            hosts=job.hosts,
+            timeout_s=timeout_s,
+            device=device.device,
+        )
         load = LoadSettings(**job.load)
         self.spec = read_run_spec(job.model, load)
         dtype = run_dtype(self.spec, job.dtype)
+        entries = None
         if load.format == "dummy":
             weights = dummy_rank(self.spec, self.plan, self.rank, dtype, device)
         else:
             checkpoint = open_checkpoint(job.model)
+            entries = checkpoint.entries
             weights = load_rank(checkpoint, self.spec, self.plan, self.rank, dtype, device)
+        self.kv_pages = job.kv_pages
+        if on_cuda:
+            self.kv_pages = (
+                pages_on_card(
+                    rank_memory(self.spec, self.plan, self.rank, dtype, job.max_step_rows, entries),
+                    device.device,
+                    job.gpu_memory_utilization,
+                    job.kv_pages + device.spare_pages if job.kv_pages else 0,
+                    lambda text: exchange(text, self.rank, self.plan.degree, "sizing the KV cache"),
+                )
+                - device.spare_pages
+            )
         self.check, self.model = job.check, job.model
         traced = None if job.trace is None else TraceSettings.from_dict(job.trace)
         if traced is None and job.check == "full":
@@ -92,7 +117,7 @@ class Worker:
             self.choice.collectives,
             self.tracer,
             dtype=dtype,
-            kv_pages=job.kv_pages,
+            kv_pages=self.kv_pages,
             products=self.examination.operations if self.examination else self.products,
             device=device,
         )
@@ -111,6 +136,7 @@ class Worker:
                 "invariant": self.choice.invariant,
                 "self_test": self.choice.self_test,
             },
+            "kv_pages": self.kv_pages,
             "threads": threads,
             "cpus": cpus,
             "plan_hash": self.plan.content_hash(),
@@ -168,6 +194,7 @@ class Worker:
                 answer["tokens"] = self._sampled
         elif self.rank == 0:
             answer |= score_rows(logits.cpu().numpy(), ops.greatest(logits), message["score"])
+        self.choice.collectives.check()
         if self.products is not None:
             answer["findings"] = self.products.take()
         if self.tracer.enabled:

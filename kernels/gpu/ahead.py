@@ -30,6 +30,7 @@ POINTERS = {
     torch.int64: "*i64",
 }
 MATRIX = re.compile(r"\b(?:HMMA|IMMA|HGMMA|IGMMA)\b")
+MEETING = re.compile(r"\b(?:bar\.sync|[ls][dt]\.(?:acquire|release|volatile)[\w.]*)")
 LOCAL = re.compile(r"\b(?:LDL|STL)\b")
 
 
@@ -48,6 +49,9 @@ class Compiled:
     which products are added."""
     spilling_loops: int
     """Innermost loops with matrix instructions that touch local memory."""
+    meeting_instructions: tuple[str, ...]
+    """Distinct ones of the PTX by which programs of several devices meet: barriers, loads and
+    stores that others see in order, loads that find no old copy."""
     gpu_ir: str
     """Triton's IR for GPUs (TTGIR)."""
 
@@ -87,6 +91,7 @@ def compile_launch(launch: Launch, architecture: Architecture) -> Compiled:
             any(map(MATRIX.search, loop)) and any(map(LOCAL.search, loop))
             for loop in innermost_loops(code)
         ),
+        meeting_instructions=tuple(sorted(set(MEETING.findall(ptx)))),
         gpu_ir=ir,
     )
 
@@ -99,9 +104,10 @@ def _kind(parameter: Any, value: Any) -> tuple[str, bool]:
         return POINTERS[value.dtype], value.data_ptr() % 16 == 0
     if isinstance(value, float):
         return "fp32", False
+    width = "i32" if -(1 << 31) <= value < 1 << 31 else "i64"
     if parameter.do_not_specialize:
-        return "i32", False
-    return ("constexpr", False) if value == 1 else ("i32", value % 16 == 0)
+        return width, False
+    return ("constexpr", False) if value == 1 else (width, value % 16 == 0)
 
 
 def _machine_code(cubin: bytes) -> tuple[str, str]:

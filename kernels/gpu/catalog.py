@@ -16,6 +16,7 @@ from .architecture import Architecture
 from .attention import Chunks, Heads, attention_work
 from .launch import Launch
 from .linear import Node, product_work
+from .peers import Peer, RegionShape, TreeNode, add_planes_of_peers
 from .table import product_blocks
 from .weight import CHUNK, TILE, GpuWeight
 
@@ -28,8 +29,9 @@ class Entry:
     """`name` says what it is, `same` which entries must add up in the same order.
 
     `additions`: how many additions of blocks its tree has at least. `matrix`: whether it needs the
-    matrix unit. `spills`: whether sums may leave the registers outside of the loop over k. `basic`:
-    one of the few that stand for the others.
+    matrix unit. `meets`: whether it meets its like on other devices. `spills`: whether sums may
+    leave the registers outside of the loop over k. `basic`: one of the few that stand for the
+    others.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Entry:
     launch: Launch
     additions: int = 0
     matrix: bool = False
+    meets: bool = False
     spills: bool = False
     basic: bool = False
 
@@ -116,7 +119,7 @@ def short(dtype: torch.dtype) -> str:
 def entries(architecture: Architecture) -> list[Entry]:
     """All kernels in all configurations, each once."""
     found = {entry.name: entry for entry in _products(architecture)}
-    found |= {entry.name: entry for entry in (*_row_ops(), *_attention())}
+    found |= {entry.name: entry for entry in (*_row_ops(), *_attention(), *_peers())}
     return list(found.values())
 
 
@@ -221,3 +224,48 @@ def _attention() -> Iterator[Entry]:
                             matrix=product,
                             basic=dtype == torch.bfloat16 and head == 128,
                         )
+
+
+def _peers() -> Iterator[Entry]:
+    """Sums and gathers of 2, 3, 4 and 8 devices; of three, some have two sums to add."""
+
+    def empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    odd: tuple[TreeNode, ...] = (
+        (0, 1, 0, 0),
+        (2, 0, 0, 1),
+        (3, 0, 1, 0),
+        (4, 1, 1, 1),
+        (6, 1, 2, 0),
+    )
+    trees = {peers: tuple((rank, 0, rank, 0) for rank in range(peers)) for peers in (2, 4, 8)}
+    for peers, tree in {**trees, 3: odd}.items():
+        planes = 1 + max(node[3] for node in tree)
+        peer = Peer(
+            rank=1,
+            shape=RegionShape(peers=peers, planes=planes),
+            regions=empty(peers, dtype=torch.int64),
+            counts=empty(64, dtype=torch.int32),
+            status=empty(1, dtype=torch.int64),
+            report=empty(1, dtype=torch.int64),
+            patience_ns=60_000_000_000,
+        )
+        nodes, out = empty(planes, 4, N), empty(4, N)
+        words = empty(4, N, dtype=torch.bfloat16)
+        gathered = empty(peers, 4, N, dtype=torch.bfloat16)
+        launches = {
+            "reduce_over_peers": peer.all_reduce(nodes, out, tree, site=2, name="site"),
+            "gather_over_peers": peer.all_gather(words, gathered, site=2, name="site"),
+            "add_gathered": add_planes_of_peers(empty(peers, planes, 4, N), out, tree),
+        }
+        for kernel, launch in launches.items():
+            name = f"{kernel}: {peers} peers"
+            yield Entry(
+                name=name,
+                same=name,
+                launch=launch,
+                additions=0 if kernel == "gather_over_peers" else len(tree) - 1,
+                meets=kernel != "add_gathered",
+                basic=peers == 3,
+            )

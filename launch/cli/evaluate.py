@@ -36,6 +36,7 @@ from .evaluate_report import print_report, stress_report, task_report
 from .options import (
     AllReduce,
     Atoms,
+    CardShare,
     Check,
     Degree,
     DeviceOption,
@@ -98,6 +99,7 @@ def evaluate(
     dtype: Dtype = "auto",
     device: DeviceOption = "auto",
     enforce_eager: EnforceEager = False,
+    gpu_memory_utilization: CardShare = None,
     threads: Threads = 0,
     verify_load: VerifyLoad = False,
     check: Check = "step",
@@ -127,6 +129,7 @@ def evaluate(
         threads=threads,
         device=chosen_device(device, launcher, ray_address),
         enforce_eager=enforce_eager,
+        gpu_memory_utilization=gpu_memory_utilization,
         verify_load=verify_load,
         check=check,
         all_reduce=all_reduce_mode(all_reduce, disable_custom_all_reduce),

@@ -19,6 +19,7 @@ from ..text import Text, TextStream
 from .options import (
     AllReduce,
     Atoms,
+    CardShare,
     Check,
     Degree,
     DeviceOption,
@@ -75,6 +76,7 @@ def generate(
     dtype: Dtype = "auto",
     device: DeviceOption = "auto",
     enforce_eager: EnforceEager = False,
+    gpu_memory_utilization: CardShare = None,
     threads: Threads = 0,
     verify_load: VerifyLoad = False,
     check: Check = "step",
@@ -117,6 +119,7 @@ def generate(
         threads=threads,
         device=chosen_device(device, launcher, ray_address),
         enforce_eager=enforce_eager,
+        gpu_memory_utilization=gpu_memory_utilization,
         verify_load=verify_load,
         check=check,
         all_reduce=all_reduce_mode(all_reduce, disable_custom_all_reduce),

@@ -45,6 +45,12 @@ DeviceOption = Annotated[
 EnforceEager = Annotated[
     bool, typer.Option("--enforce-eager", help="On CUDA: decode without CUDA graphs.")
 ]
+CardShare = Annotated[
+    float | None,
+    typer.Option(
+        "--gpu-memory-utilization", help="On CUDA: share of a card to use; 0.9 unless told."
+    ),
+]
 AllReduce = Annotated[
     str,
     typer.Option(

@@ -23,6 +23,7 @@ from ..text import Text
 from .options import (
     AllReduce,
     Atoms,
+    CardShare,
     DeviceOption,
     DisableCustomAllReduce,
     Dtype,
@@ -76,6 +77,7 @@ def verify(
     dtype: Dtype = "auto",
     device: DeviceOption = "auto",
     enforce_eager: EnforceEager = False,
+    gpu_memory_utilization: CardShare = None,
     threads: Threads = 0,
     verify_load: VerifyLoad = False,
     all_reduce: AllReduce = "auto",
@@ -106,6 +108,7 @@ def verify(
         threads=threads,
         device=chosen_device(device, launcher, ray_address),
         enforce_eager=enforce_eager,
+        gpu_memory_utilization=gpu_memory_utilization,
         verify_load=verify_load,
         all_reduce=all_reduce_mode(all_reduce, disable_custom_all_reduce),
         model_files=model_files.value,

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+
 from ...kernels.errors import EnvironmentFault, InputError
 from ...shard.hosts import described
 from ...shard.plan import ShardPlan
@@ -24,6 +26,7 @@ from .shared_hosts import shared_hosts
 log = logging.getLogger("isobit.runtime")
 
 NOT_RUN = "not run"
+CPU = torch.device("cpu")
 INSIDE_WAITS_LONGER = 1.5
 """Ranks that wait for the first of their host, which waits for another host, let it tell why."""
 Name = Literal["custom", "hierarchical", "gather", "library"]
@@ -47,19 +50,26 @@ def choose(
     hosts: Sequence[str],
     timeout_s: float = 60.0,
     settings: SharedSettings | None = None,
+    device: torch.device = CPU,
 ) -> Choice:
     """Agree with all ranks of the default process group on collectives that work.
 
     `hosts` names the host of every rank; ranks that share no memory are on different ones all the
     same. "auto" takes the custom ones where all ranks share a host, the hierarchical ones where
     some do, each after a self-test that passes everywhere, and gathers otherwise. `timeout_s`
-    bounds every wait of the custom ones.
+    bounds every wait of the custom ones. For ranks on CUDA devices cuda.choose says how.
 
     Raises, on every rank alike, EnvironmentFault E-COLL-SHM, E-COLL-CUSTOM or E-COLL-SELF-TEST
     when "custom" or "hierarchical" was asked for and cannot work; InputError E-COLL-MODE when ranks
     were told different modes; RankFault E-COLL-FAILED when a rank is gone.
     """
     obstacles = _agree(mode, plan, rank)
+    if device.type == "cuda":
+        # Imported late: it needs triton.
+        from .cuda.choose import choose_on_cuda
+
+        obstacles = obstacles or several_hosts(hosts, rank)
+        return choose_on_cuda(mode, plan, rank, obstacles, timeout_s=timeout_s, device=device)
     if mode == "library":
         return _choice(LibraryCollectives(plan, rank), "library", "asked for")
     if mode == "gather":
@@ -91,6 +101,12 @@ def choose(
         log.warning("custom collectives are off, ranks gather instead: %s", fault)
         tested = fault.message if fault.code == "E-COLL-SELF-TEST" else NOT_RUN
         return _choice(GatherCollectives(plan, rank), "gather", str(fault), tested)
+
+
+def several_hosts(hosts: Sequence[str], rank: int) -> str:
+    """Between which hosts ranks share no memory; empty where all ranks share a host."""
+    shared = shared_hosts(hosts, rank)
+    return f"ranks are on {described(shared)}" if len(shared) > 1 else ""
 
 
 def _agree(mode: Mode, plan: ShardPlan, rank: int) -> str:

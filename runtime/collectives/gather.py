@@ -48,5 +48,8 @@ class GatherCollectives:
         ):
             dist.all_gather(list(out.unbind()), tensor.contiguous())
 
+    def check(self) -> None:
+        """Nothing to do: what fails raises."""
+
     def close(self) -> None:
         """Nothing to do: the process group is not this object's."""

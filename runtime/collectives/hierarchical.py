@@ -98,6 +98,9 @@ class HierarchicalCollectives:
             self._share(parts, site)
         self._inside.broadcast(out, site)
 
+    def check(self) -> None:
+        """Nothing to do: what fails raises."""
+
     def close(self) -> None:
         """See Collectives. The process group is not this object's."""
         self._inside.close()

@@ -43,6 +43,10 @@ class Collectives(Protocol):
         """
         ...
 
+    def check(self) -> None:
+        """Raise RankFault if a call is known to have failed that returned before it was done."""
+        ...
+
     def close(self) -> None:
         """Tell the other ranks that no call will follow. Safe to call twice."""
         ...

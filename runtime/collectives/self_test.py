@@ -6,6 +6,7 @@ come with random skew, every result starts as NaN, and sizes lie around each thr
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import time
 from dataclasses import dataclass
@@ -36,13 +37,19 @@ class Trial:
 
 
 def self_test(
-    tested: Collectives, plan: ShardPlan, rank: int, settings: SharedSettings
+    tested: Collectives,
+    plan: ShardPlan,
+    rank: int,
+    settings: SharedSettings,
+    device: torch.device | str = "cpu",
 ) -> list[str]:
     """Return what went wrong, one text a rank, the same list on every rank; empty when all passed.
 
+    Tensors lie on `device`; what gathering gives is always found on CPUs.
+
     Raises RankFault when a rank is gone.
     """
-    trials, fault = _run(tested, plan, rank, settings)
+    trials, fault = _run(tested, plan, rank, settings, device)
     # Only when every rank got through are all of them ready to gather.
     faults = exchange(fault, rank, plan.degree, SITE)
     if not any(faults):
@@ -60,7 +67,11 @@ def reduce_sizes(plan: ShardPlan, settings: SharedSettings) -> list[int]:
 
 
 def _run(
-    tested: Collectives, plan: ShardPlan, rank: int, settings: SharedSettings
+    tested: Collectives,
+    plan: ShardPlan,
+    rank: int,
+    settings: SharedSettings,
+    device: torch.device | str,
 ) -> tuple[list[Trial], str]:
     generator = torch.Generator().manual_seed(rank)
     skew = random.Random(rank)  # noqa: S311
@@ -73,16 +84,18 @@ def _run(
                 if repeat == REPEATS - 1:
                     # Whole numbers add up alike in every order; these do not.
                     nodes *= 1 + torch.rand(1, 1, size, generator=generator)
-                out = torch.full((1, size), float("nan"))
+                out = torch.full((1, size), float("nan"), device=device)
                 time.sleep(skew.uniform(0, MOST_SKEW_S))
-                tested.all_reduce(nodes, out, SITE)
+                tested.all_reduce(nodes.to(device), out, SITE)
                 trials.append(Trial(operation="all_reduce", tensor=nodes, out=out))
         for size in (1, settings.slot_bytes - 1, settings.slot_bytes + 1):
             own = torch.randint(0, 255, (size,), generator=generator, dtype=torch.uint8)
-            out = torch.full((plan.degree, size), 255, dtype=torch.uint8)
+            out = torch.full((plan.degree, size), 255, dtype=torch.uint8, device=device)
             time.sleep(skew.uniform(0, MOST_SKEW_S))
-            tested.all_gather(own, out, SITE)
+            tested.all_gather(own.to(device), out, SITE)
             trials.append(Trial(operation="all_gather", tensor=own, out=out))
+        trials = [dataclasses.replace(trial, out=trial.out.cpu()) for trial in trials]
+        tested.check()
     except RankFault as fault:
         return [], f"{fault.code} {fault.message}"
     return trials, ""

@@ -119,6 +119,9 @@ class SharedCollectives:
         found = "" if finder == self.rank else f"found by rank {finder}: "
         raise RankFault(CAUSES.get(cause, "E-COLL-FAILED"), f"rank {self.rank}: {found}{text}")
 
+    def check(self) -> None:
+        """Nothing to do: what fails raises."""
+
     def abandon(self, cause: str) -> None:
         """See HostCollectives."""
         self._communicator.abandon(cause)

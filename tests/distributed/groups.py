@@ -11,13 +11,15 @@ from typing import Any
 from ..support import ROOT
 
 
-def run_groups(top: Path, jobs: dict[str, dict[str, Any]]) -> dict[str, list[Any]]:
+def run_groups(
+    top: Path, jobs: dict[str, dict[str, Any]], module: str = "shared_ranks"
+) -> dict[str, list[Any]]:
     """Run each job's ranks; returns, per job, the result of each rank (None: it left none)."""
     folders = {name: top / name for name in jobs}
     for name, folder in folders.items():
         folder.mkdir()
         (folder / "job.json").write_text(json.dumps(jobs[name]))
-    command = [sys.executable, "-m", "tests.distributed.shared_ranks", *folders.values()]
+    command = [sys.executable, "-m", f"tests.distributed.{module}", *folders.values()]
     subprocess.run(command, cwd=ROOT, check=True, timeout=200)
     return {
         name: [_result(folder / f"result-{rank}.json") for rank in range(jobs[name]["degree"])]

@@ -1,8 +1,11 @@
-"""The PTX instructions that the kernels' inline assembly uses, on numpy arrays of registers."""
+"""The PTX instructions that the kernels' inline assembly uses, on numpy arrays of registers, and
+those on memory that other processes see."""
 
 from __future__ import annotations
 
+import ctypes
 import re
+import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -23,6 +26,26 @@ def run(text: str, inputs: Sequence[np.ndarray], outputs: int) -> list[np.ndarra
         ]
         registers[target] = INSTRUCTIONS[name](*values)
     return [registers[f"${i}"] for i in range(outputs)]
+
+
+def run_on_memory(text: str, inputs: Sequence[int]) -> int:
+    """Run loads, stores, reads of the clock, of 64 bits: `inputs` are $1, $2, ...; gives $0."""
+    registers = {f"${i}": value for i, value in enumerate(inputs, 1)}
+    for line in filter(str.strip, text.split(";")):
+        name, _, rest = line.strip().partition(" ")
+        target, source = [part.strip() for part in rest.split(",")]
+        if name == "st.release.sys.global.b64":
+            ctypes.c_int64.from_address(registers[target.strip("[]")]).value = registers[source]
+        elif name == "ld.acquire.sys.global.b64":
+            registers[target] = ctypes.c_int64.from_address(registers[source.strip("[]")]).value
+        elif (name, source) == ("mov.u64", "%globaltimer"):
+            # Asked while waiting for another process, which may need the core.
+            time.sleep(20e-6)
+            registers[target] = time.monotonic_ns()
+        else:
+            assert name == "mov.b32", line
+            registers[target] = int(source)
+    return registers["$0"]
 
 
 def _choose_bytes(a: np.ndarray, b: np.ndarray, selector: np.ndarray) -> np.ndarray:

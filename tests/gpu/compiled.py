@@ -19,6 +19,12 @@ from isobit.kernels.gpu.architecture import ARCHITECTURES, Architecture
 from isobit.kernels.gpu.catalog import Entry, entries
 
 catalog = cache(entries)
+MEETING = {
+    "bar.sync",
+    "st.release.sys.global.b64",
+    "ld.acquire.sys.global.b64",
+    "ld.volatile.global.v4.b32",
+}
 SHARED = "quantized_product: int4 group 128 symmetric float16 scales, bfloat16"
 
 
@@ -63,6 +69,8 @@ def broken(entry: Entry, made: Compiled, architecture: Architecture) -> Iterator
         yield "a loop with matrix instructions touches local memory"
     if entry.matrix != bool(made.matrix_instructions):
         yield f"matrix instructions: {made.matrix_instructions}"
+    if entry.meets and (missing := MEETING - set(made.meeting_instructions)):
+        yield f"without {', '.join(sorted(missing))}"
     if (found := additions(made.gpu_ir)) < entry.additions:
         yield f"{found} additions of blocks, the tree has {entry.additions}"
 

@@ -92,7 +92,12 @@ def _inline_asm(
     _pure: bool,
     pack: int,
 ) -> _Results:
-    """Elements go through in pairs: two registers of 32 bits, or one of twice 16."""
+    """Elements go through in pairs, as two registers of 32 bits or one of twice 16; or it is one
+    number."""
+    if pack == 1:
+        out = assembly.run_on_memory(text, [int(value.data.item()) for value in values])
+        kind = types[0]
+        return _Results([TensorHandle(np.array([out], interpreter._get_np_dtype(kind)), kind)])
     assert pack == 2
     shape = values[0].data.shape
     registers = []

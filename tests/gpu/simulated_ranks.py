@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from typing import Any
 
 from isobit.runtime.ticket import RankTicket
 
@@ -10,17 +12,29 @@ from ..faults.forked_launcher import SERVER, ForkedLauncher
 
 
 class SimulatedLauncher(ForkedLauncher):
-    """A launcher of ranks that were told "cuda"."""
+    """A launcher of ranks that were told "cuda".
+
+    With a `folder` they choose their collectives as on CUDA; memory of the devices are files there,
+    with the `trouble` of FileDriver.
+    """
+
+    def __init__(self, folder: Path | None = None, trouble: str = "") -> None:
+        super().__init__()
+        self._memory = (folder, trouble)
 
     def launch(self, tickets: list[RankTicket]) -> None:
         assert all(ticket.device == "cuda" for ticket in tickets)
         for ticket in tickets:
-            process = SERVER.Process(target=_rank, args=(ticket, dict(os.environ)), daemon=True)
+            process = SERVER.Process(
+                target=_rank, args=(ticket, dict(os.environ), *self._memory), daemon=True
+            )
             process.start()
             self._forked.append(process)
 
 
-def _rank(ticket: RankTicket, environment: dict[str, str]) -> None:
+def _rank(
+    ticket: RankTicket, environment: dict[str, str], folder: Path | None, trouble: str
+) -> None:
     os.environ.clear()
     os.environ.update(environment)
     from isobit.kernels.gpu.device import Gpu
@@ -37,4 +51,22 @@ def _rank(ticket: RankTicket, environment: dict[str, str]) -> None:
         return Gpu(SimulatedCard(), most_rows=most_rows, eager=eager)
 
     worker.open_device = open_device
+    if folder is not None:
+        worker.choose = _chooser(folder, trouble)
     run_rank(ticket)
+
+
+def _chooser(folder: Path, trouble: str) -> Any:
+    import torch
+    from isobit.runtime.collectives.cuda.choose import choose_on_cuda
+    from isobit.runtime.collectives.cuda.custom import KernelSettings
+
+    from ..distributed.file_driver import FileDriver
+
+    def choose(mode: Any, plan: Any, rank: int, **others: Any) -> Any:
+        return choose_on_cuda(
+            mode, plan, rank, "", timeout_s=others["timeout_s"], device=torch.device("cpu", rank),
+            driver=FileDriver(folder, rank, trouble), settings=KernelSettings(programs=2, block=64),
+        )  # fmt: skip
+
+    return choose

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 from isobit.runtime.completion import Batch
@@ -24,17 +26,18 @@ SAMPLING = [
 ]
 
 
-def run(model: Path, degree: int, **changes) -> Batch:
+def run(
+    model: Path, degree: int, launcher: SimulatedLauncher | None = None, **changes: Any
+) -> Batch:
     settings = EngineSettings(
         plan=PlanSettings(degree=degree),
         device="cuda",
         kv_pages=2,
         max_step_rows=8,
         threads=1,
-        all_reduce="gather",
-        **changes,
+        **{"all_reduce": "gather", **changes},
     )
-    with Engine(model, settings, SimulatedLauncher()) as engine:
+    with Engine(model, settings, launcher or SimulatedLauncher()) as engine:
         assert {rank["device"] for rank in engine.ranks} == {"cuda"}
         return engine.generate(PROMPTS, SAMPLING)
 
@@ -55,6 +58,21 @@ def test_every_degree_has_the_bits_of_one_rank(degree: int, model: Path, alone: 
     found = run(model, degree)
     assert found.completions == alone.completions
     assert found.hidden_digests == alone.hidden_digests
+
+
+@pytest.mark.parametrize(
+    ("degree", "trouble", "over"), [(2, "", "peer memory"), (3, "apart", "host memory")]
+)
+def test_sums_within_graphs_have_the_bits_of_one_rank(
+    degree: int, trouble: str, over: str, model: Path, alone: Batch, tmp_path: Path, caplog
+) -> None:
+    """A graph starts the same kernels again and again: sequence numbers lie on the device."""
+    with caplog.at_level(logging.INFO):
+        found = run(model, degree, SimulatedLauncher(tmp_path, trouble), all_reduce="auto")
+    assert found.completions == alone.completions
+    assert found.hidden_digests == alone.hidden_digests
+    (said,) = [text for text in caplog.messages if text.startswith("all-reduce: custom")]
+    assert over in said and "self-test passed" in said
 
 
 def test_lists_have_the_bits_of_graphs(model: Path, alone: Batch) -> None:

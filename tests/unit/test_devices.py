@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from isobit.kernels.errors import IsobitError
-from isobit.runtime.collectives.on_cards import mode_on_cards
 from isobit.runtime.config import EngineSettings, at_degree
 from isobit.runtime.devices import device_names, on_this_machine, open_device, resolve_device
 from isobit.runtime.prepare import prepare
@@ -83,13 +82,6 @@ def test_rank_r_gets_card_r_of_this_machine(cards: Any) -> None:
     assert (
         "E-DEVICE-COUNT 2 CUDA devices are visible here, none for rank 2: cuda:2, rank 3" in wrong
     )
-
-
-def test_sums_between_cards_are_gathered() -> None:
-    assert [mode_on_cards(mode) for mode in ("auto", "gather", "library")] == [
-        "gather", "gather", "library",
-    ]  # fmt: skip
-    assert "E-COLL-CUSTOM" in error_of(mode_on_cards, "custom")
 
 
 def test_settings_that_a_device_cannot_take_are_refused_together() -> None:
