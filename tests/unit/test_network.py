@@ -122,7 +122,7 @@ def test_closed_ways_are_named_on_every_rank_with_address_and_port():
     assert len(set(told)) == 1
     assert "2 of 6 ways between 3 hosts are closed" in told[0]
     for host in "ab":
-        assert f"{host} (127.0.0.1) to c at 127.0.0.1, port {port}: connection refused" in told[0]
+        assert f"{host} to c, from 127.0.0.1 to 127.0.0.1:{port}: connection refused" in told[0]
     assert "open TCP between these hosts" in told[0]
     assert time.monotonic() - started < 30
 
@@ -133,12 +133,13 @@ def test_a_way_that_swallows_everything_is_given_up(monkeypatch):
     with socket.create_server(("127.0.0.1", 0), backlog=0) as deaf:
         port = deaf.getsockname()[1]
         told = check_all(Doors({1: {1: port}}), ["a", "b"])
-    assert f"a (127.0.0.1) to b at 127.0.0.1, port {port}: timed out" in told[1]
+    assert f"a to b, from 127.0.0.1 to 127.0.0.1:{port}: timed out" in told[1]
 
 
 def test_another_machine_with_the_same_address_is_not_taken_for_the_host():
     told = check_all(Doors({1: {2: "f" * 32}}), ["a", "b"])
-    assert "to b at 127.0.0.1" in told[0] and "another machine has this address" in told[0]
+    assert "a to b, from 127.0.0.1 to 127.0.0.1:" in told[0]
+    assert "another machine has this address" in told[0]
 
 
 def test_an_address_that_cannot_be_listened_at_is_named():
