@@ -18,13 +18,9 @@ demo: .stamps/install  ## plan, generate on two ranks, prove that 1 to 4 ranks a
 	@echo; echo "--- the same bits from 1, 2, 3 and 4 ranks"
 	@$(BIN)/isobit verify $(MODEL) --degrees 1,2,3,4 -p "$$(cat examples/prompt.txt)"
 
-# The first rooms start no ranks, so two of their tests may run at a time.
+# Two files at a time: tests that start ranks wait for processes more than they compute.
 test: .stamps/test  ## the whole test suite, without a GPU
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/unit tests/kernels tests/gpu
-	$(BIN)/python -m pytest tests/distributed tests/end_to_end tests/faults
-
-cluster-test: .stamps/test  ## three hosts as namespaces, from ray up to ray down; needs root (six minutes)
-	$(BIN)/python -m tests.cluster
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests
 
 stress: .stamps/test  ## a million sums over shared memory at degrees 2 to 4
 	$(BIN)/python -m tests.stress.collectives 1000000

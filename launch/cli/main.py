@@ -50,9 +50,14 @@ def _run(as_json: bool) -> int:
     from .app import UsageError, app
     from .output import print_error
 
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(_Once())
+    # Of handlers that are there already, such as those of a test runner, nothing is filtered.
+    handler = logging.StreamHandler()
+    handler.addFilter(_Once())
+    logging.basicConfig(
+        level=logging.WARNING,
+        format="%(levelname)s %(name)s: %(message)s",
+        handlers=[handler],
+    )
     try:
         status = app(standalone_mode=False) or 0
     except IsobitError as error:

@@ -51,7 +51,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The folder of each method, calibrated on 12 samples of 128 tokens."""
     folder = tmp_path_factory.mktemp("outliers")
     dense = make("outliers", folder / "dense")
-    samples = calibration_text(DENSE, [ROOT / "examples" / "train_stdlib_qwen2.py"], 12, 128).samples
+    samples = calibration_text(
+        DENSE, [ROOT / "examples" / "train_stdlib_qwen2.py"], 12, 128
+    ).samples
     for name, settings in MADE.items():
         if isinstance(settings, CalibrateSettings):
             quantize_calibrated(dense, folder / name, samples, settings)
