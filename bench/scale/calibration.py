@@ -35,17 +35,17 @@ SHARED = Link(
     name="shared memory", gb_s=25, hop_us=242, custom_us=1.2, source="isobit bench collectives"
 )
 ASSUMED = Assumptions(
-    read_share=0.9,
+    read_share=0.98,
     flop_share=1.0,
     link_share=1.0,
     ring_us=1.0,
     kernel_us=0.3e3 / 12,
     kernels_per_layer=1,
-    step_us=700,
+    step_us=450,
 )
-THREAD_TFLOP_S = 0.44
+THREAD_TFLOP_S = 0.46
 """One thread's int4 products of 16 and more rows."""
-FAST, SLOW = (65, 71), (46, 49)
+FAST, SLOW = (76, 78), (50, 52)
 """GB/s that two threads read: the two speeds of the machine."""
 
 
@@ -64,14 +64,14 @@ BATCH_1 = Workload(name="decode 1", batch=1, context=96)
 BATCH_16 = Workload(name="decode 16", batch=16, context=48)
 PREFILL = Workload(name="prefill 512", batch=1, context=512, prefill=True)
 ROWS = (
-    Measured(name="batch 1, fast", degree=1, workload=BATCH_1, read_gb_s=FAST, ms=(7.5, 7.5)),
-    Measured(name="batch 1, fast", degree=2, workload=BATCH_1, read_gb_s=(78, 78), ms=(7.2, 7.2)),
-    Measured(name="batch 1, slow", degree=1, workload=BATCH_1, read_gb_s=SLOW, ms=(10.3, 10.8)),
-    Measured(name="batch 1, slow", degree=2, workload=BATCH_1, read_gb_s=(47, 51), ms=(10.1, 10.4)),
-    Measured(name="batch 16", degree=1, workload=BATCH_16, read_gb_s=FAST, ms=(29, 31)),
-    Measured(name="batch 16", degree=2, workload=BATCH_16, read_gb_s=(78, 78), ms=(28, 29)),
-    Measured(name="prefill of 512", degree=1, workload=PREFILL, read_gb_s=FAST, ms=(810, 810)),
-    Measured(name="prefill of 512", degree=2, workload=PREFILL, read_gb_s=(78, 78), ms=(810, 810)),
+    Measured(name="batch 1, fast", degree=1, workload=BATCH_1, read_gb_s=FAST, ms=(6.7, 6.9)),
+    Measured(name="batch 1, fast", degree=2, workload=BATCH_1, read_gb_s=FAST, ms=(6.5, 7.0)),
+    Measured(name="batch 1, slow", degree=1, workload=BATCH_1, read_gb_s=SLOW, ms=(8.7, 9.2)),
+    Measured(name="batch 1, slow", degree=2, workload=BATCH_1, read_gb_s=SLOW, ms=(8.5, 8.8)),
+    Measured(name="batch 16", degree=1, workload=BATCH_16, read_gb_s=FAST, ms=(25.6, 26.1)),
+    Measured(name="batch 16", degree=2, workload=BATCH_16, read_gb_s=FAST, ms=(25.7, 25.8)),
+    Measured(name="prefill of 512", degree=1, workload=PREFILL, read_gb_s=FAST, ms=(738, 738)),
+    Measured(name="prefill of 512", degree=2, workload=PREFILL, read_gb_s=FAST, ms=(739, 739)),
 )
 
 
