@@ -22,6 +22,9 @@ demo: .stamps/install  ## plan, generate on two ranks, prove that 1 to 4 ranks a
 test: .stamps/test  ## the whole test suite, without a GPU
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests
 
+cluster-test: .stamps/test  ## three hosts as namespaces, from ray up to ray down; needs root (six minutes)
+	$(BIN)/python -m tests.cluster
+
 stress: .stamps/test  ## a million sums over shared memory at degrees 2 to 4
 	$(BIN)/python -m tests.stress.collectives 1000000
 

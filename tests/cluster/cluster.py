@@ -22,6 +22,13 @@ UP_TIMEOUT_S = 150
 JOIN_TIMEOUT_S = 90
 END_TIMEOUT_S = 20
 
+ALIVE = """
+import logging, sys
+import ray
+ray.init(sys.argv[1], logging_level=logging.ERROR)
+print(sum(node["Alive"] for node in ray.nodes()))
+"""
+
 
 class Cluster:
     """Three hosts with one CPU each and a desk that nothing is placed on."""
@@ -48,16 +55,19 @@ class Cluster:
         self.wait_for_nodes(len(WORKERS) + 1)
 
     def wait_for_nodes(self, count: int) -> None:
-        """Wait until `count` hosts are alive; raises ClusterError with what Ray says."""
+        """Wait until `count` hosts are alive; raises ClusterError with what Ray says.
+
+        `ray status` will not do: it lists hosts that are still being set up as well.
+        """
         deadline = time.monotonic() + JOIN_TIMEOUT_S
         while True:
-            listed = self["head"].run(
-                "env", "RAY_AUTH_MODE=token", "ray", "status", "--address", self.address
+            asked = self["head"].run(
+                "env", "RAY_AUTH_MODE=token", "python", "-c", ALIVE, self.address
             )
-            if listed.stdout.count("node_") + listed.stdout.count(" local") >= count:
+            if asked.stdout.strip() == str(count):
                 return
             if time.monotonic() > deadline:
-                raise ClusterError(f"{count} hosts did not join\n{listed}")
+                raise ClusterError(f"{count} hosts did not join\n{asked}")
             time.sleep(1)
 
     def down(self) -> str:
