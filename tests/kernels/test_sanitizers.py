@@ -13,7 +13,8 @@ pytestmark = pytest.mark.skipif(
 )
 
 OUT_OF_BOUNDS = "x = torch.zeros(16, dtype=torch.uint8); _cpu.digest(x.data_ptr(), 24, 0)"
-OVERFLOW = "_cpu.weight(0, 0, 0, 0, 0, 0, 2**63 - 1, 0, 0, 0, 0, 0, 0, False, 0.0)"
+WIDE = "_cpu.weight(4, 0, 0, 0, 0, 0, 2**63 - 1, 0, 0, 0, 0, 0, 0, False, 0.0)"
+OVERFLOW = f"_cpu.linear({WIDE}, 0, 0, 1, 0, 0)"
 
 
 @pytest.mark.parametrize(
