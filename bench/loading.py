@@ -33,21 +33,10 @@ from isobit.shard.validate import norm_sizes
 from isobit.shard.writer import FolderWriter
 
 from .checkpoint_tools import read_all
+from .shape import SHAPE
 
 RUNS = 5
 GROUP = 128
-SHAPE = {
-    "architectures": ["Qwen2ForCausalLM"],
-    "model_type": "qwen2",
-    "hidden_size": 1536,
-    "intermediate_size": 8960,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "num_key_value_heads": 2,
-    "vocab_size": 32000,
-    "max_position_embeddings": 4096,
-    "dtype": "bfloat16",
-}
 QUANTIZATION = {
     "gptq": {
         "quant_method": "gptq",

@@ -144,6 +144,19 @@ class PackedWeight:
         if not 0 < single < math.inf:
             raise bad("input_scale", scale, "a positive finite fp32 number")
 
+    def columns(self, begin: int, end: int) -> list[torch.Tensor]:
+        """What is stored of some output columns, wherever in their tiles they lie: copies of their
+        codes or values, and of scales and zero points."""
+        tiles = range(begin // TILE, -(-end // TILE))
+        return [
+            torch.cat(
+                [t[i, :, max(0, begin - i * TILE) : min(TILE, end - i * TILE)] for i in tiles],
+                dim=1,
+            )
+            for t in (self.data, self.scales, self.zeros)
+            if t is not None
+        ]
+
     @property
     def tiles(self) -> int:
         return -(-self.n // TILE)

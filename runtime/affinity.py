@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from .launcher import cores
+
 TOPOLOGY = Path("/sys/devices/system/cpu")
 
 
@@ -18,6 +20,19 @@ def share_of(cpus: Sequence[int], ranks: int, local_rank: int, threads: int) -> 
 def by_distance(cpus: Sequence[int], siblings: Mapping[int, Sequence[int]]) -> list[int]:
     """Logical CPUs, one of each core first and their hyperthreads after all of these."""
     return sorted(cpus, key=lambda cpu: (sorted(siblings.get(cpu, [cpu])).index(cpu), cpu))
+
+
+def share_cores(hosts: Sequence[str], rank: int, threads: int = 0) -> tuple[int, list[int]]:
+    """How many threads a rank computes with, and the CPUs that it is now bound to.
+
+    `hosts` names the host of every rank. `threads` 0 shares the cores of a host evenly. Threads
+    asked for by number may be part of a machine that others use as well: nothing is bound then.
+    """
+    if threads:
+        return threads, []
+    neighbours = [other for other, host in enumerate(hosts) if host == hosts[rank]]
+    share = max(1, cores() // len(neighbours))
+    return share, pin(len(neighbours), neighbours.index(rank), share)
 
 
 def pin(ranks: int, local_rank: int, threads: int) -> list[int]:

@@ -15,8 +15,6 @@ from ..kernels import ops
 from ..kernels.checks import CPU
 from ..kernels.device import AnyWeight
 from ..kernels.errors import InputError, RankFault
-from ..kernels.gpu.weight import GpuWeight
-from ..kernels.layout import TILE
 from ..shard.load import RankWeights
 from ..shard.plan import ShardPlan
 from ..shard.spec import ModelSpec
@@ -80,20 +78,9 @@ def replicated(
 
 
 def _head(weight: AnyWeight, bias: torch.Tensor | None, place: int, size: int) -> str:
-    """Digest of one head's columns, wherever in their tiles they lie."""
+    """Digest of one head's columns."""
     begin, end = place * size, (place + 1) * size
-    if isinstance(weight, GpuWeight):
-        parts = weight.columns(begin, end)
-    else:
-        tiles = range(begin // TILE, -(-end // TILE))
-        parts = [
-            torch.cat(
-                [t[i, :, max(0, begin - i * TILE) : min(TILE, end - i * TILE)] for i in tiles],
-                dim=1,
-            )
-            for t in (weight.data, weight.scales, weight.zeros)
-            if t is not None
-        ]
+    parts = weight.columns(begin, end)
     if bias is not None:
         parts.append(bias[begin:end])
     return chain_digests([tensor_digest(part) for part in parts])

@@ -19,7 +19,7 @@ from ..shard.load import dummy_rank, load_rank
 from ..shard.plan import ShardPlan
 from ..shard.verify_load import padding_faults, rank_fingerprints
 from . import rendezvous
-from .affinity import pin
+from .affinity import share_cores
 from .card_memory import pages_on_card, rank_memory
 from .collectives.choose import choose
 from .collectives.process_group import exchange
@@ -37,7 +37,6 @@ from .devices import open_device
 from .digest import chain_digests, tensor_digest
 from .doctor.on_rank import Examination
 from .fault import FaultContext, inject_fault
-from .launcher import cores
 from .product_check import ProductCheck
 from .sampler import sample
 from .score import score_rows
@@ -54,12 +53,8 @@ class Worker:
         # torch is left with small element-wise work, which its own threads only slow down.
         torch.set_num_threads(1)
         self.rank, self.plan = job.rank, ShardPlan.from_dict(job.plan)
-        neighbours = [rank for rank, host in enumerate(job.hosts) if host == job.hosts[self.rank]]
-        threads = job.threads or max(1, cores() // len(neighbours))
+        threads, cpus = share_cores(job.hosts, self.rank, job.threads)
         ops.set_threads(threads)
-        # Threads asked for by number may be part of a machine that others use as well.
-        place = neighbours.index(self.rank)
-        cpus = [] if job.threads else pin(len(neighbours), place, threads)
         device = open_device(job.device, most_rows=job.max_step_rows, eager=job.enforce_eager)
         on_cuda = device.device.type == "cuda"
         timeout_s = job.collective_timeout_s

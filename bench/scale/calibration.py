@@ -1,9 +1,9 @@
 """The formula against what docs/performance.md measured on two cores of a CPU.
 
 Bandwidth is what the machine read in the same minutes, speeds of products and collectives are those
-of `isobit bench kernels` and `isobit bench collectives`. The 0.7 ms outside kernels and the 0.3 ms
-between products were found by taking a slow decode step apart, so the slow rows at batch 1 are
-partly the formula's own input; the others are not.
+of `isobit bench kernels` and `isobit bench collectives`. The 0.45 ms outside kernels and the 0.3 ms
+between products were found by taking a decode step apart, so the rows at batch 1 are partly the
+formula's own input; the others are not.
 """
 
 from __future__ import annotations
@@ -12,25 +12,14 @@ from dataclasses import dataclass
 
 from isobit.shard.spec import spec_from_config
 
+from ..shape import SHAPE
 from .collective_time import Wires
 from .machines import Assumptions, Card, Link
 from .models import Model, assumed
 from .step_time import Workload, step_time
 from .sweep import planned
 
-CONFIG = {
-    "architectures": ["Qwen2ForCausalLM"],
-    "model_type": "qwen2",
-    "hidden_size": 1536,
-    "intermediate_size": 8960,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "num_key_value_heads": 2,
-    "vocab_size": 32000,
-    "max_position_embeddings": 4096,
-    "dtype": "bfloat16",
-    "tie_word_embeddings": False,
-}
+CONFIG = {**SHAPE, "tie_word_embeddings": False}
 SHARED = Link(
     name="shared memory", gb_s=25, hop_us=242, custom_us=1.2, source="isobit bench collectives"
 )

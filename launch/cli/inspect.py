@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.padding import Padding
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
 from ...shard.inspect import Finding, Report, inspect_folder
 from ..models import model_folder
 from .options import Json, Model
-from .output import console, errors, human_bytes, print_json
+from .output import bytes_bar, console, human_bytes, print_json
 
 COLOURS = {"healthy": "green", "suspicious": "yellow", "damaged": "red"}
 MARKS = {"error": "[bold red]error[/]", "warning": "[yellow]warning[/]", "note": "[cyan]note[/]"}
@@ -54,35 +44,14 @@ def inspect(
     Exit status 1 when it is damaged.
     """
     folder = model_folder(model)
-    with _byte_bar("reading") as bar:
-        task = bar.task_ids[0]
-        report = inspect_folder(
-            folder,
-            sha256=sha256,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
+    with bytes_bar("reading") as on_bytes:
+        report = inspect_folder(folder, sha256=sha256, progress=on_bytes)
     if as_json:
         print_json(report.report())
     else:
         print_report(report)
     if report.verdict == "damaged":
         raise typer.Exit(1)
-
-
-@contextmanager
-def _byte_bar(description: str) -> Iterator[Progress]:
-    """Bytes, speed and time left on standard error; silent where that is not a terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True))
-    with Progress(
-        *columns,
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=errors,
-        transient=True,
-        disable=not errors.is_terminal,
-    ) as progress:
-        progress.add_task(description, total=None)
-        yield progress
 
 
 def print_report(report: Report) -> None:

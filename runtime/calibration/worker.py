@@ -11,9 +11,8 @@ from ...kernels import ops
 from ...shard.plan import PlanSettings, make_plan
 from ...shard.spec import read_spec
 from .. import rendezvous
-from ..affinity import pin
+from ..affinity import share_cores
 from ..collectives.choose import choose
-from ..launcher import cores
 from .job import job_from_message
 from .rank import CalibrationRank
 
@@ -29,10 +28,8 @@ class CalibrationWorker:
         torch.set_num_threads(1)
         job, rank = job_from_message(message["job"]), message["rank"]
         hosts: list[str] = message["hosts"]
-        neighbours = [other for other, host in enumerate(hosts) if host == hosts[rank]]
-        threads = max(1, cores() // len(neighbours))
+        threads, _ = share_cores(hosts, rank)
         ops.set_threads(threads)
-        pin(len(neighbours), neighbours.index(rank), threads)
         rendezvous.join(message["rendezvous"], rank, job.degree, COLLECTIVE_TIMEOUT_S, hosts=hosts)
         plan = make_plan(read_spec(job.model), PlanSettings(degree=job.degree))
         choice = choose("auto", plan, rank, hosts=hosts, timeout_s=COLLECTIVE_TIMEOUT_S)

@@ -71,11 +71,11 @@ def choose(
         obstacles = obstacles or several_hosts(hosts, rank)
         return choose_on_cuda(mode, plan, rank, obstacles, timeout_s=timeout_s, device=device)
     if mode == "library":
-        return _choice(LibraryCollectives(plan, rank), "library", "asked for")
+        return chosen(LibraryCollectives(plan, rank), "library", "asked for")
     if mode == "gather":
-        return _choice(GatherCollectives(plan, rank), "gather", "asked for")
+        return chosen(GatherCollectives(plan, rank), "gather", "asked for")
     if mode == "auto" and plan.degree == 1:
-        return _choice(GatherCollectives(plan, rank), "gather", "a single rank")
+        return chosen(GatherCollectives(plan, rank), "gather", "a single rank")
     asked = mode in ("custom", "hierarchical")
     shared = () if obstacles else shared_hosts(hosts, rank)
     if len(shared) > 1 and mode == "custom":
@@ -87,7 +87,7 @@ def choose(
             raise EnvironmentFault(
                 "E-COLL-CUSTOM", f"{obstacles}. Run without asking for {mode} collectives"
             )
-        return _choice(GatherCollectives(plan, rank), "gather", obstacles)
+        return chosen(GatherCollectives(plan, rank), "gather", obstacles)
     settings = dataclasses.replace(settings or SharedSettings(), timeout_s=timeout_s)
     try:
         if len(shared) == 1 and mode != "hierarchical":
@@ -100,7 +100,7 @@ def choose(
             raise
         log.warning("custom collectives are off, ranks gather instead: %s", fault)
         tested = fault.message if fault.code == "E-COLL-SELF-TEST" else NOT_RUN
-        return _choice(GatherCollectives(plan, rank), "gather", str(fault), tested)
+        return chosen(GatherCollectives(plan, rank), "gather", str(fault), tested)
 
 
 def several_hosts(hosts: Sequence[str], rank: int) -> str:
@@ -129,8 +129,8 @@ def _agree(mode: Mode, plan: ShardPlan, rank: int) -> str:
 def _custom(plan: ShardPlan, rank: int, settings: SharedSettings, reason: str) -> Choice:
     collectives = SharedCollectives(plan, rank, settings)
     if plan.degree == 1:
-        return _choice(collectives, "custom", reason)
-    return _tested(collectives, "custom", plan, rank, settings, reason)
+        return chosen(collectives, "custom", reason)
+    return self_tested(collectives, "custom", plan, rank, settings, reason)
 
 
 def _hierarchical(
@@ -140,31 +140,36 @@ def _hierarchical(
     members = next(ranks for ranks in hosts if rank in ranks)
     inside = SharedCollectives(plan, rank, longer, members)
     if plan.degree == 1:
-        return _choice(inside, "hierarchical", reason)
+        return chosen(inside, "hierarchical", reason)
     between = LeaderExchange(hosts, settings.timeout_s)
     collectives = HierarchicalCollectives(plan, rank, hosts, inside, between)
-    return _tested(collectives, "hierarchical", plan, rank, settings, reason)
+    return self_tested(collectives, "hierarchical", plan, rank, settings, reason)
 
 
-def _tested(
+def self_tested(
     collectives: Collectives,
     name: Name,
     plan: ShardPlan,
     rank: int,
     settings: SharedSettings,
     reason: str,
+    device: torch.device = CPU,
 ) -> Choice:
-    """Raises EnvironmentFault E-COLL-SELF-TEST when any rank's sums were wrong."""
+    """The choice of collectives whose sums around the sizes of `settings` are right on all ranks.
+
+    Raises EnvironmentFault E-COLL-SELF-TEST, and closes them, when any rank's sums were wrong.
+    """
     started = time.perf_counter()
-    faults = self_test(collectives, plan, rank, settings)
+    faults = self_test(collectives, plan, rank, settings, device)
     if faults:
         collectives.close()
         raise EnvironmentFault("E-COLL-SELF-TEST", "\n".join(faults))
     passed = f"passed in {time.perf_counter() - started:.3f} s"
-    return _choice(collectives, name, reason, passed)
+    return chosen(collectives, name, reason, passed)
 
 
-def _choice(collectives: Collectives, name: Name, reason: str, tested: str = NOT_RUN) -> Choice:
+def chosen(collectives: Collectives, name: Name, reason: str, tested: str = NOT_RUN) -> Choice:
+    """The choice of `collectives`, and how their self-test went."""
     return Choice(
         collectives=collectives,
         name=name,

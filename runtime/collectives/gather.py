@@ -46,7 +46,10 @@ class GatherCollectives:
         with named_failures(
             lambda: f"rank {self.rank}: all_gather number {self.sequence} at {site}"
         ):
-            dist.all_gather(list(out.unbind()), tensor.contiguous())
+            self._gather(tensor, out)
+
+    def _gather(self, tensor: torch.Tensor, out: torch.Tensor) -> None:
+        dist.all_gather(list(out.unbind()), tensor.contiguous())
 
     def check(self) -> None:
         """Nothing to do: what fails raises."""

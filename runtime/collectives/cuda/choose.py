@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import torch
 
 from ....kernels.errors import EnvironmentFault
 from ....shard.plan import ShardPlan
-from ..choose import NOT_RUN, Choice
-from ..interface import Collectives, Mode
+from ..choose import Choice, chosen, self_tested
+from ..interface import Mode
 from ..library import LibraryCollectives
 from ..process_group import exchange
-from ..self_test import self_test
 from ..shared import SharedSettings
 from .custom import CustomCollectives, KernelSettings
 from .driver import CudaDriver, Driver
@@ -70,7 +67,7 @@ def choose_on_cuda(
     if mode in ("gather", "library"):
         return _over_nccl(mode, plan, rank, "asked for", tell(driver.identity()))
     if plan.degree == 1 and mode == "auto":
-        return _choice(CudaGatherCollectives(plan, rank), "gather", "a single rank")
+        return chosen(CudaGatherCollectives(plan, rank), "gather", "a single rank")
     if obstacles:
         if mode == "custom":
             raise EnvironmentFault(
@@ -132,19 +129,14 @@ def _custom(
         timeout_s=min(timeout_s, SELF_TEST_S),
         settings=settings,
     )
-    started = time.perf_counter()
     # Around one block and around one round of all programs.
     sizes = SharedSettings(
         slot_bytes=4 * settings.programs * settings.block * collectives.most_planes,
         two_shot_bytes=4 * settings.block,
     )
-    faults = self_test(collectives, plan, rank, sizes, device)
-    if faults:
-        collectives.close()
-        raise EnvironmentFault("E-COLL-SELF-TEST", "\n".join(faults))
+    choice = self_tested(collectives, "custom", plan, rank, sizes, reason, device)
     collectives.set_timeout(timeout_s)
-    passed = f"passed in {time.perf_counter() - started:.3f} s"
-    return _choice(collectives, "custom", reason, passed)
+    return choice
 
 
 def _over_nccl(
@@ -160,20 +152,5 @@ def _over_nccl(
                 "rank a GPU of its own, or run with --all-reduce custom",
             )
     if mode == "library":
-        return _choice(LibraryCollectives(plan, rank), "library", reason)
-    return _choice(CudaGatherCollectives(plan, rank), "gather", reason)
-
-
-def _choice(
-    collectives: Collectives,
-    name: Literal["custom", "gather", "library"],
-    reason: str,
-    tested: str = NOT_RUN,
-) -> Choice:
-    return Choice(
-        collectives=collectives,
-        name=name,
-        reason=reason,
-        invariant=collectives.invariant,
-        self_test=tested,
-    )
+        return chosen(LibraryCollectives(plan, rank), "library", reason)
+    return chosen(CudaGatherCollectives(plan, rank), "gather", reason)

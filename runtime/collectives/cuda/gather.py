@@ -8,7 +8,6 @@ import torch.distributed as dist
 from ....kernels.gpu.peers import add_planes_of_peers, peer_tree
 from ....shard.plan import ShardPlan
 from ..gather import GatherCollectives
-from ..process_group import named_failures
 
 # torch 2.13 has given it another name.
 gather_into = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -33,13 +32,5 @@ class CudaGatherCollectives(GatherCollectives):
         self.all_gather(own, gathered, site)
         add_planes_of_peers(gathered, out, self._tree).run()
 
-    def all_gather(self, tensor: torch.Tensor, out: torch.Tensor, site: str) -> None:
-        """See Collectives."""
-        self.sequence += 1
-        if self.plan.degree == 1:
-            out[0].copy_(tensor)
-            return
-        with named_failures(
-            lambda: f"rank {self.rank}: all_gather number {self.sequence} at {site}"
-        ):
-            gather_into(out.view(-1), tensor.view(-1))
+    def _gather(self, tensor: torch.Tensor, out: torch.Tensor) -> None:
+        gather_into(out.view(-1), tensor.view(-1))
