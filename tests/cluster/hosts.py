@@ -147,6 +147,11 @@ class Host:
         """Read a file as the host sees it."""
         return Path(f"/proc/{self._init}/root{path}").read_text()
 
+    def files(self, folder: str, pattern: str) -> list[str]:
+        """Paths in a folder as the host sees them."""
+        inside = Path(f"/proc/{self._init}/root{folder}")
+        return [f"{folder}/{path.name}" for path in sorted(inside.glob(pattern))]
+
     def cable(self, plugged: bool) -> None:
         """Pull the cable out of the switch, or put it back: packets vanish without a word."""
         _ip("link", "set", self._port, "up" if plugged else "down")

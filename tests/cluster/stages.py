@@ -18,6 +18,7 @@ LOSS_TIMEOUT_S = 15
 QUIET_TIMEOUT_S = 60
 STREAMED_CHARACTERS = 60
 LOST = ("E-HOST-LOST", "E-RANK-DIED")
+LEFT_IN = ("/tmp", "/dev/shm")  # noqa: S108
 RAYS_OWN = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
 
 
@@ -142,8 +143,8 @@ def answer(outcome: Outcome) -> dict[str, Any]:
 def remains(host: Host) -> list[str]:
     """What a run of isobit left on a host: processes, files in /tmp, shared memory."""
     commands = [command for command in host.processes() if is_of_a_run(command)]
-    files = host.run("bash", "-c", "shopt -s nullglob; echo /tmp/isobit* /dev/shm/isobit*").stdout
-    return [f"{host.name}: {what}" for what in [*commands, *files.split()]]
+    files = [path for folder in LEFT_IN for path in host.files(folder, "isobit*")]
+    return [f"{host.name}: {what}" for what in [*commands, *files]]
 
 
 def is_of_a_run(command: str) -> bool:

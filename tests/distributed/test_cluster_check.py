@@ -7,51 +7,33 @@ is a fault that a host can really have.
 from __future__ import annotations
 
 import json
-import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from isobit.kernels import ops
 from isobit.launch.cli.cluster_table import print_table
-from isobit.launch.ray.auth import ray_environment
 
 from ..command import command
 from ..support import INT4
+from .ray_nodes import HEAD, WORKER, ray_nodes
 
 __all__ = ["command"]
 
-HEAD, WORKER = "127.0.1.1", "127.0.1.2"
 OTHER_ISA = ops.available_isas()[-1]
-TOKEN = "a token of this test " * 2
 
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    from ray.cluster_utils import Cluster
-
-    folder = tempfile.mkdtemp(prefix="t-", dir="/tmp")
-    variables = {
-        "RAY_TMPDIR": folder,
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": TOKEN,
-        "RAY_USAGE_STATS_ENABLED": "0",
+    nodes = {
+        HEAD: {"num_cpus": 2, "include_dashboard": False},
+        WORKER: {"num_cpus": 1, "env_vars": {"ISOBIT_CPU_ISA": OTHER_ISA}},
     }
-    with ray_environment(variables):
-        made = Cluster()
-        try:
-            made.add_node(num_cpus=2, node_ip_address=HEAD, include_dashboard=False)
-            made.add_node(
-                num_cpus=1, node_ip_address=WORKER, env_vars={"ISOBIT_CPU_ISA": OTHER_ISA}
-            )
-            yield made.address
-        finally:
-            made.shutdown()
-            shutil.rmtree(folder, ignore_errors=True)
+    with ray_nodes(nodes) as made:
+        yield made.address
 
 
 @pytest.fixture(scope="module")

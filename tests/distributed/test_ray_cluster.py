@@ -6,9 +6,7 @@ TCP between them, resources of their own.
 
 from __future__ import annotations
 
-import shutil
 import socket
-import tempfile
 import time
 from collections.abc import Iterator
 
@@ -29,9 +27,9 @@ from isobit.runtime.ticket import RankTicket
 from isobit.shard.plan import PlanSettings
 
 from ..support import INT4
+from .ray_nodes import HEAD, WORKER, ray_nodes
 
-HEAD, WORKER, DOOMED = "127.0.1.1", "127.0.1.2", "127.0.1.3"
-TOKEN = "a token of this test " * 2
+DOOMED = "127.0.1.3"
 PROMPT = [5, 9, 14]
 NOTHING_LEFT_S = 10
 
@@ -42,24 +40,12 @@ def cluster() -> Iterator:
 
     Ray counts GPUs as it is told to: two on the head's node, which nobody touches.
     """
-    from ray.cluster_utils import Cluster
-
-    folder = tempfile.mkdtemp(prefix="t-", dir="/tmp")
-    variables = {
-        "RAY_TMPDIR": folder,
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": TOKEN,
-        "RAY_USAGE_STATS_ENABLED": "0",
+    nodes = {
+        HEAD: {"num_cpus": 2, "num_gpus": 2, "include_dashboard": False},
+        WORKER: {"num_cpus": 1},
     }
-    with ray_environment(variables):
-        made = Cluster()
-        try:
-            made.add_node(num_cpus=2, num_gpus=2, node_ip_address=HEAD, include_dashboard=False)
-            made.add_node(num_cpus=1, node_ip_address=WORKER)
-            yield made
-        finally:
-            made.shutdown()
-            shutil.rmtree(folder, ignore_errors=True)
+    with ray_nodes(nodes) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
