@@ -63,15 +63,16 @@ class StepMemory:
     def write(self, step: Step, shape: Shape, chunks: Sequence[tuple[int, int]]) -> None:
         """Begin to copy a step that was checked."""
         self._card.wait_for_upload()
+        sequences: list[int] = step.sequence.tolist()
         place: dict[int, int] = {}
-        for sequence in step.sequence.tolist():
+        for sequence in sequences:
             place.setdefault(sequence, len(place))
         self._fill("last", torch.tensor([step.rows - 1]), 1, 0)
         self._fill("tokens", step.tokens, shape.rows, 0)
         self._fill("slots", step.slots, shape.rows, self._spare_slot)
         self._fill("sampled", step.sampled, shape.sampled, 0)
         self._fill("positions", step.positions, shape.rows, 0)
-        renamed = torch.tensor([place[sequence] for sequence in step.sequence.tolist()])
+        renamed = torch.tensor([place[sequence] for sequence in sequences])
         self._fill("sequence", renamed, shape.rows, 0)
         self._fill("chunks", torch.tensor(chunks).view(-1, 2), shape.chunks, 0)
         tables = self._on_host["tables"]

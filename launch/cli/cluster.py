@@ -15,7 +15,7 @@ from ..cluster_check.judge import judge
 from ..cluster_check.visit import visit
 from ..clusters import cluster_files, lines_to_edit, write_cluster_file
 from ..ray.session import ray_session
-from ..ray.versions import reporter
+from ..ray.versions import driver_report
 from .cluster_table import print_findings, print_table
 from .options import Json
 from .output import console, print_json, progress_bar
@@ -53,7 +53,7 @@ def check(
             None if folder is None else str(folder),
             lambda total: bar.update(task, total=total, advance=1),
         )
-    found = judge(reports, reporter()()["versions"], wanted, hosts)
+    found = judge(reports, driver_report().versions, wanted, hosts)
     faults = sum(finding.gravity == "fault" for finding in found)
     if as_json:
         print_json(

@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..ray.versions import SOURCE
+
 Report = Mapping[str, Any]
-SOURCE = "isobit source"
 ALIKE = {"isobit": "isobit", SOURCE: SOURCE, "ray": "Ray", "torch": "torch", "python": "Python"}
 """What every host must have as the driver has it, by the names of `versions.HostReport`."""
 

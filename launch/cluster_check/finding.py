@@ -19,7 +19,6 @@ class HostFinding:
 
     gravity: Gravity
     what: str
-
     way_out: str
     hosts: tuple[str, ...] = ()
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from .facts import ALIKE, SOURCE, Report, cards, devices, facts, instructions, usual
+from ..ray.versions import differing
+from .facts import ALIKE, Report, cards, devices, facts, instructions, usual
 from .finding import HostFinding
 
 
@@ -33,12 +34,8 @@ def versions(reports: Sequence[Report], driver: Mapping[str, str]) -> list[HostF
     """What all ranks must have as the driver has it, or the start of an engine refuses them."""
     held: dict[tuple[str, str], list[str]] = defaultdict(list)
     for report in reports:
-        told = report.get("versions", driver)
-        for package, wanted in driver.items():
-            # Another version has another source: one line is enough.
-            follows = package == SOURCE and told["isobit"] != driver["isobit"]
-            if (has := told.get(package, "not known")) != wanted and not follows:
-                held[package, has].append(report["host"])
+        for difference in differing(driver, report.get("versions", driver), "not known"):
+            held[difference].append(report["host"])
     found = [
         HostFinding(
             gravity="fault",

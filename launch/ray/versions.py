@@ -11,13 +11,14 @@ from ...kernels.errors import EnvironmentFault
 from .nodes import Node
 
 MISSING = "not installed"
+SOURCE = "isobit source"
 
 
 @dataclass(frozen=True, kw_only=True)
 class HostReport:
     """What one host says of itself. `versions` are those of python, isobit, ray and torch.
 
-    "isobit source" is a digest of isobit's Python files: two working copies of one version differ.
+    SOURCE is a digest of isobit's Python files: two working copies of one version differ.
     """
 
     hostname: str
@@ -103,12 +104,12 @@ def check_versions(driver: HostReport, hosts: Mapping[str, HostReport]) -> None:
 
     Raises EnvironmentFault E-RAY-VERSION that lists every difference of every host.
     """
-    lines = []
+    lines: list[str] = []
     for name, report in hosts.items():
-        for package, wanted in driver.versions.items():
-            found = report.versions.get(package, MISSING)
-            if found != wanted and not _follows(package, report, driver):
-                lines.append(f"  {name}: {package} {found}; the driver has {wanted}")
+        lines += [
+            f"  {name}: {package} {found}; the driver has {driver.versions[package]}"
+            for package, found in differing(driver.versions, report.versions, MISSING)
+        ]
     if lines:
         count = len({line.partition(": ")[0] for line in lines})
         raise EnvironmentFault(
@@ -118,6 +119,15 @@ def check_versions(driver: HostReport, hosts: Mapping[str, HostReport]) -> None:
         )
 
 
-def _follows(package: str, report: HostReport, driver: HostReport) -> bool:
-    """Another version has another source: one line is enough."""
-    return package == "isobit source" and report.versions["isobit"] != driver.versions["isobit"]
+def differing(
+    driver: Mapping[str, str], host: Mapping[str, str], unknown: str
+) -> list[tuple[str, str]]:
+    """What a host has otherwise than the driver: package and version there, `unknown` where it says
+    nothing. Another version of isobit has another source: one line is enough."""
+    found = [(package, host.get(package, unknown)) for package in driver]
+    return [
+        (package, version)
+        for package, version in found
+        if version != driver[package]
+        and not (package == SOURCE and host["isobit"] != driver["isobit"])
+    ]
