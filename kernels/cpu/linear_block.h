@@ -1,9 +1,13 @@
 // The loop that every linear kernel shares: segments, runs, lines, and a block of rows by columns.
 //
-// A Weight says how one strip of a line, 64 bytes, becomes numbers:
-//   X                 what one step of activations is (a float, or a pair of bf16)
+// A Weight says how one strip of a line, 64 bytes, becomes numbers, and what is summed:
+//   X                 what one step of activations is (a float, a pair of bf16, some codes)
 //   kLineK, kSteps    k and steps in a line; kBytes the size of a strip of it
-//   Line load(...), Zero zero(...), Value value(line, step, zero), Lanes dot(value, x, sum)
+//   kDear             whether value() takes long
+//   Zero zero(...), Line load(bytes, zero), Value value(line, step, zero)
+//   Sum begin(a, segment, row)                          what a run starts with
+//   Sum dot(value, x, sum)                              one step of it
+//   Lanes end(a, segment, row, scale, sum, before)      the runs before and this one
 #pragma once
 
 #include "simd.h"
@@ -15,11 +19,18 @@ namespace {
 
 constexpr int kRunsAhead = 6;  // rows of scales to prefetch
 constexpr int kAhead = 32;  // lines of a tile to prefetch; measured flat from 24 to 40
+constexpr int kGroupRows = 96;  // rows whose activations stay in the cache while columns pass
 
-// Accumulators fill the register file and leave room for weights and one activation.
-constexpr int kRows = kWidth == 16 ? 12 : kWidth == 8 ? 4 : 2;
-constexpr int kAtOnce = kWidth == 16 ? 2 : 1;
-constexpr int kAtOnceOneRow = kWidth == 16 ? 4 : kWidth == 8 ? 2 : 1;
+// Sums of a block, rows by strips, fill the register file and leave room for a line of weights and
+// one activation.
+struct Shape {
+  int rows, strips;
+};
+constexpr Shape kOneRow = {1, kWidth == 16 ? 4 : kWidth == 8 ? 2 : 1};
+constexpr Shape kWide = kWidth == 16 ? Shape{6, 4} : kWidth == 8 ? Shape{4, 1} : Shape{2, 1};
+// Numbers that take long to make are shared by more rows, and need registers of their own.
+constexpr Shape kTall = kWidth == 16 ? Shape{12, 2} : kWide;
+constexpr Shape kFew = kWidth == 16 ? Shape{4, 4} : kWide;
 
 #define ISOBIT_UNROLL _Pragma("GCC unroll 12")
 
@@ -44,69 +55,79 @@ ISOBIT_INLINE const unsigned char* strip_data(const Linear& a, int64_t strip, in
 }
 
 template <class Weight, int R, int T>
-void block(const Linear& a, int64_t segment, int64_t row, int64_t strip, Lanes (&total)[R][T]) {
+ISOBIT_INLINE void add_run(const Linear& a, int64_t segment, int64_t run, int64_t row,
+                           int64_t strip, typename Weight::Sum (&sum)[R][T]) {
   using X = typename Weight::X;
   const int64_t lines = a.packed_k / Weight::kLineK;
   const int64_t stride = lines * Weight::kSteps;
   const X* x = static_cast<const X*>(a.x) + row * stride;
   const unsigned char* data = strip_data(a, strip, lines, Weight::kBytes);
 
+  typename Weight::Zero zeros[T];
+  ISOBIT_UNROLL for (int t = 0; t < T; ++t) zeros[t] = Weight::zero(a, run, strip + t);
   ISOBIT_UNROLL for (int m = 0; m < R; ++m)
-    ISOBIT_UNROLL for (int t = 0; t < T; ++t) total[m][t] = zero();
+    ISOBIT_UNROLL for (int t = 0; t < T; ++t) sum[m][t] = Weight::begin(a, segment, row + m);
 
-  for (int64_t run = a.segment_offsets[segment]; run < a.segment_offsets[segment + 1]; ++run) {
-    typename Weight::Zero zeros[T];
-    ISOBIT_UNROLL for (int t = 0; t < T; ++t) zeros[t] = Weight::zero(a, run, strip + t);
-    Lanes part[R][T];
-    ISOBIT_UNROLL for (int m = 0; m < R; ++m)
-      ISOBIT_UNROLL for (int t = 0; t < T; ++t) part[m][t] = zero();
+  const int64_t end = a.run_offsets[run + 1] / Weight::kLineK;
+  for (int64_t line = a.run_offsets[run] / Weight::kLineK; line < end; ++line) {
+    typename Weight::Line raw[T];
+    ISOBIT_UNROLL for (int t = 0; t < T; ++t) {
+      const unsigned char* from = data + (line * kStrips + t) * Weight::kBytes;
+      __builtin_prefetch(from + kAhead * kStrips * Weight::kBytes);
+      raw[t] = Weight::load(from, zeros[t]);
+    }
+    ISOBIT_UNROLL for (int step = 0; step < Weight::kSteps; ++step) {
+      typename Weight::Value value[T];
+      ISOBIT_UNROLL for (int t = 0; t < T; ++t) value[t] = Weight::value(raw[t], step, zeros[t]);
+      ISOBIT_UNROLL for (int m = 0; m < R; ++m) {
+        X some;
+        memcpy(&some, x + m * stride + line * Weight::kSteps + step, sizeof(X));
+        ISOBIT_UNROLL for (int t = 0; t < T; ++t)
+          sum[m][t] = Weight::dot(value[t], some, sum[m][t]);
+      }
+    }
+  }
+}
 
+// R rows by T strips of one tile and one segment. Sums of a run are in registers, `total` is in
+// memory: both at once would not fit.
+template <class Weight, int R, int T>
+ISOBIT_INLINE void block(const Linear& a, int64_t segment, int64_t row, int64_t strip,
+                         Lanes (&total)[R][T]) {
+  const int64_t begin = a.segment_offsets[segment], end = a.segment_offsets[segment + 1];
+  if (begin == end) {
+    for (int m = 0; m < R; ++m)
+      for (int t = 0; t < T; ++t) total[m][t] = zero();
+  }
+  for (int64_t run = begin; run < end; ++run) {
     if (R == 1 && a.scales) {
       const int64_t size = a.scale_number == Number::float32 ? 4 : 2;
       const int64_t ahead = table_index(a, run + kRunsAhead, strip);
       ISOBIT_UNROLL for (int t = 0; t < T; ++t)
         __builtin_prefetch(static_cast<const char*>(a.scales) + (ahead + t * kLanes) * size);
     }
-    const int64_t end = a.run_offsets[run + 1] / Weight::kLineK;
-    for (int64_t line = a.run_offsets[run] / Weight::kLineK; line < end; ++line) {
-      typename Weight::Line raw[T];
-      ISOBIT_UNROLL for (int t = 0; t < T; ++t) {
-        const unsigned char* from = data + (line * kStrips + t) * Weight::kBytes;
-        __builtin_prefetch(from + kAhead * kStrips * Weight::kBytes);
-        raw[t] = Weight::load(from);
-      }
-      ISOBIT_UNROLL for (int step = 0; step < Weight::kSteps; ++step) {
-        typename Weight::Value value[T];
-        ISOBIT_UNROLL for (int t = 0; t < T; ++t)
-          value[t] = Weight::value(raw[t], step, zeros[t]);
-        ISOBIT_UNROLL for (int m = 0; m < R; ++m) {
-          X pair;
-          memcpy(&pair, x + m * stride + line * Weight::kSteps + step, sizeof(X));
-          ISOBIT_UNROLL for (int t = 0; t < T; ++t)
-            part[m][t] = Weight::dot(value[t], pair, part[m][t]);
-        }
-      }
-    }
+    typename Weight::Sum sum[R][T];
+    add_run<Weight, R, T>(a, segment, run, row, strip, sum);
     ISOBIT_UNROLL for (int t = 0; t < T; ++t) {
-      if (a.scales) {
-        const int64_t column = table_index(a, run, strip + t);
-        const Lanes scale = load_number(a.scales, a.scale_number, column);
+      const int64_t column = table_index(a, run, strip + t);
+      const Lanes scale = a.scales ? load_number(a.scales, a.scale_number, column) : zero();
+      if (run == begin) {
         ISOBIT_UNROLL for (int m = 0; m < R; ++m)
-          total[m][t] = fma(scale, part[m][t], total[m][t]);
+          total[m][t] = Weight::end(a, segment, row + m, scale, sum[m][t], zero());
       } else {
-        ISOBIT_UNROLL for (int m = 0; m < R; ++m) total[m][t] = part[m][t];
+        ISOBIT_UNROLL for (int m = 0; m < R; ++m)
+          total[m][t] = Weight::end(a, segment, row + m, scale, sum[m][t], total[m][t]);
       }
     }
   }
 }
 
-// A Block computes R rows by T strips of one tile and one segment. This one sums in fp32, the Weight's way.
-template <class Weight>
+// Weights that are summed in fp32, a scale for every run, or none and one run in a segment.
 struct Summed {
-  template <int R, int T>
-  static void run(const Linear& a, int64_t segment, int64_t row, int64_t strip,
-                  Lanes (&total)[R][T]) {
-    block<Weight, R, T>(a, segment, row, strip, total);
+  using Sum = Lanes;
+  ISOBIT_INLINE Lanes begin(const Linear&, int64_t, int64_t) { return zero(); }
+  ISOBIT_INLINE Lanes end(const Linear& a, int64_t, int64_t, Lanes scale, Lanes sum, Lanes before) {
+    return a.scales ? fma(scale, sum, before) : sum;
   }
 };
 
@@ -126,74 +147,87 @@ void write(const Linear& a, int64_t plane, int64_t row, int64_t strip, const Lan
 }
 
 // The segments of a block, added up along the tree while they are in the cache.
-template <class Block, int R, int T>
+template <class Weight, int R, int T>
 void outputs(const Linear& a, int64_t row, int64_t strip) {
-  Lanes waiting[kMaxNodes][R][T];
+  Lanes waiting[kMaxNodes + 1][R][T];
   int count = 0;
   for (int64_t segment = 0; segment < a.segments; ++segment) {
-    Lanes total[R][T];
-    Block::template run<R, T>(a, segment, row, strip, total);
+    block<Weight, R, T>(a, segment, row, strip, waiting[count]);
     if (!a.merges) {
-      write<R, T>(a, segment, row, strip, total);
+      write<R, T>(a, segment, row, strip, waiting[0]);
       continue;
     }
     for (int32_t merge = a.merges[segment]; merge > 0; --merge) {
       --count;
       ISOBIT_UNROLL for (int m = 0; m < R; ++m)
-        ISOBIT_UNROLL for (int t = 0; t < T; ++t) total[m][t] = waiting[count][m][t] + total[m][t];
+        ISOBIT_UNROLL for (int t = 0; t < T; ++t)
+          waiting[count][m][t] = waiting[count][m][t] + waiting[count + 1][m][t];
     }
-    ISOBIT_UNROLL for (int m = 0; m < R; ++m)
-      ISOBIT_UNROLL for (int t = 0; t < T; ++t) waiting[count][m][t] = total[m][t];
     ++count;
   }
   for (int node = 0; node < count; ++node) write<R, T>(a, node, row, strip, waiting[node]);
 }
 
-template <class Block, int R, int T>
-int64_t rows_by(const Linear& a, int64_t row, int64_t strip) {
-  if constexpr (R <= kRows) {
-    for (; a.rows - row >= R; row += R) outputs<Block, R, T>(a, row, strip);
+template <class Weight, int T, int R>
+void some_rows(const Linear& a, int64_t row, int64_t count, int64_t strip) {
+  if constexpr (R > 0) {
+    if (count == R) return outputs<Weight, R, T>(a, row, strip);
+    some_rows<Weight, T, R - 1>(a, row, count, strip);
   }
-  return row;
 }
 
-template <class Block, int T>
-void all_rows(const Linear& a, int64_t strip) {
-  int64_t row = 0;
-  // Twelve rows share a weight best, but sixteen are two blocks of eight.
-  if constexpr (kRows >= 12) {
-    for (int64_t left = a.rows; left >= 12 && left != 16; left -= 12, row += 12)
-      outputs<Block, 12, T>(a, row, strip);
-  }
-  row = rows_by<Block, 8, T>(a, row, strip);
-  row = rows_by<Block, 4, T>(a, row, strip);
-  row = rows_by<Block, 2, T>(a, row, strip);
-  rows_by<Block, 1, T>(a, row, strip);
+template <class Weight>
+Shape shape_of(const Linear& a) {
+  if (a.rows == 1) return kOneRow;
+  if (!Weight::kDear) return kWide;
+  return a.rows > kFew.rows ? kTall : kFew;
 }
 
-int64_t at_once(const Linear& a) { return a.rows == 1 ? kAtOnceOneRow : kAtOnce; }
+int64_t rounded_up(int64_t count, int64_t to) { return (count + to - 1) / to; }
 
-template <class Block>
-void columns(const void* context, int64_t unit) {
+// A unit is a group of rows by some strips; columns run fastest. Rows are shared evenly among
+// groups, and those of a group among blocks: no block is left with a row or two.
+struct Units {
+  int64_t rows, groups, columns;
+
+  Units(const Linear& a, Shape shape)
+      : rows(a.rows),
+        groups(rounded_up(a.rows, kGroupRows)),
+        columns(rounded_up(a.n, shape.strips * kLanes)) {}
+  int64_t first_row(int64_t unit) const { return rows * (unit / columns) / groups; }
+  int64_t end_row(int64_t unit) const { return rows * (unit / columns + 1) / groups; }
+};
+
+template <class Weight, int R, int T>
+void blocks(const Linear& a, int64_t begin, int64_t end, int64_t strip) {
+  const int64_t rows = end - begin, count = rounded_up(rows, R);
+  for (int64_t b = 0; b < count; ++b) {
+    const int64_t from = rows * b / count;
+    some_rows<Weight, T, R>(a, begin + from, rows * (b + 1) / count - from, strip);
+  }
+}
+
+template <class Weight>
+void unit(const void* context, int64_t unit) {
   const Linear& a = *static_cast<const Linear*>(context);
-  const int64_t first = unit * at_once(a);
-  if (a.rows == 1) {
-    outputs<Block, 1, kAtOnceOneRow>(a, 0, first);
+  const Shape shape = shape_of<Weight>(a);
+  const Units units(a, shape);
+  const int64_t begin = units.first_row(unit), end = units.end_row(unit);
+  const int64_t strip = unit % units.columns * shape.strips;
+  if (a.rows == 1) return outputs<Weight, 1, kOneRow.strips>(a, 0, strip);
+  if constexpr (Weight::kDear) {
+    if (a.rows <= kFew.rows) return blocks<Weight, kFew.rows, kFew.strips>(a, begin, end, strip);
+    blocks<Weight, kTall.rows, kTall.strips>(a, begin, end, strip);
   } else {
-    all_rows<Block, kAtOnce>(a, first);
+    blocks<Weight, kWide.rows, kWide.strips>(a, begin, end, strip);
   }
-}
-
-template <class Block>
-void plan_blocks(Product& product) {
-  const int64_t width = at_once(product.linear) * kLanes;
-  product.task = columns<Block>;
-  product.units = (product.linear.n + width - 1) / width;
 }
 
 template <class Weight>
 void plan_linear(Product& product) {
-  plan_blocks<Summed<Weight>>(product);
+  const Units units(product.linear, shape_of<Weight>(product.linear));
+  product.task = unit<Weight>;
+  product.units = units.groups * units.columns;
 }
 
 }  // namespace

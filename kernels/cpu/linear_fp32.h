@@ -7,18 +7,20 @@ namespace isobit {
 namespace ISOBIT_SET {
 namespace {
 
-struct Fp32Dot {
+struct Fp32Dot : Summed {
   using X = float;
   using Value = Lanes;
   static constexpr int kBytes = 64;
+  static constexpr bool kDear = false;
   ISOBIT_INLINE Lanes dot(Lanes value, float x, Lanes sum) { return fma(broadcast(x), value, sum); }
 };
 
 template <int kMiddle>
 struct Integers : Fp32Dot {
+  static constexpr bool kDear = true;
   using Line = Ints;
   using Zero = Ints;
-  ISOBIT_INLINE Ints load(const unsigned char* from) { return load_ints(from); }
+  ISOBIT_INLINE Ints load(const unsigned char* from, Ints) { return load_ints(from); }
   ISOBIT_INLINE Ints zero(const Linear& a, int64_t run, int64_t tile) {
     if (a.zeros) return load_bytes(a.zeros + table_index(a, run, tile));
     Ints r;
@@ -51,7 +53,7 @@ struct Bf16Fp32 : Fp32Dot {
   using Line = Ints;
   using Zero = NoZero;
   static constexpr int kLineK = 2, kSteps = 2;
-  ISOBIT_INLINE Ints load(const unsigned char* from) { return load_ints(from); }
+  ISOBIT_INLINE Ints load(const unsigned char* from, NoZero) { return load_ints(from); }
   ISOBIT_INLINE NoZero zero(const Linear&, int64_t, int64_t) { return {}; }
   ISOBIT_INLINE Lanes value(Ints line, int step, NoZero) {
     ISOBIT_PARTS line.part[i] = step ? line.part[i] & ~0xffff : line.part[i] << 16;
@@ -64,7 +66,7 @@ struct FloatFp32 : Fp32Dot {
   using Line = Lanes;
   using Zero = NoZero;
   static constexpr int kLineK = 1, kSteps = 1, kBytes = kLanes * sizeof(T);
-  ISOBIT_INLINE Lanes load(const unsigned char* from) {
+  ISOBIT_INLINE Lanes load(const unsigned char* from, NoZero) {
     return ISOBIT_SET::load(reinterpret_cast<const T*>(from));
   }
   ISOBIT_INLINE NoZero zero(const Linear&, int64_t, int64_t) { return {}; }

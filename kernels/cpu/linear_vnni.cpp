@@ -5,19 +5,19 @@ namespace isobit {
 namespace ISOBIT_SET {
 namespace {
 
-struct Quads {
+struct Quads : Exact {
   static constexpr int kSteps = 1;
-  ISOBIT_INLINE Ints value(Ints line, int) { return line; }
-  ISOBIT_INLINE Ints dot(Ints value, Ints q, Ints sum) {
+  ISOBIT_INLINE Ints value(Ints line, int, Zero) { return line; }
+  ISOBIT_INLINE Ints dot(Ints value, int32_t x, Ints sum) {
     sum.part[0] = (IntPart)_mm512_dpbusd_epi32((__m512i)sum.part[0], (__m512i)value.part[0],
-                                               (__m512i)q.part[0]);
+                                               _mm512_set1_epi32(x));
     return sum;
   }
 };
 
 }  // namespace
 
-void linear_int8(Product& product) { plan_blocks<Exact<Quads>>(product); }
+void linear_int8(Product& product) { plan_linear<Quads>(product); }
 
 }  // namespace ISOBIT_SET
 }  // namespace isobit
