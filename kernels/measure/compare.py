@@ -13,6 +13,8 @@ from .machine import Machine
 
 OURS = "ours"
 SAMPLE_S = 0.01
+SETTLE_S = 0.02
+"""Torch's threads turn round for some milliseconds after their work, on cores that others need."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +95,8 @@ def _repeats(run: Callable[[], object]) -> int:
 
 
 def _timed(run: Callable[[], object], repeats: int) -> float:
-    """Seconds of one call, after one that is not counted."""
+    """Seconds of one call, after a rest and one that is not counted."""
+    time.sleep(SETTLE_S)
     run()
     started = time.perf_counter()
     for _ in range(repeats):
