@@ -9,14 +9,14 @@ namespace ISOBIT_SET {
 namespace {
 
 void read_unit(const void* context, int64_t unit) {
-  constexpr int kStreams = 4, kAheadBytes = 4096;
+  constexpr int kStreams = 4, kAheadBytes = 12288;
   const Read& a = *static_cast<const Read*>(context);
   const unsigned char* from = static_cast<const unsigned char*>(a.from) + unit * kReadUnit;
   Ints sum[kStreams];
   for (int s = 0; s < kStreams; ++s) sum[s] = broadcast(int32_t{0});
   for (int64_t at = 0; at < kReadUnit; at += kStreams * 64) {
     for (int s = 0; s < kStreams; ++s) {
-      __builtin_prefetch(from + at + s * 64 + kAheadBytes);
+      __builtin_prefetch(from + at + s * 64 + kAheadBytes, 0, 0);
       const Ints line = load_ints(from + at + s * 64);
       ISOBIT_PARTS sum[s].part[i] = (IntPart)((BitPart)sum[s].part[i] + (BitPart)line.part[i]);
     }

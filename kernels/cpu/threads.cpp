@@ -4,6 +4,7 @@
 #include <sched.h>
 
 #include <atomic>
+#include <cassert>
 #include <condition_variable>
 #include <mutex>
 #include <thread>
@@ -20,35 +21,80 @@ constexpr int kSpin = 4000;
 constexpr int kYields = 4000;
 constexpr uint32_t kClosed = 1u << 31;
 
+// Units [begin, end) that a thread has before it. It takes from the front, others from the back: as
+// long as nobody runs out of work, each thread touches a cache line of its own.
+class alignas(64) Share {
+ public:
+  void give(int64_t begin, int64_t end) {
+    span_.store({static_cast<uint32_t>(begin), static_cast<uint32_t>(end)},
+                std::memory_order_relaxed);
+  }
+
+  // Runs op(unit) until nothing is left.
+  template <class Op>
+  void work(Op op) {
+    Span span = span_.load(std::memory_order_relaxed);
+    while (span.begin < span.end) {
+      const uint32_t part = (span.end - span.begin) / 4;
+      const uint32_t end = span.begin + (part > 1 ? part : 1);
+      if (!span_.compare_exchange_weak(span, {end, span.end}, std::memory_order_relaxed)) continue;
+      for (uint32_t unit = span.begin; unit < end; ++unit) op(unit);
+      span = span_.load(std::memory_order_relaxed);
+    }
+  }
+
+  // Takes half of what another thread has not begun, the larger one of an odd number.
+  bool take_from(Share& other) {
+    Span span = other.span_.load(std::memory_order_relaxed);
+    while (span.begin < span.end) {
+      const uint32_t middle = span.begin + (span.end - span.begin) / 2;
+      if (other.span_.compare_exchange_weak(span, {span.begin, middle},
+                                            std::memory_order_relaxed)) {
+        give(middle, span.end);
+        return true;
+      }
+    }
+    return false;
+  }
+
+ private:
+  struct alignas(8) Span {
+    uint32_t begin, end;
+  };
+  std::atomic<Span> span_{};
+};
+
 class Pool {
  public:
-  explicit Pool(int helpers) {
-    for (int i = 0; i < helpers; ++i) workers_.emplace_back([this] { work(); });
+  explicit Pool(int helpers) : shares_(helpers + 1) {
+    for (int i = 0; i < helpers; ++i) workers_.emplace_back([this, i] { work(i + 1); });
   }
 
   ~Pool() {
     {
       std::lock_guard<std::mutex> lock(mutex_);
       stop_.store(true);
-      epoch_.fetch_add(1);
+      job_.epoch.fetch_add(1);
     }
     wake_.notify_all();
     for (auto& worker : workers_) worker.join();
   }
 
   void run(int64_t count, Task task, const void* context) {
-    count_ = count;
-    task_ = task;
-    context_ = context;
-    next_.store(0, std::memory_order_relaxed);
+    assert(count < int64_t{1} << 32);
+    const int64_t threads = static_cast<int64_t>(shares_.size());
+    for (int64_t i = 0; i < threads; ++i)
+      shares_[i].give(count * i / threads, count * (i + 1) / threads);
+    job_.task = task;
+    job_.context = context;
     left_.store(0, std::memory_order_relaxed);
     joined_.store(0, std::memory_order_release);
-    epoch_.fetch_add(1);
+    job_.epoch.fetch_add(1);
     if (sleepers_.load() > 0) {
       { std::lock_guard<std::mutex> lock(mutex_); }
       wake_.notify_all();
     }
-    drain();
+    drain(0);
     // A helper that has not woken by now is not waited for: it finds the door closed.
     const uint32_t joined = joined_.fetch_or(kClosed, std::memory_order_acq_rel);
     for (int spin = 0; left_.load(std::memory_order_acquire) != joined; ++spin) {
@@ -61,17 +107,27 @@ class Pool {
   }
 
  private:
-  void drain() {
+  // What helpers watch and what they then need, in one cache line.
+  struct alignas(64) Job {
+    std::atomic<uint64_t> epoch{0};
+    Task task = nullptr;
+    const void* context = nullptr;
+  };
+
+  void drain(size_t own) {
     FloatMode mode;
-    int64_t begin = next_.load(std::memory_order_relaxed);
-    while (begin < count_) {
-      // Neighbours lie side by side in memory: long stretches first, single tasks at the end.
-      const int64_t fair = (count_ - begin) / (2 * (static_cast<int64_t>(workers_.size()) + 1));
-      const int64_t end = begin + (fair > 1 ? fair : 1);
-      if (!next_.compare_exchange_weak(begin, end, std::memory_order_relaxed)) continue;
-      for (; begin < end; ++begin) task_(context_, begin);
-      begin = next_.load(std::memory_order_relaxed);
+    const Task task = job_.task;
+    const void* context = job_.context;
+    do {
+      shares_[own].work([&](int64_t unit) { task(context, unit); });
+    } while (refill(own));
+  }
+
+  bool refill(size_t own) {
+    for (size_t i = 1; i < shares_.size(); ++i) {
+      if (shares_[own].take_from(shares_[(own + i) % shares_.size()])) return true;
     }
+    return false;
   }
 
   bool join_job() {
@@ -82,42 +138,40 @@ class Pool {
     return false;
   }
 
-  void work() {
+  void work(size_t own) {
     uint64_t seen = 0;
+    const auto& epoch = job_.epoch;
     for (;;) {
-      for (int spin = 0; spin < kSpin && epoch_.load(std::memory_order_acquire) == seen; ++spin) {
+      for (int spin = 0; spin < kSpin && epoch.load(std::memory_order_acquire) == seen; ++spin) {
         relax();
       }
-      for (int i = 0; i < kYields && epoch_.load(std::memory_order_acquire) == seen; ++i) {
+      for (int i = 0; i < kYields && epoch.load(std::memory_order_acquire) == seen; ++i) {
         sched_yield();
       }
-      if (epoch_.load() == seen) {
+      if (epoch.load() == seen) {
         sleepers_.fetch_add(1);
         std::unique_lock<std::mutex> lock(mutex_);
-        wake_.wait(lock, [&] { return epoch_.load() != seen; });
+        wake_.wait(lock, [&] { return epoch.load() != seen; });
         sleepers_.fetch_sub(1);
       }
-      seen = epoch_.load();
+      seen = epoch.load();
       if (stop_.load()) return;
       if (join_job()) {
-        drain();
+        drain(own);
         left_.fetch_add(1, std::memory_order_release);
       }
     }
   }
 
   std::vector<std::thread> workers_;
+  std::vector<Share> shares_;
+  Job job_;
   std::mutex mutex_;
   std::condition_variable wake_;
-  std::atomic<uint64_t> epoch_{0};
   std::atomic<int> sleepers_{0};
   std::atomic<bool> stop_{false};
   alignas(64) std::atomic<uint32_t> joined_{kClosed};
   alignas(64) std::atomic<uint32_t> left_{0};
-  alignas(64) std::atomic<int64_t> next_{0};
-  int64_t count_ = 0;
-  Task task_ = nullptr;
-  const void* context_ = nullptr;
 };
 
 std::mutex* door = new std::mutex;
