@@ -126,34 +126,37 @@ ISOBIT_INLINE void rotate(const Rope& a, const float* x, const void* norm, int64
   });
 }
 
+// A row's keys and values of one head, and its share of the queries: the units of attention, so that
+// a thread finds keys that it wrote itself.
 template <class T>
-void rope_row(const Rope& a, int64_t row) {
+void rope_unit(const Rope& a, int64_t row, int64_t kv_head) {
   float turned[kMaxHead];
   T* out = static_cast<T*>(a.out) + row * a.q_heads * a.head;
-  for (int64_t h = 0; h < a.q_heads; ++h) {
+  const int64_t end = a.q_heads * (kv_head + 1) / a.kv_heads;
+  for (int64_t h = a.q_heads * kv_head / a.kv_heads; h < end; ++h) {
     rotate(a, a.q + (row * a.q_heads + h) * a.head, a.q_norm, row, turned);
     each_lanes(a.head, [&](int64_t i, int64_t count) {
       store_at(out + h * a.head + i, load_at(turned + i, count), count);
     });
   }
   const int64_t page = a.slots[row] / kPage, offset = a.slots[row] % kPage;
-  for (int64_t h = 0; h < a.kv_heads; ++h) {
-    const int64_t plane = (page * a.kv_heads + h) * a.head * kPage;
-    const int64_t from = (row * a.kv_heads + h) * a.head;
-    rotate(a, a.k + from, a.k_norm, row, turned);
-    T* keys = static_cast<T*>(a.keys) + plane + offset;
-    for (int64_t i = 0; i < a.head; ++i) keys[i * kPage] = narrow<T>(turned[i]);
-    T* values = static_cast<T*>(a.values) + plane + offset * a.head;
-    each_lanes(a.head, [&](int64_t i, int64_t count) {
-      store_at(values + i, load_at(a.v + from + i, count), count);
-    });
-  }
+  const int64_t plane = (page * a.kv_heads + kv_head) * a.head * kPage;
+  const int64_t from = (row * a.kv_heads + kv_head) * a.head;
+  rotate(a, a.k + from, a.k_norm, row, turned);
+  T* keys = static_cast<T*>(a.keys) + plane + offset;
+  for (int64_t i = 0; i < a.head; ++i) keys[i * kPage] = narrow<T>(turned[i]);
+  T* values = static_cast<T*>(a.values) + plane + offset * a.head;
+  each_lanes(a.head, [&](int64_t i, int64_t count) {
+    store_at(values + i, load_at(a.v + from + i, count), count);
+  });
 }
 
 void rope(const Rope& a) {
-  parallel_for(a.rows, [](const void* context, int64_t row) {
+  parallel_for(a.rows * a.kv_heads, [](const void* context, int64_t unit) {
     const Rope& a = *static_cast<const Rope*>(context);
-    with_type(a.number, [&](auto t) { rope_row<decltype(t)>(a, row); });
+    with_type(a.number, [&](auto t) {
+      rope_unit<decltype(t)>(a, unit / a.kv_heads, unit % a.kv_heads);
+    });
   }, &a);
 }
 

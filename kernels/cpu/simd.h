@@ -113,12 +113,37 @@ ISOBIT_INLINE Ints load_ints(const void* from) {
   ISOBIT_PARTS memcpy(&r.part[i], static_cast<const int32_t*>(from) + i * kWidth, 4 * kWidth);
   return r;
 }
+// GCC 12 widens and narrows vectors in halves when left to itself.
+ISOBIT_INLINE BitPart widened(BytePart bytes) {
+#if defined(__AVX512F__)
+  return (BitPart)_mm512_cvtepu8_epi32((__m128i)bytes);
+#else
+  return __builtin_convertvector(bytes, BitPart);
+#endif
+}
+ISOBIT_INLINE BitPart widened(ShortPart half) {
+#if defined(__AVX512F__)
+  return (BitPart)_mm512_cvtepu16_epi32((__m256i)half);
+#elif defined(__AVX2__)
+  return (BitPart)_mm256_cvtepu16_epi32((__m128i)half);
+#else
+  return __builtin_convertvector(half, BitPart);
+#endif
+}
+ISOBIT_INLINE ShortPart narrowed(BitPart bits) {
+#if defined(__AVX512F__)
+  return (ShortPart)_mm512_cvtepi32_epi16((__m512i)bits);
+#else
+  return __builtin_convertvector(bits, ShortPart);
+#endif
+}
+
 ISOBIT_INLINE Ints load_bytes(const uint8_t* from) {
   Ints r;
   ISOBIT_PARTS {
     BytePart bytes;
     memcpy(&bytes, from + i * kWidth, kWidth);
-    r.part[i] = __builtin_convertvector(bytes, IntPart);
+    r.part[i] = (IntPart)widened(bytes);
   }
   return r;
 }
@@ -133,7 +158,7 @@ ISOBIT_INLINE Lanes load(const Bf16* from) {
   ISOBIT_PARTS {
     ShortPart half;
     memcpy(&half, from + i * kWidth, 2 * kWidth);
-    r.part[i] = (Part)(__builtin_convertvector(half, BitPart) << 16);
+    r.part[i] = (Part)(widened(half) << 16);
   }
   return r;
 }
@@ -161,8 +186,7 @@ ISOBIT_INLINE void store(Bf16* to, Lanes a) {
     const BitPart bits = (BitPart)a.part[i];
     const BitPart nearest = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
     const BitPart nan = (bits >> 16) | 0x40;
-    const ShortPart half =
-        __builtin_convertvector(a.part[i] != a.part[i] ? nan : nearest, ShortPart);
+    const ShortPart half = narrowed(a.part[i] != a.part[i] ? nan : nearest);
     memcpy(to + i * kWidth, &half, 2 * kWidth);
   }
 }
