@@ -35,13 +35,24 @@ ISOBIT_INLINE Span span(const Query& query, int64_t page) {
   return {static_cast<int>(begin < 0 ? 0 : begin), static_cast<int>(end < kPage ? end : kPage)};
 }
 
+// Pages lie anywhere in memory, so that the machine cannot guess which one is next: it is asked for
+// while the one before is worked on. Null: nothing follows.
+template <class T>
+ISOBIT_INLINE void fetch(const T* plane, int64_t from, int64_t count) {
+  if (!plane) return;
+  const char* bytes = reinterpret_cast<const char*>(plane + from);
+  for (int64_t at = 0; at < count * static_cast<int64_t>(sizeof(T)); at += 64)
+    __builtin_prefetch(bytes + at);
+}
+
 template <class T, int Q>
-void score(Query* query, const T* keys, int64_t head) {
+void score(Query* query, const T* keys, const T* next, int64_t head) {
   for (int first = 0; first < kKeyLanes; first += kAcross) {
     Lanes dot[Q][kAcross];
     _Pragma("GCC unroll 4") for (int m = 0; m < Q; ++m)
       _Pragma("GCC unroll 4") for (int j = 0; j < kAcross; ++j) dot[m][j] = zero();
     for (int64_t d = 0; d < head; ++d) {
+      if (first == 0) fetch(next, d * kPage, kPage);
       _Pragma("GCC unroll 4") for (int j = 0; j < kAcross; ++j) {
         const Lanes key = load(keys + d * kPage + (first + j) * kLanes);
         _Pragma("GCC unroll 4") for (int m = 0; m < Q; ++m)
@@ -90,13 +101,14 @@ ISOBIT_INLINE void soften(Query& query, Span own, float scale, int64_t head) {
 }
 
 template <class T, int Q, int N>
-ISOBIT_INLINE void gather_lanes(Query* query, Span own, const T* values, int64_t head, int64_t d,
-                                int64_t count) {
+ISOBIT_INLINE void gather_lanes(Query* query, Span own, const T* values, const T* next,
+                                int64_t head, int64_t d, int64_t count) {
   Lanes sum[Q][N];
   _Pragma("GCC unroll 4") for (int m = 0; m < Q; ++m)
     _Pragma("GCC unroll 4") for (int j = 0; j < N; ++j)
       sum[m][j] = load_at(query[m].sum + d + j * kLanes, count);
   for (int key = own.begin; key < own.end; ++key) {
+    if (d == 0) fetch(next, key * head, head);
     _Pragma("GCC unroll 4") for (int j = 0; j < N; ++j) {
       const Lanes value = load_at(values + key * head + d + j * kLanes, count);
       _Pragma("GCC unroll 4") for (int m = 0; m < Q; ++m)
@@ -109,12 +121,13 @@ ISOBIT_INLINE void gather_lanes(Query* query, Span own, const T* values, int64_t
 }
 
 template <class T, int Q>
-void gather(Query* query, Span own, const T* values, int64_t head) {
+void gather(Query* query, Span own, const T* values, const T* next, int64_t head) {
   int64_t d = 0;
   for (; d + kAcross * kLanes <= head; d += kAcross * kLanes)
-    gather_lanes<T, Q, kAcross>(query, own, values, head, d, kLanes);
+    gather_lanes<T, Q, kAcross>(query, own, values, next, head, d, kLanes);
   for (; d < head; d += kLanes)
-    gather_lanes<T, Q, 1>(query, own, values, head, d, head - d < kLanes ? head - d : kLanes);
+    gather_lanes<T, Q, 1>(query, own, values, next, head, d,
+                          head - d < kLanes ? head - d : kLanes);
 }
 
 template <int N>
@@ -129,13 +142,14 @@ ISOBIT_INLINE void together(int count, Op op) {
   if constexpr (Most > 1) together<Most - 1>(count, op);
 }
 
-// One page for all queries that walk together.
+// One page for all queries that walk together; the keys of the page that comes next, or null.
 template <class T>
 void visit(const Attention& a, Query* query, int count, int64_t page, const T* keys,
-           const T* values) {
+           const T* values, const T* next) {
   for (int first = 0; first < count; first += kTogether) {
+    const T* ahead = first == 0 ? values : nullptr;
     together<kTogether>(count - first,
-                        [&](auto q) { score<T, q>(query + first, keys, a.head); });
+                        [&](auto q) { score<T, q>(query + first, keys, ahead, a.head); });
   }
   for (int m = 0; m < count; ++m) {
     const Span own = span(query[m], page);
@@ -143,6 +157,7 @@ void visit(const Attention& a, Query* query, int count, int64_t page, const T* k
   }
   for (int first = 0; first < count; first += kTogether) {
     const int batch = count - first < kTogether ? count - first : kTogether;
+    const T* ahead = first == 0 ? next : nullptr;
     bool whole = true;
     for (int m = first; m < first + batch; ++m) {
       const Span own = span(query[m], page);
@@ -150,13 +165,13 @@ void visit(const Attention& a, Query* query, int count, int64_t page, const T* k
     }
     if (whole) {
       together<kTogether>(batch, [&](auto q) {
-        gather<T, q>(query + first, {0, kPage}, values, a.head);
+        gather<T, q>(query + first, {0, kPage}, values, ahead, a.head);
       });
       continue;
     }
     for (int m = first; m < first + batch; ++m) {
       const Span own = span(query[m], page);
-      if (own.begin < own.end) gather<T, 1>(query + m, own, values, a.head);
+      if (own.begin < own.end) gather<T, 1>(query + m, own, values, nullptr, a.head);
     }
   }
 }
@@ -177,10 +192,13 @@ void walk(const Attention& a, Query* query, int count, int64_t kv_head) {
     last = (one.end - 1) / kPage > last ? (one.end - 1) / kPage : last;
   }
   const int32_t* table = a.block_tables + a.row_sequence[query[0].row] * a.max_pages;
+  const auto plane = [&](int64_t page) {
+    return (table[page] * a.kv_heads + kv_head) * a.head * kPage;
+  };
+  const T *keys = static_cast<const T*>(a.keys), *values = static_cast<const T*>(a.values);
   for (int64_t page = first; page <= last; ++page) {
-    const int64_t plane = (table[page] * a.kv_heads + kv_head) * a.head * kPage;
-    visit(a, query, count, page, static_cast<const T*>(a.keys) + plane,
-          static_cast<const T*>(a.values) + plane);
+    visit(a, query, count, page, keys + plane(page), values + plane(page),
+          page < last ? keys + plane(page + 1) : nullptr);
   }
   for (int m = 0; m < count; ++m) {
     T* out = static_cast<T*>(a.out) + (query[m].row * a.q_heads + query[m].head) * a.head;
