@@ -26,7 +26,7 @@ from .cache import PAGE, KVCache
 from .checks import CPU, NUMBERS, Checks
 from .gpu.weight import GpuWeight
 from .native_weight import address, merged, native_weight
-from .reductions import digest, greatest
+from .reductions import digest, digests, greatest
 from .step import check_indices, check_pages
 from .weight import PackedWeight
 
@@ -38,6 +38,7 @@ __all__ = [
     "backend",
     "busy_seconds",
     "digest",
+    "digests",
     "external_seconds",
     "greatest",
     "linear",

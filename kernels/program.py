@@ -14,7 +14,7 @@ import torch
 
 from .backend import native
 from .checks import CPU
-from .step import Step, StepLimits, check_step
+from .step import Step, StepLimits, check_reach, check_tensors
 
 if TYPE_CHECKING:
     from .gpu.program import GpuProgram
@@ -109,21 +109,26 @@ class Program:
     def run(self, step: Step) -> None:
         """Run everything in order. Raises InputError E-KERNEL-SHAPE, E-KERNEL-INDEX, and what
         recorded functions raise."""
-        check_step(step, self.limits)
+        # Memory that is written again was looked at before: only what it says is new.
+        known = step is self.step
+        if not known:
+            check_tensors(step)
+        check_reach(step, self.limits)
         self.step = step
         if step.rows > self._capacity[0] or step.sampled_rows > self._capacity[1]:
             self._grow(step)
-        self.native.set_step(
-            step.rows,
-            step.tokens.data_ptr(),
-            step.positions.data_ptr(),
-            step.slots.data_ptr(),
-            step.sequence.data_ptr(),
-            step.block_tables.data_ptr(),
-            step.block_tables.shape[1],
-            step.sampled_rows,
-            step.sampled.data_ptr(),
-        )
+        if not known:
+            self.native.set_step(
+                step.rows,
+                step.tokens.data_ptr(),
+                step.positions.data_ptr(),
+                step.slots.data_ptr(),
+                step.sequence.data_ptr(),
+                step.block_tables.data_ptr(),
+                step.block_tables.shape[1],
+                step.sampled_rows,
+                step.sampled.data_ptr(),
+            )
         items = self._items
         if self._sampled and not step.sampled_rows:
             items = items[: self._sampled_from]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from .backend import cuda, native
@@ -18,6 +20,15 @@ def greatest(x: torch.Tensor) -> list[int]:
     if x.is_cuda:
         return cuda().greatest(x)
     return native().greatest(x.data_ptr(), x.shape[0], x.shape[1])
+
+
+def digests(tensors: Sequence[torch.Tensor], rows: torch.Tensor) -> list[int]:
+    """The digest of each tensor, then of each row of a matrix; all contiguous, on one device."""
+    if rows.is_cuda:
+        return [digest(tensor) for tensor in (*tensors, *rows)]
+    addresses, sizes = [t.data_ptr() for t in tensors], [t.nbytes for t in tensors]
+    row_bytes = rows.shape[1] * rows.element_size()
+    return native().digests(addresses, sizes, rows.data_ptr(), len(rows), row_bytes)
 
 
 def digest(tensor: torch.Tensor, seed: int = 0) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -58,6 +59,46 @@ class StepLimits:
     pages: int
 
 
+class StepMemory:
+    """Memory for one step after another: steps of one shape are written into the same tensors.
+
+    Making six tensors, and checking them, takes longer than an op of a layer.
+    """
+
+    def __init__(self) -> None:
+        self._shape: tuple[int, ...] = ()
+        self._step = Step.empty()
+        self._addresses: list[int] = []
+
+    def fill(
+        self,
+        *,
+        tokens: Sequence[int],
+        positions: Sequence[int],
+        sequence: Sequence[int],
+        tables: Sequence[Sequence[int]],
+        sampled: Sequence[int],
+    ) -> Step:
+        """The step of T tokens; `tables` has the pages of each sequence. It holds until the next.
+
+        A position whose page its table lacks gets slot -1, which no program runs.
+        """
+        width = max(map(len, tables))
+        shape = (len(tokens), len(sampled), len(tables), width)
+        if shape != self._shape:
+            self._make(shape)
+        native().fill_step(self._addresses, width, tokens, positions, sequence, tables, sampled)
+        return self._step
+
+    def _make(self, shape: tuple[int, ...]) -> None:
+        rows, sampled, sequences, width = shape
+        sizes = {name: (sampled if name == "sampled" else rows,) for name in KINDS}
+        made = {name: torch.empty(sizes[name], dtype=kind) for name, kind in KINDS.items()}
+        tables = torch.empty(sequences, width, dtype=torch.int32)
+        self._shape, self._step = shape, Step(**made, block_tables=tables)
+        self._addresses = [tensor.data_ptr() for tensor in (*made.values(), tables)]
+
+
 KINDS = {
     "tokens": torch.int64,
     "positions": torch.int32,
@@ -67,29 +108,41 @@ KINDS = {
 }
 
 
+def check_tensors(step: Step) -> None:
+    """Raise InputError E-KERNEL-SHAPE for tensors that are no step."""
+    checks = Checks("step")
+    for name, kind in KINDS.items():
+        rows = None if name == "sampled" else step.rows
+        checks.tensor(name, getattr(step, name), (rows,), kind)
+    checks.tensor("block_tables", step.block_tables, (None, None), torch.int32)
+    checks.done()
+
+
+def check_reach(step: Step, limits: StepLimits) -> None:
+    """Raise InputError E-KERNEL-INDEX naming the first index that is outside."""
+    rows, tables = step.rows, step.block_tables
+    lists = (step.tokens, step.positions, step.slots, step.sequence, step.sampled)
+    where, index = native().step_outside(
+        *(one.data_ptr() for one in (*lists, tables)),
+        rows,
+        step.sampled_rows,
+        *tables.shape,
+        limits.vocabulary,
+        limits.positions,
+        limits.pages,
+    )
+    if where == len(lists):
+        raise _no_page("step", tables, step.sequence, step.positions, index, limits.pages)
+    if where >= 0:
+        slots = limits.pages * PAGE
+        ends = (limits.vocabulary, limits.positions, slots, len(tables), rows)
+        raise _outside(f"step: {list(KINDS)[where]}", lists[where], index, ends[where])
+
+
 def check_step(step: Step, limits: StepLimits) -> None:
     """Raise InputError E-KERNEL-SHAPE, or E-KERNEL-INDEX naming the first index that is outside."""
-    rows, tables = step.rows, step.block_tables
-    lists = [step.tokens, step.positions, step.slots, step.sequence, step.sampled]
-    # Done for every step: the names of what is wrong are made up only when something is.
-    fits = all(
-        one.dtype is kind and one.dim() == 1 and one.is_contiguous()
-        for one, kind in zip(lists, KINDS.values(), strict=True)
-    ) and all(len(one) == rows for one in lists[:-1])
-    if not fits or tables.dtype is not torch.int32 or tables.dim() != 2:
-        checks = Checks("step")
-        for (name, kind), one in zip(KINDS.items(), lists, strict=True):
-            checks.tensor(name, one, (None if name == "sampled" else rows,), kind)
-        checks.tensor("block_tables", tables, (None, None), torch.int32)
-        checks.done()
-    ends = (limits.vocabulary, limits.positions, limits.pages * PAGE, len(tables))
-    where, index = native().step_outside(
-        *(one.data_ptr() for one in lists), rows, step.sampled_rows, *ends
-    )
-    if where >= 0:
-        name, end = list(KINDS)[where], (*ends, rows)[where]
-        raise _outside(f"step: {name}", lists[where], index, end)
-    check_pages("step", tables, step.sequence, step.positions, 0, limits.pages)
+    check_tensors(step)
+    check_reach(step, limits)
 
 
 def _outside(name: str, values: torch.Tensor, index: int, limit: int) -> InputError:
@@ -126,9 +179,19 @@ def check_pages(
         pages,
     )
     if row >= 0:
-        raise InputError(
-            "E-KERNEL-INDEX",
-            f"{what}: row {row} at position {int(positions[row])} needs pages that sequence "
-            f"{int(sequence[row])} lacks (its table has {block_tables.shape[1]}, "
-            f"the cache {pages})",
-        )
+        raise _no_page(what, block_tables, sequence, positions, row, pages)
+
+
+def _no_page(
+    what: str,
+    block_tables: torch.Tensor,
+    sequence: torch.Tensor,
+    positions: torch.Tensor,
+    row: int,
+    pages: int,
+) -> InputError:
+    return InputError(
+        "E-KERNEL-INDEX",
+        f"{what}: row {row} at position {int(positions[row])} needs pages that sequence "
+        f"{int(sequence[row])} lacks (its table has {block_tables.shape[1]}, the cache {pages})",
+    )

@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from ..kernels import ops
 from ..kernels.errors import InputError
-from ..kernels.step import Step
+from ..kernels.step import StepMemory
 from ..shard.checkpoint import Checkpoint, open_checkpoint
 from ..shard.load import dummy_rank, load_rank
 from ..shard.plan import ShardPlan
@@ -24,7 +24,6 @@ from .card_memory import pages_on_card, rank_memory
 from .collectives.choose import choose
 from .collectives.process_group import exchange
 from .config import (
-    PAGE_TOKENS,
     LoadSettings,
     RankJob,
     SamplingSettings,
@@ -34,7 +33,7 @@ from .config import (
 from .consistency import replicated, software
 from .decoder import Decoder
 from .devices import open_device
-from .digest import chain_digests, tensor_digest
+from .digest import step_digests
 from .doctor.on_rank import Examination
 from .fault import FaultContext, inject_fault
 from .product_check import ProductCheck
@@ -138,6 +137,7 @@ class Worker:
             "load_s": round(time.perf_counter() - started, 3),
         }
         self._sampled: list[int] = []
+        self._memory = StepMemory()
         inject_fault(FaultContext(rank=self.rank, plan=self.plan, decoder=self.decoder))
         if job.check != "off":
             self.report["software"] = software(job.model, dtype, device.device)
@@ -170,7 +170,14 @@ class Worker:
         busy, waited = ops.busy_seconds(), ops.external_seconds()
         number = message["step"]
         self.tracer.begin_step(number - 1, message["positions"], message["sampled"])
-        hidden, logits = self.decoder.forward(step_input(message, self._sampled))
+        step = self._memory.fill(
+            tokens=step_tokens(message, self._sampled),
+            positions=message["positions"],
+            sequence=message["owner"],
+            tables=message["tables"],
+            sampled=message["sampled"],
+        )
+        hidden, logits = self.decoder.forward(step)
         answer: dict[str, Any] = {
             "step": number,
             "kernels_s": ops.busy_seconds() - busy,
@@ -180,8 +187,7 @@ class Worker:
         }
         if self.check != "off":
             alike = (hidden, *self.decoder.normed())
-            answer["hidden_digest"] = chain_digests([tensor_digest(t) for t in alike])
-            answer["logits_digests"] = [tensor_digest(row) for row in logits]
+            answer["hidden_digest"], answer["logits_digests"] = step_digests(alike, logits)
         if "score" not in message:
             # All ranks: the driver sends steps before it knows what the last one sampled.
             self._sampled = sampled(message, logits)
@@ -218,29 +224,11 @@ def sampled(message: dict[str, Any], logits: torch.Tensor) -> list[int]:
     return tokens
 
 
-def step_input(message: dict[str, Any], sampled: list[int]) -> Step:
-    """Turn a step message into tensors; block tables are filled up with page 0.
-
-    `sampled` are the tokens of the step before, for those the message leaves open. A request whose
-    logits were not finite goes on with token 0, and is dropped by the driver.
+def step_tokens(message: dict[str, Any], sampled: list[int]) -> list[int]:
+    """The tokens of a step message, with what was sampled in the step before where it leaves them
+    open. A request whose logits were not finite goes on with token 0, and is dropped by the driver.
     """
-    positions, owner, tables = message["positions"], message["owner"], message["tables"]
-    slots = [
-        tables[request][position // PAGE_TOKENS] * PAGE_TOKENS + position % PAGE_TOKENS
-        for position, request in zip(positions, owner, strict=True)
-    ]
-    tokens = [t if t >= 0 else max(0, sampled[-1 - t]) for t in message["tokens"]]
-    width = max(len(table) for table in tables)
-    return Step(
-        tokens=torch.tensor(tokens, dtype=torch.int64),
-        positions=torch.tensor(positions, dtype=torch.int32),
-        slots=torch.tensor(slots, dtype=torch.int64),
-        sequence=torch.tensor(owner, dtype=torch.int32),
-        block_tables=torch.tensor(
-            [table + [0] * (width - len(table)) for table in tables], dtype=torch.int32
-        ),
-        sampled=torch.tensor(message["sampled"], dtype=torch.int64),
-    )
+    return [t if t >= 0 else max(0, sampled[-1 - t]) for t in message["tokens"]]
 
 
 def job_from_message(message: dict[str, Any]) -> RankJob:

@@ -4,6 +4,8 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
+
 #include "bindings.h"
 #include "chunks.h"
 #include "digest.h"
@@ -89,22 +91,6 @@ std::vector<int64_t> greatest(Address x, int64_t rows, int64_t width) {
   return index;
 }
 
-// The first of five lists of a step that holds an index outside of its limits, and where; or -1.
-std::pair<int, int64_t> step_outside(Address tokens, Address positions, Address slots,
-                                     Address sequence, Address sampled, int64_t rows,
-                                     int64_t sampled_rows, int64_t vocabulary, int64_t last,
-                                     int64_t last_slot, int64_t sequences) {
-  const int64_t where[] = {first_outside<int64_t>(tokens, rows, vocabulary),
-                           first_outside<int32_t>(positions, rows, last),
-                           first_outside<int64_t>(slots, rows, last_slot),
-                           first_outside<int32_t>(sequence, rows, sequences),
-                           first_outside<int64_t>(sampled, sampled_rows, rows)};
-  for (int list = 0; list < 5; ++list) {
-    if (where[list] >= 0) return {list, where[list]};
-  }
-  return {-1, -1};
-}
-
 // The sum of all 32-bit words, modulo 2^32.
 uint32_t read_memory(Address from, int64_t bytes) {
   std::vector<uint32_t> sums(bytes / kReadUnit);
@@ -135,6 +121,59 @@ int64_t first_without_page(Address block_tables, int64_t max_pages, Address row_
   return -1;
 }
 
+// The first of five lists of a step that holds an index outside of its limits, and where; 5 and the
+// first row without its pages; or -1.
+std::pair<int, int64_t> step_outside(Address tokens, Address positions, Address slots,
+                                     Address sequence, Address sampled, Address block_tables,
+                                     int64_t rows, int64_t sampled_rows, int64_t sequences,
+                                     int64_t max_pages, int64_t vocabulary, int64_t last,
+                                     int64_t pages) {
+  const int64_t where[] = {first_outside<int64_t>(tokens, rows, vocabulary),
+                           first_outside<int32_t>(positions, rows, last),
+                           first_outside<int64_t>(slots, rows, pages * kPage),
+                           first_outside<int32_t>(sequence, rows, sequences),
+                           first_outside<int64_t>(sampled, sampled_rows, rows)};
+  for (int list = 0; list < 5; ++list) {
+    if (where[list] >= 0) return {list, where[list]};
+  }
+  const int64_t row =
+      first_without_page(block_tables, max_pages, sequence, positions, rows, 0, pages);
+  return {row < 0 ? -1 : 5, row};
+}
+
+// Writes the tensors of a step. A row whose page is missing gets slot -1; tables are filled up with
+// page 0.
+void fill_step(const std::vector<Address>& to, int64_t width, const std::vector<int64_t>& tokens,
+               const std::vector<int32_t>& positions, const std::vector<int32_t>& sequence,
+               const std::vector<std::vector<int32_t>>& tables,
+               const std::vector<int64_t>& sampled) {
+  std::copy(tokens.begin(), tokens.end(), at<int64_t>(to.at(0)));
+  std::copy(positions.begin(), positions.end(), at<int32_t>(to.at(1)));
+  for (size_t row = 0; row < tokens.size(); ++row) {
+    const auto& table = tables.at(sequence.at(row));
+    const size_t page = positions.at(row) / kPage;
+    at<int64_t>(to.at(2))[row] =
+        page < table.size() ? table[page] * kPage + positions[row] % kPage : -1;
+  }
+  std::copy(sequence.begin(), sequence.end(), at<int32_t>(to.at(3)));
+  std::copy(sampled.begin(), sampled.end(), at<int64_t>(to.at(4)));
+  int32_t* table = at<int32_t>(to.at(5));
+  for (const auto& pages : tables) {
+    std::fill(std::copy(pages.begin(), pages.end(), table), table + width, 0);
+    table += width;
+  }
+}
+
+// Of whole tensors, then of each row of a matrix.
+std::vector<uint64_t> digests(const std::vector<Address>& data, const std::vector<int64_t>& bytes,
+                              Address matrix, int64_t rows, int64_t row_bytes) {
+  std::vector<uint64_t> found;
+  for (size_t i = 0; i < data.size(); ++i) found.push_back(digest(at(data[i]), bytes.at(i), 0));
+  for (int64_t row = 0; row < rows; ++row)
+    found.push_back(digest(at(matrix + row * row_bytes), row_bytes, 0));
+  return found;
+}
+
 }  // namespace
 }  // namespace isobit
 
@@ -151,6 +190,8 @@ NB_MODULE(_cpu, m) {
   m.def("attention", attention, timed);
   m.def("greatest", greatest, free);
   m.def("step_outside", step_outside);
+  m.def("fill_step", fill_step);
+  m.def("digests", digests, free);
   m.def("peak", peak, free);
   m.def("read_memory", read_memory, free);
   m.attr("read_unit") = kReadUnit;
