@@ -22,6 +22,8 @@ ATOMS = 8
 BF16, PLAIN = "torch bf16 linear", "one loop over K"
 CACHE_BYTES = 512 << 20
 """Copies of a weight together exceed any cache: every reading comes from memory."""
+MEMORY_BOUND_ROWS = 8
+"""With more, computing takes longer than reading."""
 
 
 def random_weight(kind: str, n: int, k: int, atoms: int) -> PackedWeight:
@@ -51,7 +53,7 @@ def product_case(kind: str, n: int, k: int, rows: int) -> Case:
     Beside it: the same without atoms (one plain loop over K), and torch's kernels.
     """
     weight = random_weight(kind, n, k, ATOMS)
-    copies = 2 + CACHE_BYTES // weight.nbytes if rows == 1 else 1
+    copies = 2 + CACHE_BYTES // weight.nbytes if rows <= MEMORY_BOUND_ROWS else 1
     plain = random_weight(kind, n, k, 1)
     rivals = {PLAIN: _recorded(_copies(plain, copies), rows, 1)}
     rivals |= _torch(kind, n, k, rows, copies)
