@@ -10,7 +10,7 @@ import torch
 from isobit.kernels import layout, record, record_rows
 from isobit.kernels.errors import InputError
 from isobit.kernels.program import Program
-from isobit.kernels.step import Step, StepLimits
+from isobit.kernels.step import Step, StepLimits, StepMemory
 
 Maker = Callable[..., layout.PackedWeight]
 LIMITS = StepLimits(vocabulary=10, positions=128, pages=3)
@@ -140,3 +140,43 @@ def test_what_does_not_fit_is_refused_while_recording(quantized: Maker) -> None:
     for call in wrong:
         with pytest.raises(InputError, match="E-KERNEL-SHAPE"):
             call()
+
+
+def test_a_step_written_over_another_is_the_step_that_runs() -> None:
+    """Steps of one shape share their tensors; slots follow from the tables, nothing is stale."""
+    program, memory = Program(LIMITS), StepMemory()
+    seen: list[list[int]] = []
+    program.call(lambda: seen.append(program.step.slots.tolist()))
+    tables = [[2, 0], [1]]
+    for tokens, positions, sequence, slots in (
+        ([3, 4], [63, 5], [0, 1], [191, 69]),
+        ([5, 6], [64, 6], [0, 1], [0, 70]),
+        ([7], [7], [1], [71]),
+    ):
+        step = memory.fill(
+            tokens=tokens, positions=positions, sequence=sequence, tables=tables, sampled=[0]
+        )
+        program.run(step)
+        assert seen.pop() == slots
+        assert step.tokens.tolist() == tokens
+        assert step.positions.tolist() == positions
+        assert step.sequence.tolist() == sequence
+        assert step.block_tables.tolist() == [[2, 0], [1, 0]]
+
+
+def test_a_written_step_is_checked_each_time() -> None:
+    program, memory = Program(LIMITS), StepMemory()
+    for tokens, positions, wrong in (
+        ([1], [0], ""),
+        ([10], [0], "tokens"),
+        ([1], [64], "slots"),
+        ([1], [63], ""),
+    ):
+        step = memory.fill(
+            tokens=tokens, positions=positions, sequence=[0], tables=[[2]], sampled=[]
+        )
+        if not wrong:
+            program.run(step)
+            continue
+        with pytest.raises(InputError, match=f"step: {wrong}"):
+            program.run(step)
