@@ -14,7 +14,7 @@ import torch
 
 from .backend import native
 from .checks import CPU
-from .step import Step, StepLimits, check_reach, check_tensors
+from .step import Step, StepLimits, check_step
 
 if TYPE_CHECKING:
     from .gpu.program import GpuProgram
@@ -109,11 +109,8 @@ class Program:
     def run(self, step: Step) -> None:
         """Run everything in order. Raises InputError E-KERNEL-SHAPE, E-KERNEL-INDEX, and what
         recorded functions raise."""
-        # Memory that is written again was looked at before: only what it says is new.
+        check_step(step, self.limits, self.step)
         known = step is self.step
-        if not known:
-            check_tensors(step)
-        check_reach(step, self.limits)
         self.step = step
         if step.rows > self._capacity[0] or step.sampled_rows > self._capacity[1]:
             self._grow(step)

@@ -81,8 +81,15 @@ class StepMemory:
     ) -> Step:
         """The step of T tokens; `tables` has the pages of each sequence. It holds until the next.
 
-        A position whose page its table lacks gets slot -1, which no program runs.
+        A position whose page its table lacks gets slot -1, which no program runs. Raises InputError
+        E-KERNEL-SHAPE when the rows of the lists are not as many.
         """
+        if not len(tokens) == len(positions) == len(sequence):
+            raise InputError(
+                "E-KERNEL-SHAPE",
+                f"step: {len(tokens)} tokens, {len(positions)} positions, {len(sequence)} rows of "
+                "sequences",
+            )
         width = max(map(len, tables))
         shape = (len(tokens), len(sampled), len(tables), width)
         if shape != self._shape:
@@ -108,8 +115,18 @@ KINDS = {
 }
 
 
-def check_tensors(step: Step) -> None:
-    """Raise InputError E-KERNEL-SHAPE for tensors that are no step."""
+def check_step(step: Step, limits: StepLimits, last: Step) -> None:
+    """Raise InputError E-KERNEL-SHAPE, or E-KERNEL-INDEX naming the first index that is outside.
+
+    `last` is the step that the program ran before: where it was written over, its tensors have been
+    looked at, and only what they say is new.
+    """
+    if step is not last:
+        _check_tensors(step)
+    _check_reach(step, limits)
+
+
+def _check_tensors(step: Step) -> None:
     checks = Checks("step")
     for name, kind in KINDS.items():
         rows = None if name == "sampled" else step.rows
@@ -118,8 +135,7 @@ def check_tensors(step: Step) -> None:
     checks.done()
 
 
-def check_reach(step: Step, limits: StepLimits) -> None:
-    """Raise InputError E-KERNEL-INDEX naming the first index that is outside."""
+def _check_reach(step: Step, limits: StepLimits) -> None:
     rows, tables = step.rows, step.block_tables
     lists = (step.tokens, step.positions, step.slots, step.sequence, step.sampled)
     where, index = native().step_outside(
@@ -137,12 +153,6 @@ def check_reach(step: Step, limits: StepLimits) -> None:
         slots = limits.pages * PAGE
         ends = (limits.vocabulary, limits.positions, slots, len(tables), rows)
         raise _outside(f"step: {list(KINDS)[where]}", lists[where], index, ends[where])
-
-
-def check_step(step: Step, limits: StepLimits) -> None:
-    """Raise InputError E-KERNEL-SHAPE, or E-KERNEL-INDEX naming the first index that is outside."""
-    check_tensors(step)
-    check_reach(step, limits)
 
 
 def _outside(name: str, values: torch.Tensor, index: int, limit: int) -> InputError:

@@ -198,8 +198,8 @@ void run_unit(const void* context, int64_t unit) {
     // A thread begins with its share of every product, so that gate and up of a column end in one
     // cache; it reads one weight after the other, since both at once would be two streams.
     const int64_t units = product->units, parts = threads();
-    int64_t part = unit / products.count * parts / units;
-    while (units * (part + 1) / parts * products.count <= unit) ++part;
+    // The last part that begins at or before the unit.
+    const int64_t part = ((unit / products.count + 1) * parts - 1) / units;
     const int64_t begin = units * part / parts, size = units * (part + 1) / parts - begin;
     unit -= begin * products.count;
     product += unit / size;

@@ -11,8 +11,8 @@
 namespace isobit {
 namespace ISOBIT_SET {
 
-const Kernels kernels = {linear,   plan_linear<Pairs>, quantize, widen_rows,
-                         rms_norm, silu_mul,                 rope,     attention, greatest, read, run_peak<MultiplyAdd>};
+const Kernels kernels = {linear, plan_linear<Pairs>, quantize, widen_rows, rms_norm, silu_mul,
+                         rope,   attention,          greatest, read,       run_peak<MultiplyAdd>};
 
 }  // namespace ISOBIT_SET
 }  // namespace isobit

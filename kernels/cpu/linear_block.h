@@ -23,14 +23,15 @@ constexpr int kGroupRows = 96;  // rows whose activations stay in the cache whil
 
 // Sums of a block, rows by strips, fill the register file and leave room for a line of weights and
 // one activation.
+template <int R, int T>
 struct Shape {
-  int rows, strips;
+  static constexpr int rows = R, strips = T;
 };
-constexpr Shape kOneRow = {1, kWidth == 16 ? 4 : kWidth == 8 ? 2 : 1};
-constexpr Shape kWide = kWidth == 16 ? Shape{6, 4} : kWidth == 8 ? Shape{4, 1} : Shape{2, 1};
+using OneRow = Shape<1, kWidth == 16 ? 4 : kWidth == 8 ? 2 : 1>;
+using Wide = Shape<kWidth == 16 ? 6 : kWidth == 8 ? 4 : 2, kWidth == 16 ? 4 : 1>;
 // Numbers that take long to make are shared by more rows, and need registers of their own.
-constexpr Shape kTall = kWidth == 16 ? Shape{12, 2} : kWide;
-constexpr Shape kFew = kWidth == 16 ? Shape{4, 4} : kWide;
+using Tall = Shape<kWidth == 16 ? 12 : Wide::rows, kWidth == 16 ? 2 : Wide::strips>;
+using Few = Shape<kWidth == 16 ? 4 : Wide::rows, Wide::strips>;
 
 #define ISOBIT_UNROLL _Pragma("GCC unroll 12")
 
@@ -179,11 +180,16 @@ void some_rows(const Linear& a, int64_t row, int64_t count, int64_t strip) {
   }
 }
 
-template <class Weight>
-Shape shape_of(const Linear& a) {
-  if (a.rows == 1) return kOneRow;
-  if (!Weight::kDear) return kWide;
-  return a.rows > kFew.rows ? kTall : kFew;
+// Calls op with the shape of the blocks that these rows are cut into.
+template <class Weight, class Op>
+void with_shape(const Linear& a, Op op) {
+  if (a.rows == 1) return op(OneRow{});
+  if constexpr (Weight::kDear) {
+    if (a.rows <= Few::rows) return op(Few{});
+    op(Tall{});
+  } else {
+    op(Wide{});
+  }
 }
 
 int64_t rounded_up(int64_t count, int64_t to) { return (count + to - 1) / to; }
@@ -193,10 +199,10 @@ int64_t rounded_up(int64_t count, int64_t to) { return (count + to - 1) / to; }
 struct Units {
   int64_t rows, groups, columns;
 
-  Units(const Linear& a, Shape shape)
+  Units(const Linear& a, int strips)
       : rows(a.rows),
         groups(rounded_up(a.rows, kGroupRows)),
-        columns(rounded_up(a.n, shape.strips * kLanes)) {}
+        columns(rounded_up(a.n, strips * kLanes)) {}
   int64_t first_row(int64_t unit) const { return rows * (unit / columns) / groups; }
   int64_t end_row(int64_t unit) const { return rows * (unit / columns + 1) / groups; }
 };
@@ -213,24 +219,20 @@ void blocks(const Linear& a, int64_t begin, int64_t end, int64_t strip) {
 template <class Weight>
 void unit(const void* context, int64_t unit) {
   const Linear& a = *static_cast<const Linear*>(context);
-  const Shape shape = shape_of<Weight>(a);
-  const Units units(a, shape);
-  const int64_t begin = units.first_row(unit), end = units.end_row(unit);
-  const int64_t strip = unit % units.columns * shape.strips;
-  if (a.rows == 1) return outputs<Weight, 1, kOneRow.strips>(a, 0, strip);
-  if constexpr (Weight::kDear) {
-    if (a.rows <= kFew.rows) return blocks<Weight, kFew.rows, kFew.strips>(a, begin, end, strip);
-    blocks<Weight, kTall.rows, kTall.strips>(a, begin, end, strip);
-  } else {
-    blocks<Weight, kWide.rows, kWide.strips>(a, begin, end, strip);
-  }
+  with_shape<Weight>(a, [&](auto shape) {
+    constexpr int R = decltype(shape)::rows, T = decltype(shape)::strips;
+    const Units units(a, T);
+    blocks<Weight, R, T>(a, units.first_row(unit), units.end_row(unit), unit % units.columns * T);
+  });
 }
 
 template <class Weight>
 void plan_linear(Product& product) {
-  const Units units(product.linear, shape_of<Weight>(product.linear));
-  product.task = unit<Weight>;
-  product.units = units.groups * units.columns;
+  with_shape<Weight>(product.linear, [&](auto shape) {
+    const Units units(product.linear, shape.strips);
+    product.task = unit<Weight>;
+    product.units = units.groups * units.columns;
+  });
 }
 
 }  // namespace

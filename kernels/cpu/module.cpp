@@ -153,7 +153,7 @@ void fill_step(const std::vector<Address>& to, int64_t width, const std::vector<
     const auto& table = tables.at(sequence.at(row));
     const size_t page = positions.at(row) / kPage;
     at<int64_t>(to.at(2))[row] =
-        page < table.size() ? table[page] * kPage + positions[row] % kPage : -1;
+        page < table.size() ? int64_t{table[page]} * kPage + positions[row] % kPage : -1;
   }
   std::copy(sequence.begin(), sequence.end(), at<int32_t>(to.at(3)));
   std::copy(sampled.begin(), sampled.end(), at<int64_t>(to.at(4)));

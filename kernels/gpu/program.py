@@ -126,7 +126,7 @@ class GpuProgram:
     def run(self, step: Step) -> None:
         """Start everything in order. Raises InputError E-KERNEL-SHAPE, E-KERNEL-INDEX, and what
         recorded functions raise."""
-        check_step(step, self._allowed)
+        check_step(step, self._allowed, self.step)
         if step.rows > self._most_rows:
             raise InputError(
                 "E-KERNEL-SHAPE", f"step: {step.rows} rows; memory is there for {self._most_rows}"

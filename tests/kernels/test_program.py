@@ -180,3 +180,8 @@ def test_a_written_step_is_checked_each_time() -> None:
             continue
         with pytest.raises(InputError, match=f"step: {wrong}"):
             program.run(step)
+    for positions, sequence in (([0, 1], [0]), ([0], [0, 0]), ([], [0])):
+        with pytest.raises(InputError, match="E-KERNEL-SHAPE"):
+            memory.fill(
+                tokens=[1], positions=positions, sequence=sequence, tables=[[2]], sampled=[]
+            )
