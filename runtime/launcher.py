@@ -12,7 +12,7 @@ import sys
 from typing import Protocol
 
 from .devices import on_this_machine
-from .link import Address
+from .link.address import Address
 from .ticket import RankTicket
 
 

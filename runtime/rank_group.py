@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..kernels.errors import InputError, IsobitError, RankFault
-from . import wire
 from .launcher import Launcher
-from .link import DriverLink, Serve, unique_lines
+from .link.driver import DriverLink, Serve
+from .link.messages import unique_lines
 from .rendezvous import Rendezvous
 
 
@@ -53,9 +53,7 @@ class RankGroup:
 
     def tell(self, message: dict[str, Any]) -> None:
         """Send a message to every rank; raises RankFault E-RANK-DIED when one is gone."""
-        data = wire.encode(message)
-        for rank in range(self.degree):
-            self._link.send_bytes(rank, data)
+        self._link.send_all(message)
 
     def collect(
         self,

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from ..kernels.errors import IsobitError, RankFault
 from ..shard.captured_warnings import captured_warnings
 from . import network
-from .link import RankLink
+from .link.messages import DriverGone
+from .link.rank import RankLink, connect
 from .model_files.questions import QUESTIONS
 from .ticket import RankTicket
 
@@ -36,10 +37,12 @@ def run_rank(ticket: RankTicket, download: Download | None = None) -> None:
     """
     if ticket.endpoint.startswith("tcp://"):
         network.check_reachable(*network.split(ticket.endpoint))
-    link = RankLink(ticket)
+    link = connect(ticket)
     link.end_with_driver()
     try:
         _serve(link, ticket, download)
+    except DriverGone as error:
+        sys.exit(f"isobit: {error}")
     except IsobitError as error:
         fault = isinstance(error, RankFault)
         link.send({"kind": "error", "code": error.code, "message": error.message, "fault": fault})

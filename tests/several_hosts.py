@@ -6,7 +6,7 @@ import ctypes
 from collections.abc import Sequence
 
 from isobit.runtime.fault import FaultContext
-from isobit.runtime.link import Address
+from isobit.runtime.link.address import Address
 from isobit.runtime.ticket import RankTicket
 
 from .faults.forked_launcher import ForkedLauncher

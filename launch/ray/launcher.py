@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 from ...kernels.errors import EnvironmentFault
-from ...runtime.link import Address
+from ...runtime.link.address import Address
 from ...runtime.ticket import RankTicket
 from .nodes import Demand, Node, cluster_nodes
 from .placement import Placement

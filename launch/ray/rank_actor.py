@@ -31,7 +31,7 @@ def rank_actor_class() -> type[Any]:
             import os
             import threading
 
-            from ...runtime.heartbeat import DRIVER_RETURNS_S
+            from ...runtime.link.heartbeat import DRIVER_RETURNS_S
             from ...runtime.rank_process import run_rank
             from ...runtime.ticket import RankTicket
             from ..models import download_files

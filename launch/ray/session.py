@@ -11,7 +11,7 @@ from typing import Any
 
 from ...kernels.errors import EnvironmentFault, InputError
 from ...runtime.launcher import cores
-from ...runtime.link import private_folder
+from ...runtime.link.address import private_folder
 from ..interrupts import held_interrupts
 from .auth import cluster_auth, private_auth, ray_environment
 from .head_probe import check_head

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...kernels.errors import EnvironmentFault, InputError
-from ..link import Serve
+from ..link.driver import Serve
 from ..progress import progress
 from ..rank_group import RankGroup
 from .cache import cache_folder

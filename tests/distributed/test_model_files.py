@@ -13,7 +13,7 @@ import pytest
 from isobit.kernels.errors import EnvironmentFault, InputError, IsobitError
 from isobit.runtime import rank_process
 from isobit.runtime.launcher import LocalLauncher
-from isobit.runtime.link import Address
+from isobit.runtime.link.address import Address
 from isobit.runtime.model_files import on_host
 from isobit.runtime.model_files.mode import ModelFiles, check_mode
 from isobit.runtime.model_files.settle import settle_files

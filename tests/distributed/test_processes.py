@@ -13,7 +13,8 @@ from isobit.kernels.errors import EnvironmentFault
 from isobit.runtime.config import EngineSettings
 from isobit.runtime.engine import Engine
 from isobit.runtime.launcher import LocalLauncher
-from isobit.runtime.link import Address, DriverLink
+from isobit.runtime.link.address import Address
+from isobit.runtime.link.driver import DriverLink
 from isobit.runtime.rendezvous import Rendezvous
 from isobit.shard.plan import PlanSettings
 

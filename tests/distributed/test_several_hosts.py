@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 from isobit.kernels.errors import IsobitError, RankFault
-from isobit.runtime import heartbeat
 from isobit.runtime.config import EngineSettings, SamplingSettings
 from isobit.runtime.engine import Engine
+from isobit.runtime.link import heartbeat
 from isobit.runtime.network import split
 from isobit.runtime.ticket import RankTicket
 from isobit.runtime.verify import verify

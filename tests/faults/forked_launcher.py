@@ -8,7 +8,7 @@ import platform
 from multiprocessing.process import BaseProcess
 
 from isobit.runtime.launcher import LocalLauncher
-from isobit.runtime.link import Address
+from isobit.runtime.link.address import Address
 from isobit.runtime.ticket import RankTicket
 
 SERVER = multiprocessing.get_context("forkserver")

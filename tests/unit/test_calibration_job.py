@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 from isobit.kernels.errors import EnvironmentFault, InputError
-from isobit.runtime import wire
 from isobit.runtime.calibration.job import (
     CalibrateSettings,
     CalibrationJob,
@@ -18,6 +17,7 @@ from isobit.runtime.calibration.job import (
 )
 from isobit.runtime.calibration.rank import CalibrationRank
 from isobit.runtime.collectives.gather import GatherCollectives
+from isobit.runtime.link import wire
 from isobit.shard.plan import PlanSettings, make_plan
 from isobit.shard.quantize.layer import INPUTS
 from isobit.shard.quantize.method import MethodSettings

@@ -8,7 +8,7 @@ import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from isobit.runtime import wire
+from isobit.runtime.link import wire
 
 VALUES = st.recursive(
     st.none()

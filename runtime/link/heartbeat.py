@@ -16,7 +16,8 @@ from typing import Any
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from ..kernels.errors import RankFault
+from ...kernels.errors import RankFault
+from .messages import DriverGone
 
 EVERY_MS = 250
 SILENT_MS = 8000
@@ -80,7 +81,7 @@ class DriverWatch:
                     break
                 gone = None if event == zmq.EVENT_HANDSHAKE_SUCCEEDED else time.monotonic()
             if gone is not None and time.monotonic() - gone > DRIVER_RETURNS_S:
-                sys.stderr.write("isobit: the driver is gone, and with it this rank\n")
+                sys.stderr.write(f"isobit: {DriverGone()}\n")
                 sys.stderr.flush()
                 os._exit(1)
         self._monitor.close(linger=0)

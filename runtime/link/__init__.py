@@ -1,0 +1,1 @@
+"""Messages between the driver and its ranks, over a Unix socket or encrypted TCP."""

@@ -1,0 +1,204 @@
+"""The link on one host: a stream for each rank, and no thread beside the two that speak.
+
+The threads of a message library would want the cores that ranks compute on, several times a step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ...kernels.errors import EnvironmentFault, RankFault
+from ..ticket import RankTicket
+from . import wire
+from .frames import BrokenStream, FrameReader, framed
+from .greeting import greeted, greeting
+from .messages import DriverGone, name_ranks
+
+SCHEME = "unix:"
+MOST_GREETING_BYTES = 4096
+LAST_WORDS_S = 10.0
+"""How long a launcher may take to say how a rank ended before its closed stream is the reason."""
+
+
+class _Peer:
+    """The driver's end of one connection; sending never waits for the other end."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        self.socket = connection
+        self.reader = FrameReader(connection, MOST_GREETING_BYTES)
+        self.rank: int | None = None
+        self.unsent = bytearray()
+
+    def send(self, data: bytes | bytearray) -> None:
+        """Send what the other end takes now, keep the rest; raises BrokenStream."""
+        try:
+            count = self.socket.send(data)
+        except BlockingIOError:
+            count = 0
+        except OSError as error:
+            raise BrokenStream(str(error)) from error
+        self.unsent = bytearray(memoryview(data)[count:])
+
+
+class UnixDriver:
+    """The driver's end of the streams of all ranks."""
+
+    longest_silence_s = 0.0
+
+    def __init__(self, folder: Path, degree: int, secret: str) -> None:
+        """Listen in a folder; raises OSError when that cannot be."""
+        path = str(folder / "driver")
+        self.endpoint = SCHEME + path
+        self._degree, self._secret = degree, secret
+        self._peers: dict[int, _Peer] = {}
+        self._ranks: dict[int, _Peer] = {}
+        self._closed: dict[int, float] = {}
+        self._received: deque[tuple[int, dict[str, Any]]] = deque()
+        self._poll = select.poll()
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._listener.setblocking(False)
+            self._listener.bind(path)
+            self._listener.listen()
+        except OSError:
+            self._listener.close()
+            raise
+        self._poll.register(self._listener, select.POLLIN)
+
+    def keys(self) -> dict[str, str]:
+        """None: nobody else gets to the socket."""
+        return {}
+
+    def send(self, rank: int, data: bytes) -> None:
+        peer = self._ranks.get(rank)
+        if peer is None:
+            if rank in self._closed:
+                return  # whoever waits for the answer says how the rank was lost
+            raise RankFault("E-RANK-DIED", f"rank {rank} cannot be reached: it has not connected")
+        if peer.unsent:
+            peer.unsent += framed(data)
+        else:
+            self._send(peer, framed(data))
+
+    def receive(self, timeout_ms: int) -> tuple[int, dict[str, Any]] | None:
+        deadline = time.monotonic() + timeout_ms / 1000
+        while not self._received:
+            left_ms = (deadline - time.monotonic()) * 1000
+            ready = self._poll.poll(max(0.0, left_ms))
+            if not ready and left_ms <= 0:
+                return None
+            for descriptor, event in ready:
+                if descriptor == self._listener.fileno():
+                    self._accept()
+                else:
+                    self._attend(self._peers[descriptor], event)
+        return self._received.popleft()
+
+    def lost(self, missing: set[int], hosts: Sequence[str], what: str) -> RankFault | None:
+        """E-RANK-DIED for ranks that have closed their streams and whose end nobody has noticed."""
+        now = time.monotonic()
+        gone = {r for r in missing & set(self._closed) if now - self._closed[r] > LAST_WORDS_S}
+        if not gone:
+            return None
+        return RankFault("E-RANK-DIED", name_ranks(dict.fromkeys(gone, "has hung up"), what))
+
+    def close(self) -> None:
+        for peer in self._peers.values():
+            peer.socket.close()
+        self._listener.close()
+
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._listener.accept()
+        except OSError:  # whoever it was has gone again
+            return
+        peer = _Peer(connection)
+        self._peers[connection.fileno()] = peer
+        self._poll.register(connection, select.POLLIN)
+
+    def _attend(self, peer: _Peer, event: int) -> None:
+        """Read from a peer, or send it what it had no room for. A peer that breaks a rule goes."""
+        if event & select.POLLOUT:
+            self._send(peer, peer.unsent)
+        if not event & ~select.POLLOUT:
+            return
+        try:
+            peer.reader.read()
+            while (data := peer.reader.take()) is not None:
+                self._take(peer, wire.decode(data))
+        except (BrokenStream, ValueError):
+            self._drop(peer)
+
+    def _take(self, peer: _Peer, message: dict[str, Any]) -> None:
+        """Pass on a message of a rank; raises ValueError for whoever is none."""
+        if peer.rank is None:
+            rank = greeted(message, self._secret, self._degree)
+            if rank is None or rank in self._ranks or rank in self._closed:
+                raise ValueError("no rank of this driver")
+            peer.rank, self._ranks[rank] = rank, peer
+            peer.reader.most_bytes = wire.MOST_MESSAGE_BYTES
+        self._received.append((peer.rank, message))
+
+    def _send(self, peer: _Peer, data: bytes | bytearray) -> None:
+        waited = bool(peer.unsent)
+        try:
+            peer.send(data)
+        except BrokenStream:
+            # Its last words may still be there to be read: they tell of its end as well.
+            peer.unsent.clear()
+        if waited != bool(peer.unsent):
+            events = select.POLLIN | (select.POLLOUT if peer.unsent else 0)
+            self._poll.modify(peer.socket, events)
+
+    def _drop(self, peer: _Peer) -> None:
+        self._poll.unregister(peer.socket)
+        del self._peers[peer.socket.fileno()]
+        peer.socket.close()
+        if peer.rank is not None:
+            del self._ranks[peer.rank]
+            self._closed[peer.rank] = time.monotonic()
+
+
+class UnixRank:
+    """A rank's end."""
+
+    def __init__(self, ticket: RankTicket) -> None:
+        """Connect and greet; raises EnvironmentFault E-NET-DRIVER when no driver listens."""
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._socket.connect(ticket.endpoint.removeprefix(SCHEME))
+        except OSError as error:
+            self._socket.close()
+            raise EnvironmentFault(
+                "E-NET-DRIVER", f"rank {ticket.rank}: no driver at {ticket.endpoint}: {error}"
+            ) from error
+        self._reader = FrameReader(self._socket, wire.MOST_MESSAGE_BYTES)
+        self.send(greeting(ticket))
+
+    def send(self, message: dict[str, Any]) -> None:
+        # Where the driver has gone, receive finds what it said last, and then its end.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self._socket.sendall(framed(wire.encode(message)))
+
+    def receive(self) -> dict[str, Any]:
+        """Wait for the next message; raises DriverGone."""
+        try:
+            while (data := self._reader.take()) is None:
+                self._reader.read()
+        except BrokenStream as error:
+            raise DriverGone from error
+        return wire.decode(data)
+
+    def end_with_driver(self) -> None:
+        """Nothing to do: receive notices."""
+
+    def close(self) -> None:
+        self._socket.close()
