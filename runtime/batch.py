@@ -69,6 +69,15 @@ class StepRows:
     owner: list[int]
     sampled: list[int]
 
+    def again(self, steps: int) -> StepRows:
+        """The step of the same requests `steps` later, each row the one sampled before it."""
+        return StepRows(
+            tokens=[-1 - place for place in range(len(self.sampled))],
+            positions=[position + steps for position in self.positions],
+            owner=self.owner,
+            sampled=self.sampled,
+        )
+
 
 def check_requests(
     spec: ModelSpec, prompts: Seq[list[int]], sampling: Seq[SamplingSettings]
@@ -132,27 +141,30 @@ def form_step(requests: Seq[Request], most_rows: int) -> StepRows:
     return rows
 
 
-def step_after(requests: Seq[Request], rows: StepRows) -> StepRows | None:
-    """The step that follows `rows`, the one step not yet committed, or None.
+def steps_after(requests: Seq[Request], steps: Seq[StepRows], most: int) -> list[StepRows]:
+    """Up to `most` steps that follow `steps`, which are those not yet committed.
 
-    It holds the requests that will not have reached their length by then; one that ends at a stop
-    token computes a row in vain. None when all will have ended, or a prompt has pieces left.
+    They hold the requests that will not have reached their length by then, and end where the first
+    of them does; one that ends at a stop token computes rows in vain. None when all will have
+    ended, or a prompt has pieces left.
     """
-    after = StepRows(tokens=[], positions=[], owner=[], sampled=[])
+    after, rows, left = StepRows(tokens=[], positions=[], owner=[], sampled=[]), steps[-1], most
     sampled = {rows.owner[row]: place for place, row in enumerate(rows.sampled)}
     for index, request in enumerate(requests):
         if request.finished:
             continue
         if index not in sampled:
-            return None
+            return []
         place = sampled[index]
-        if len(request.emitted) + 1 >= request.sampling.max_tokens:
+        missing = request.sampling.max_tokens - len(request.emitted) - len(steps)
+        if missing <= 0:
             continue
+        left = min(left, missing)
         after.sampled.append(len(after.tokens))
         after.tokens.append(-1 - place)
         after.positions.append(rows.positions[rows.sampled[place]] + 1)
         after.owner.append(index)
-    return after if after.tokens else None
+    return [after, *map(after.again, range(1, left))] if after.tokens else []
 
 
 def advance(requests: Seq[Request], rows: StepRows) -> None:

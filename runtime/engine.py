@@ -20,7 +20,7 @@ from .batch import (
     assign_pages,
     check_requests,
     form_step,
-    step_after,
+    steps_after,
 )
 from .completion import Batch, completions
 from .config import EngineSettings, SamplingSettings, run_dtype, told_to_ranks
@@ -28,6 +28,7 @@ from .consistency import check_files, check_loaded, differing_ranks, divergence,
 from .devices import device_names
 from .launcher import Launcher
 from .model_files.settle import settle_files
+from .pace import Pace
 from .prepare import prepare
 from .rank_group import RankGroup
 from .replay import write_replay
@@ -109,41 +110,38 @@ class Engine:
         ]
         check_requests(self.spec, prompts, sampling)
         assign_pages(requests, self.kv_pages)
-        hidden, traces, steps, times, kernels, waits = [], [], [], [], [], []
-        started = step_started = time.perf_counter()
-        first_token_s = 0.0
-        in_flight: deque[StepRows] = deque()
+        hidden, traces, steps, pace = [], [], [], Pace()
+        in_flight: deque[list[StepRows]] = deque()
         while not all(request.finished for request in requests):
             if not in_flight:
-                self._send(requests, in_flight, form_step(requests, self.settings.max_step_rows))
-            if self._sends_ahead and (following := step_after(requests, in_flight[-1])):
+                first = form_step(requests, self.settings.max_step_rows)
+                self._send(requests, in_flight, [first])
+            if self._sends_ahead:
+                following = steps_after(requests, in_flight[-1], pace.steps_in_one_go)
                 self._send(requests, in_flight, following)
-            rows, answers = in_flight.popleft(), self._answers()
-            trace = [_records(answers[rank]) for rank in range(self.plan.degree)]
-            self._check(requests, answers, trace)
-            hidden.append(answers[0]["hidden_digest"])
-            if self.settings.trace is not None:
-                traces.append(trace)
-                steps.append(rows)
-            self._commit(requests, rows, answers[0], on_token)
-            now = time.perf_counter()
-            started_all = all(request.emitted or request.finished for request in requests)
-            if started_all and not first_token_s:
-                first_token_s = now - started
-            elif first_token_s:
-                times.append(now - step_started)
-                kernels.append(max(answer["kernels_s"] for answer in answers.values()))
-                waits.append(max(answer["collectives_s"] for answer in answers.values()))
-            step_started = now
+            made = []
+            for rows in in_flight.popleft():
+                answers = self._answers()
+                trace = [_records(answers[rank]) for rank in range(self.plan.degree)]
+                self._check(requests, answers, trace)
+                hidden.append(answers[0]["hidden_digest"])
+                if self.settings.trace is not None:
+                    traces.append(trace)
+                    steps.append(rows)
+                self._commit(requests, rows, answers[0], on_token)
+                made.append(answers)
+                if all(request.finished for request in requests):
+                    break
+            pace.add(made, all(request.emitted or request.finished for request in requests))
         return Batch(
             completions=completions(requests),
             hidden_digests=hidden,
             traces=traces,
             steps=steps,
-            prefill_s=first_token_s,
-            decode_s=times,
-            decode_kernels_s=kernels,
-            decode_collectives_s=waits,
+            prefill_s=pace.prefill_s,
+            decode_s=pace.decode_s,
+            decode_kernels_s=pace.kernels_s,
+            decode_collectives_s=pace.collectives_s,
         )
 
     def finish_trace(self) -> None:
@@ -190,7 +188,7 @@ class Engine:
         self, requests: list[Request], rows: StepRows, score: Mapping[str, Any]
     ) -> dict[str, Any]:
         """Run one step and return what `score_rows` answers; raises RankFault as `generate`."""
-        self._send(requests, deque(), rows, {"score": score})
+        self._send(requests, deque(), [rows], {"score": score})
         answers = self._answers()
         self._check(requests, answers, [_records(answers[rank]) for rank in sorted(answers)])
         return answers[0]
@@ -203,7 +201,7 @@ class Engine:
 
     @property
     def _sends_ahead(self) -> bool:
-        """Whether ranks get a step before the one before it is checked and committed.
+        """Whether ranks get steps before those before them are checked and committed.
 
         Nothing leaves the driver before its own step is checked; what has been computed after a
         step that was wrong is dropped with it. Whoever looks into steps sees them one by one.
@@ -214,18 +212,22 @@ class Engine:
     def _send(
         self,
         requests: list[Request],
-        in_flight: deque[StepRows],
-        rows: StepRows,
+        in_flight: deque[list[StepRows]],
+        steps: list[StepRows],
         more: Mapping[str, Any] = NOTHING,
     ) -> None:
+        """Have the ranks make steps, which are the first of them again and again."""
+        if not steps:
+            return
         if not in_flight:  # what a run that has ended left behind is not waited for
             self._awaited = self._sent
-        in_flight.append(rows)
-        self._sent += 1
+        in_flight.append(steps)
+        rows = steps[0]
         self._group.tell(
             {
-                "kind": "step",
-                "step": self._sent,
+                "kind": "steps",
+                "step": self._sent + 1,
+                "count": len(steps),
                 "tokens": rows.tokens,
                 "positions": rows.positions,
                 "owner": rows.owner,
@@ -235,6 +237,7 @@ class Engine:
                 **more,
             }
         )
+        self._sent += len(steps)
 
     def _answers(self) -> dict[int, dict[str, Any]]:
         """The answers to the next step in flight; those to dropped steps are passed over."""

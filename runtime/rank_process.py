@@ -74,7 +74,9 @@ def _serve(link: RankLink, ticket: RankTicket, download: Download | None) -> Non
     link.send({"kind": "loaded", "warnings": warnings, **worker.report})
     try:
         while (message := link.receive())["kind"] != "stop":
-            link.send(worker.answer(message))
+            for answer in worker.answers(message):
+                link.hold(answer)
+            link.flush()
     finally:
         worker.close()
 

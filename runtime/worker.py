@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -153,17 +154,23 @@ class Worker:
             "padding": padding_faults(self.plan, self.rank, self.spec, weights),
         }
 
-    def answer(self, message: dict[str, Any]) -> dict[str, Any]:
-        """Do what the driver asks for, and return what is sent back to it."""
+    def answers(self, message: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Do what the driver asks for; yields what is sent back to it, for steps one by one."""
         kind = message["kind"]
         if kind == "finish trace":
             self.tracer.close()
-            return {"kind": "traced"}
-        if kind == "step":
-            return {"kind": "stepped", **self.step(message)}
-        assert self.examination is not None, kind
-        found = self.examination.answer(kind, self.model, self.decoder)
-        return {"kind": "answered", **found}
+            yield {"kind": "traced"}
+        elif kind == "steps":
+            yield {"kind": "stepped", **self.step(message)}
+            for number in range(message["step"] + 1, message["step"] + message["count"]):
+                message["step"] = number
+                message["tokens"] = [-1 - place for place in range(len(message["sampled"]))]
+                message["positions"] = [position + 1 for position in message["positions"]]
+                yield {"kind": "stepped", **self.step(message)}
+        else:
+            assert self.examination is not None, kind
+            found = self.examination.answer(kind, self.model, self.decoder)
+            yield {"kind": "answered", **found}
 
     def step(self, message: dict[str, Any]) -> dict[str, Any]:
         """Run one step; see Engine for the fields of the message and of the answer."""

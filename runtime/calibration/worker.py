@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -36,9 +37,9 @@ class CalibrationWorker:
         self._rank = CalibrationRank(job, rank, choice.collectives)
         self.report = self._rank.described()
 
-    def answer(self, message: dict[str, Any]) -> dict[str, Any]:
-        """The answer to one request."""
-        return {"kind": "stepped", **self._rank.answer(message["request"])}
+    def answers(self, message: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Yields the answer to one request."""
+        yield {"kind": "stepped", **self._rank.answer(message["request"])}
 
     def close(self) -> None:
         """Let the other ranks go."""

@@ -11,8 +11,16 @@ from .unix import SCHEME, UnixRank
 class RankLink(Protocol):
     """A connection to the driver, which has been greeted."""
 
+    def hold(self, message: dict[str, Any]) -> None:
+        """Keep a message until the next is sent, or all are: the driver wakes up once for them."""
+        ...
+
+    def flush(self) -> None:
+        """Send what is held; what the driver is no longer there for is dropped."""
+        ...
+
     def send(self, message: dict[str, Any]) -> None:
-        """Send a message; one that the driver is no longer there for is dropped."""
+        """Send what is held, then a message."""
         ...
 
     def receive(self) -> dict[str, Any]:

@@ -108,6 +108,7 @@ class TcpRank:
         self._socket.setsockopt(zmq.LINGER, 1000)
         self._socket.setsockopt(zmq.IDENTITY, _identity(ticket.rank))
         self._socket.setsockopt(zmq.MAXMSGSIZE, wire.MOST_MESSAGE_BYTES)
+        self._held: list[bytes] = []
         self._watch: DriverWatch | None = None
         beat(self._socket)
         if ticket.server_key:
@@ -117,8 +118,17 @@ class TcpRank:
         self._socket.connect(ticket.endpoint)
         self.send(greeting(ticket))
 
+    def hold(self, message: dict[str, Any]) -> None:
+        self._held.append(wire.encode(message))
+
+    def flush(self) -> None:
+        for data in self._held:
+            self._socket.send(data)
+        self._held.clear()
+
     def send(self, message: dict[str, Any]) -> None:
-        self._socket.send(wire.encode(message))
+        self.hold(message)
+        self.flush()
 
     def receive(self) -> dict[str, Any]:
         # An empty message only asks whether this rank is there.

@@ -181,12 +181,21 @@ class UnixRank:
                 "E-NET-DRIVER", f"rank {ticket.rank}: no driver at {ticket.endpoint}: {error}"
             ) from error
         self._reader = FrameReader(self._socket, wire.MOST_MESSAGE_BYTES)
+        self._held = bytearray()
         self.send(greeting(ticket))
 
-    def send(self, message: dict[str, Any]) -> None:
+    def hold(self, message: dict[str, Any]) -> None:
+        self._held += framed(wire.encode(message))
+
+    def flush(self) -> None:
         # Where the driver has gone, receive finds what it said last, and then its end.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self._socket.sendall(framed(wire.encode(message)))
+            self._socket.sendall(self._held)
+        self._held.clear()
+
+    def send(self, message: dict[str, Any]) -> None:
+        self.hold(message)
+        self.flush()
 
     def receive(self) -> dict[str, Any]:
         """Wait for the next message; raises DriverGone."""

@@ -12,7 +12,7 @@ from isobit.runtime.batch import (
     assign_pages,
     form_step,
     pages_for,
-    step_after,
+    steps_after,
 )
 from isobit.runtime.config import PAGE_TOKENS, SamplingSettings
 
@@ -89,7 +89,7 @@ def test_every_token_is_computed_once_in_order(lengths, new, most_rows):
 def test_the_step_after_is_the_one_that_would_be_formed():
     requests = [request([5, 6, 7], 3), request([8], 1), request([9], 2)]
     rows = form_step(requests, 10)
-    after = step_after(requests, rows)
+    (after,) = steps_after(requests, [rows], 1)
     assert after == StepRows(tokens=[-1, -3], positions=[3, 1], owner=[0, 2], sampled=[0, 1])
     advance(requests, rows)
     for each, token in zip(requests, (50, 80, 90), strict=True):
@@ -100,20 +100,51 @@ def test_the_step_after_is_the_one_that_would_be_formed():
 
 
 def test_no_step_is_sent_after_the_last_or_after_a_piece_of_a_prompt():
-    assert step_after([request([5], 1)], form_step([request([5], 1)], 4)) is None
+    assert steps_after([request([5], 1)], [form_step([request([5], 1)], 4)], 1) == []
     long = [request([5, 6, 7]), request([8])]
-    assert step_after(long, form_step(long, 2)) is None
+    assert steps_after(long, [form_step(long, 2)], 1) == []
 
 
 def test_a_request_that_stopped_has_no_place_in_the_step_after():
     requests = [request([5]), request([6])]
     first = form_step(requests, 4)
-    second = step_after(requests, first)
+    (second,) = steps_after(requests, [first], 1)
     advance(requests, first)
     requests[0].finish_reason = "stop"
     requests[1].commit(60, ())
-    third = step_after(requests, second)
-    assert third == StepRows(tokens=[-2], positions=[2], owner=[1], sampled=[0])
+    third = steps_after(requests, [second], 1)
+    assert third == [StepRows(tokens=[-2], positions=[2], owner=[1], sampled=[0])]
+
+
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=4),
+    most=st.lists(st.integers(1, 5), min_size=1, max_size=9),
+)
+def test_steps_made_in_one_go_are_those_formed_one_by_one(lengths, most):
+    """Whatever the driver asks for in one go, always with steps on their way already."""
+    requests = [request([5 + i], length) for i, length in enumerate(lengths)]
+    alone = [request([5 + i], length) for i, length in enumerate(lengths)]
+    on_their_way = [[form_step(requests, 10)]]
+    while on_their_way:
+        following = steps_after(requests, on_their_way[-1], most[0])
+        most = most[1:] + most[:1]
+        on_their_way += [following] if following else []
+        for rows in on_their_way.pop(0):
+            expected = form_step(alone, 10)
+            assert (rows.positions, rows.owner) == (expected.positions, expected.owner)
+            for batch in (requests, alone):
+                advance(batch, rows)
+                for row in rows.sampled:
+                    batch[rows.owner[row]].commit(60, ())
+    assert all(each.finished for each in requests)
+
+
+def test_a_row_of_a_later_step_takes_the_token_that_was_sampled_before_it():
+    requests = [request([5, 6, 7], 9), request([8], 1), request([9], 9)]
+    first, second, third = steps_after(requests, [form_step(requests, 10)], 3)
+    assert first == StepRows(tokens=[-1, -3], positions=[3, 1], owner=[0, 2], sampled=[0, 1])
+    assert second == StepRows(tokens=[-1, -2], positions=[4, 2], owner=[0, 2], sampled=[0, 1])
+    assert third == StepRows(tokens=[-1, -2], positions=[5, 3], owner=[0, 2], sampled=[0, 1])
 
 
 @pytest.mark.parametrize(
