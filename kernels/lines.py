@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from .memory import kept
 from .weight import TILE
 
 # A line is copied as 64 words, one a column.
@@ -50,7 +51,7 @@ def by_run(table: torch.Tensor, fill: int) -> torch.Tensor:
     tiles = -(-n // TILE)
     whole = table.new_full((tiles * TILE, runs), fill)
     whole[:n] = table
-    return whole.view(tiles, TILE, runs).transpose(1, 2).contiguous()
+    return kept(whole.view(tiles, TILE, runs).transpose(1, 2))
 
 
 def by_column(table: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ import torch
 
 from .. import record
 from ..layout import pack_dense, pack_quantized
-from ..memory import streamed
+from ..memory import kept
 from ..program import Program
 from ..step import StepLimits
 from ..weight import PackedWeight
@@ -84,15 +84,12 @@ def _recorded(weights: Sequence[PackedWeight], rows: int, atoms: int) -> Callabl
 
 
 def _copies(weight: PackedWeight, count: int) -> list[PackedWeight]:
-    def clone(tensor: torch.Tensor | None) -> torch.Tensor | None:
-        return None if tensor is None else tensor.clone()
-
     return [weight] + [
         replace(
             weight,
-            data=streamed(weight.data.shape, weight.data.dtype).copy_(weight.data),
-            scales=clone(weight.scales),
-            zeros=clone(weight.zeros),
+            data=kept(weight.data),
+            scales=None if weight.scales is None else kept(weight.scales),
+            zeros=None if weight.zeros is None else kept(weight.zeros),
         )
         for _ in range(count - 1)
     ]
