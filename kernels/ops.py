@@ -26,19 +26,19 @@ from .cache import PAGE, KVCache
 from .checks import CPU, NUMBERS, Checks
 from .gpu.weight import GpuWeight
 from .native_weight import address, merged, native_weight
-from .reductions import digest, digests, greatest
+from .reductions import Outcome, digest, greatest
 from .step import check_indices, check_pages
 from .weight import PackedWeight
 
 __all__ = [
     "PAGE",
     "KVCache",
+    "Outcome",
     "attention",
     "available_isas",
     "backend",
     "busy_seconds",
     "digest",
-    "digests",
     "external_seconds",
     "greatest",
     "linear",

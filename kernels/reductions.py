@@ -22,13 +22,33 @@ def greatest(x: torch.Tensor) -> list[int]:
     return native().greatest(x.data_ptr(), x.shape[0], x.shape[1])
 
 
-def digests(tensors: Sequence[torch.Tensor], rows: torch.Tensor) -> list[int]:
-    """The digest of each tensor, then of each row of a matrix; all contiguous, on one device."""
-    if rows.is_cuda:
-        return [digest(tensor) for tensor in (*tensors, *rows)]
-    addresses, sizes = [t.data_ptr() for t in tensors], [t.nbytes for t in tensors]
-    row_bytes = rows.shape[1] * rows.element_size()
-    return native().digests(addresses, sizes, rows.data_ptr(), len(rows), row_bytes)
+class Outcome:
+    """Reads what there is to say of a step from tensors that one step after another is written to.
+
+    `rows` fp32 `[M, N]`; everything contiguous and on one device.
+    """
+
+    def __init__(self, tensors: Sequence[torch.Tensor], rows: torch.Tensor) -> None:
+        self.tensors, self.rows = tuple(tensors), rows
+        checks = Checks("outcome", rows.device)
+        checks.tensor("rows", rows, (None, None), torch.float32)
+        checks.that(rows.shape[-1] > 0, "rows are empty")
+        for number, tensor in enumerate(tensors):
+            checks.tensor(f"tensor {number}", tensor, (None,) * tensor.dim())
+        checks.done()
+        self._regions = (
+            [tensor.data_ptr() for tensor in tensors],
+            [tensor.nbytes for tensor in tensors],
+            rows.data_ptr(),
+            *rows.shape,
+        )
+
+    def read(self, digests: bool) -> tuple[list[int], list[int]]:
+        """As `greatest` for the rows, and `digest` of every tensor and then of every row."""
+        if self.rows.is_cuda:
+            found = [digest(tensor) for tensor in (*self.tensors, *self.rows)] if digests else []
+            return greatest(self.rows), found
+        return native().outcome(*self._regions, digests)
 
 
 def digest(tensor: torch.Tensor, seed: int = 0) -> int:

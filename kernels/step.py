@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -28,13 +29,21 @@ class Step:
     block_tables: torch.Tensor
     sampled: torch.Tensor
 
-    @property
+    # A step that is written over is asked again and again, and tensors are slow to tell.
+    @cached_property
     def rows(self) -> int:
         return len(self.tokens)
 
-    @property
+    @cached_property
     def sampled_rows(self) -> int:
         return len(self.sampled)
+
+    @cached_property
+    def memory(self) -> tuple[int, ...]:
+        """Where its lists and its tables lie, how many rows they have, and the shape of tables."""
+        lists = (self.tokens, self.positions, self.slots, self.sequence, self.sampled)
+        addresses = (one.data_ptr() for one in (*lists, self.block_tables))
+        return (*addresses, self.rows, self.sampled_rows, *self.block_tables.shape)
 
     @classmethod
     def empty(cls) -> Step:
@@ -136,23 +145,19 @@ def _check_tensors(step: Step) -> None:
 
 
 def _check_reach(step: Step, limits: StepLimits) -> None:
-    rows, tables = step.rows, step.block_tables
-    lists = (step.tokens, step.positions, step.slots, step.sequence, step.sampled)
     where, index = native().step_outside(
-        *(one.data_ptr() for one in (*lists, tables)),
-        rows,
-        step.sampled_rows,
-        *tables.shape,
-        limits.vocabulary,
-        limits.positions,
-        limits.pages,
+        *step.memory, limits.vocabulary, limits.positions, limits.pages
     )
+    if where < 0:
+        return
+    lists = (step.tokens, step.positions, step.slots, step.sequence, step.sampled)
     if where == len(lists):
-        raise _no_page("step", tables, step.sequence, step.positions, index, limits.pages)
-    if where >= 0:
-        slots = limits.pages * PAGE
-        ends = (limits.vocabulary, limits.positions, slots, len(tables), rows)
-        raise _outside(f"step: {list(KINDS)[where]}", lists[where], index, ends[where])
+        raise _no_page(
+            "step", step.block_tables, step.sequence, step.positions, index, limits.pages
+        )
+    slots = limits.pages * PAGE
+    ends = (limits.vocabulary, limits.positions, slots, len(step.block_tables), step.rows)
+    raise _outside(f"step: {list(KINDS)[where]}", lists[where], index, ends[where])
 
 
 def _outside(name: str, values: torch.Tensor, index: int, limit: int) -> InputError:

@@ -17,10 +17,10 @@ def tensor_digest(tensor: torch.Tensor) -> str:
     return f"{ops.digest(tensor):016x}"
 
 
-def step_digests(alike: Sequence[torch.Tensor], logits: torch.Tensor) -> tuple[str, list[str]]:
-    """One digest over what all ranks compute alike, and those of each row of logits [L, V]."""
-    found = [f"{one:016x}" for one in ops.digests(alike, logits)]
-    return chain_digests(found[: len(alike)]), found[len(alike) :]
+def step_digests(found: Sequence[int], alike: int) -> tuple[str, list[str]]:
+    """One digest for the first `alike`, of what all ranks compute alike, and the others as text."""
+    texts = [f"{one:016x}" for one in found]
+    return chain_digests(texts[:alike]), texts[alike:]
 
 
 def chain_digests(digests: list[str]) -> str:

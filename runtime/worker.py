@@ -138,6 +138,7 @@ class Worker:
             "load_s": round(time.perf_counter() - started, 3),
         }
         self._sampled: list[int] = []
+        self._outcome: ops.Outcome | None = None
         self._memory = StepMemory()
         inject_fault(FaultContext(rank=self.rank, plan=self.plan, decoder=self.decoder))
         if job.check != "off":
@@ -192,16 +193,17 @@ class Worker:
             "hidden_digest": "",
             "logits_digests": [],
         }
-        if self.check != "off":
-            alike = (hidden, *self.decoder.normed())
-            answer["hidden_digest"], answer["logits_digests"] = step_digests(alike, logits)
+        greatest, digests = self._outcome_of(hidden, logits).read(self.check != "off")
+        if digests:
+            alike = len(digests) - len(greatest)
+            answer["hidden_digest"], answer["logits_digests"] = step_digests(digests, alike)
         if "score" not in message:
             # All ranks: the driver sends steps before it knows what the last one sampled.
-            self._sampled = sampled(message, logits)
+            self._sampled = sampled(message, logits, greatest)
             if self.rank == 0:
                 answer["tokens"] = self._sampled
         elif self.rank == 0:
-            answer |= score_rows(logits.cpu().numpy(), ops.greatest(logits), message["score"])
+            answer |= score_rows(logits.cpu().numpy(), greatest, message["score"])
         self.choice.collectives.check()
         if self.products is not None:
             answer["findings"] = self.products.take()
@@ -209,17 +211,22 @@ class Worker:
             answer["trace"] = [record.fields() for record in self.tracer.take()]
         return answer
 
+    def _outcome_of(self, hidden: torch.Tensor, logits: torch.Tensor) -> ops.Outcome:
+        """What reads the outcome of a step: the last one's, while its tensors are the same."""
+        last = self._outcome
+        if last is None or hidden is not last.tensors[0] or logits is not last.rows:
+            last = self._outcome = ops.Outcome((hidden, *self.decoder.normed()), logits)
+        return last
+
     def close(self) -> None:
         self.choice.collectives.close()
         if dist.is_initialized():
             dist.destroy_process_group()
 
 
-def sampled(message: dict[str, Any], logits: torch.Tensor) -> list[int]:
-    """A token for each row of logits, -1 where they are not finite."""
-    if not len(logits):
-        return []
-    tokens = ops.greatest(logits)
+def sampled(message: dict[str, Any], logits: torch.Tensor, greatest: list[int]) -> list[int]:
+    """A token for each row of logits, -1 where they are not finite; `greatest` as ops gives it."""
+    tokens = list(greatest)
     for place, (fields, index) in enumerate(
         zip(message["sampling"], message["sampled"], strict=True)
     ):

@@ -173,6 +173,7 @@ struct Kernels {
   void (*greatest)(const Greatest&);
   void (*read)(const Read&);
   int64_t (*peak)(const Peak&, int64_t tasks);  // returns the operations of a round
+  uint64_t (*digest)(const void* data, int64_t bytes, uint64_t seed);
 };
 
 namespace baseline { extern const Kernels kernels; }

@@ -8,7 +8,6 @@
 
 #include "bindings.h"
 #include "chunks.h"
-#include "digest.h"
 #include "threads.h"
 
 namespace nb = nanobind;
@@ -164,14 +163,41 @@ void fill_step(const std::vector<Address>& to, int64_t width, const std::vector<
   }
 }
 
-// Of whole tensors, then of each row of a matrix.
-std::vector<uint64_t> digests(const std::vector<Address>& data, const std::vector<int64_t>& bytes,
-                              Address matrix, int64_t rows, int64_t row_bytes) {
-  std::vector<uint64_t> found;
-  for (size_t i = 0; i < data.size(); ++i) found.push_back(digest(at(data[i]), bytes.at(i), 0));
-  for (int64_t row = 0; row < rows; ++row)
-    found.push_back(digest(at(matrix + row * row_bytes), row_bytes, 0));
-  return found;
+struct Outcome {
+  const std::vector<Address>& tensors;
+  const std::vector<int64_t>& bytes;
+  const float* rows;
+  int64_t width;
+  std::vector<int64_t> greatest;
+  std::vector<uint64_t> digests;
+};
+
+// The longest tasks first: rows, then tensors, then what is short for every row.
+void outcome_task(const void* context, int64_t task) {
+  auto& a = *static_cast<Outcome*>(const_cast<void*>(context));
+  const int64_t rows = static_cast<int64_t>(a.greatest.size());
+  const int64_t tensors = static_cast<int64_t>(a.tensors.size());
+  const int64_t digests = static_cast<int64_t>(a.digests.size());
+  if (task >= digests) {
+    const int64_t row = task - digests;
+    kernels().greatest({a.rows + row * a.width, 1, a.width, &a.greatest[row]});
+  } else if (task < rows) {
+    const int64_t bytes = a.width * static_cast<int64_t>(sizeof(float));
+    a.digests[tensors + task] = kernels().digest(a.rows + task * a.width, bytes, 0);
+  } else {
+    const int64_t tensor = task - rows;
+    a.digests[tensor] = kernels().digest(at(a.tensors[tensor]), a.bytes[tensor], 0);
+  }
+}
+
+// The greatest of each row of a matrix, and digests of tensors and then of those rows.
+std::pair<std::vector<int64_t>, std::vector<uint64_t>> outcome(
+    const std::vector<Address>& tensors, const std::vector<int64_t>& bytes, Address rows,
+    int64_t count, int64_t width, bool digests) {
+  Outcome a = {tensors, bytes, at<const float>(rows), width, std::vector<int64_t>(count), {}};
+  if (digests) a.digests.resize(tensors.size() + count);
+  parallel_for(count + static_cast<int64_t>(a.digests.size()), outcome_task, &a);
+  return {std::move(a.greatest), std::move(a.digests)};
 }
 
 }  // namespace
@@ -191,7 +217,7 @@ NB_MODULE(_cpu, m) {
   m.def("greatest", greatest, free);
   m.def("step_outside", step_outside);
   m.def("fill_step", fill_step);
-  m.def("digests", digests, free);
+  m.def("outcome", outcome, free);
   m.def("peak", peak, free);
   m.def("read_memory", read_memory, free);
   m.attr("read_unit") = kReadUnit;
@@ -199,7 +225,7 @@ NB_MODULE(_cpu, m) {
   m.def("busy_ns", [] { return busy_ns.load(); });
   m.def("external_ns", [] { return external_ns.load(); });
   m.def("digest", [](Address data, int64_t bytes, uint64_t seed) {
-    return digest(at(data), bytes, seed);
+    return kernels().digest(at(data), bytes, seed);
   }, free);
   bind_program(m);
   bind_pack(m);
