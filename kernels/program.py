@@ -6,7 +6,7 @@ the indices of a step are checked when it is run.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -14,12 +14,15 @@ import torch
 
 from .backend import native
 from .checks import CPU
+from .reductions import Outcome
 from .step import Step, StepLimits, check_step
 
 if TYPE_CHECKING:
     from .gpu.program import GpuProgram
 
 AnyProgram: TypeAlias = "Program | GpuProgram"
+OUTSIDE = -2
+Decoded = tuple[list[int], list[int], int, int]
 External = tuple[int, int]
 """Addresses of a C function `int64(context, in, out, rows)` and of its context."""
 
@@ -136,6 +139,36 @@ class Program:
             failed = self.native.run(*item)
             if failed >= 0:
                 self._failures[failed]()
+
+    @property
+    def compiled(self) -> bool:
+        """Whether no Python function is among what was recorded."""
+        return not any(map(callable, self._items))
+
+    def decode(
+        self, count: int, tokens: list[int], ends: list[int], outcome: Outcome, digests: bool
+    ) -> Iterator[Decoded]:
+        """Run the last step up to `count` times more without a way back to Python between them.
+
+        Its rows have to be sampled, all of them and in order, and everything recorded compiled.
+        Before each run every row moves on by one position and takes a token: from `tokens` first,
+        then the greatest of its own logits, or 0 where there is none. `ends`: for how many
+        positions each row has pages. Yields greatest, digests, and nanoseconds inside kernels and
+        inside external code of every step. Raises as `run`, after what was made before it.
+        """
+        step, limits = self.step, self.limits
+        assert self.compiled and step.rows == step.sampled_rows == len(tokens)
+        last = self._items[-1]
+        assert isinstance(last, tuple)
+        made, failed = native().decode(
+            self.native, last[1], count, tokens, ends, step.memory, limits.vocabulary,
+            limits.positions, limits.pages, outcome.native, digests,
+        )  # fmt: skip
+        yield from made
+        if failed == OUTSIDE:
+            check_step(step, limits, step)
+        elif failed >= 0:
+            self._failures[failed]()
 
     def close(self) -> None:
         """Let go of all that was recorded, after which nothing can be run.

@@ -36,19 +36,21 @@ class Outcome:
         for number, tensor in enumerate(tensors):
             checks.tensor(f"tensor {number}", tensor, (None,) * tensor.dim())
         checks.done()
-        self._regions = (
-            [tensor.data_ptr() for tensor in tensors],
-            [tensor.nbytes for tensor in tensors],
-            rows.data_ptr(),
-            *rows.shape,
-        )
+        self.native = None
+        if not rows.is_cuda:
+            self.native = native().Outcome(
+                [tensor.data_ptr() for tensor in tensors],
+                [tensor.nbytes for tensor in tensors],
+                rows.data_ptr(),
+                *rows.shape,
+            )
 
     def read(self, digests: bool) -> tuple[list[int], list[int]]:
         """As `greatest` for the rows, and `digest` of every tensor and then of every row."""
-        if self.rows.is_cuda:
+        if self.native is None:
             found = [digest(tensor) for tensor in (*self.tensors, *self.rows)] if digests else []
             return greatest(self.rows), found
-        return native().outcome(*self._regions, digests)
+        return self.native.read(digests)
 
 
 def digest(tensor: torch.Tensor, seed: int = 0) -> int:

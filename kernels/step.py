@@ -77,6 +77,8 @@ class StepMemory:
     def __init__(self) -> None:
         self._shape: tuple[int, ...] = ()
         self._step = Step.empty()
+        self.ends: list[int] = []
+        """For how many positions the pages of each row's sequence last."""
         self._addresses: list[int] = []
 
     def fill(
@@ -99,6 +101,7 @@ class StepMemory:
                 f"step: {len(tokens)} tokens, {len(positions)} positions, {len(sequence)} rows of "
                 "sequences",
             )
+        self.ends = [len(tables[owner]) * PAGE for owner in sequence]
         width = max(map(len, tables))
         shape = (len(tokens), len(sampled), len(tables), width)
         if shape != self._shape:

@@ -43,11 +43,11 @@ class FaultContext:
         return self.decoder.collectives
 
 
-def inject_fault(context: FaultContext) -> None:
-    """Call the fault that the environment names, if any; raises InputError E-FAULT."""
+def inject_fault(context: FaultContext) -> bool:
+    """Call the fault that the environment names; says whether it does. Raises InputError E-FAULT."""
     name = os.environ.get(VARIABLE)
     if not name:
-        return
+        return False
     module, _, attribute = name.partition(":")
     try:
         fault = getattr(importlib.import_module(module), attribute)
@@ -55,3 +55,4 @@ def inject_fault(context: FaultContext) -> None:
         raise InputError("E-FAULT", f"{VARIABLE}={name}: {error}") from error
     log.warning("%s: injecting %s on rank %d of %d", VARIABLE, name, context.rank, context.degree)
     fault(context)
+    return True

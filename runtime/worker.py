@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from ..kernels import ops
 from ..kernels.errors import InputError
+from ..kernels.program import Program
 from ..kernels.step import StepMemory
 from ..shard.checkpoint import Checkpoint, open_checkpoint
 from ..shard.load import dummy_rank, load_rank
@@ -140,7 +141,9 @@ class Worker:
         self._sampled: list[int] = []
         self._outcome: ops.Outcome | None = None
         self._memory = StepMemory()
-        inject_fault(FaultContext(rank=self.rank, plan=self.plan, decoder=self.decoder))
+        self._fault = inject_fault(
+            FaultContext(rank=self.rank, plan=self.plan, decoder=self.decoder)
+        )
         if job.check != "off":
             self.report["software"] = software(job.model, dtype, device.device)
             self.report["replicated"] = replicated(self.spec, self.plan, self.rank, weights)
@@ -163,6 +166,9 @@ class Worker:
             yield {"kind": "traced"}
         elif kind == "steps":
             yield {"kind": "stepped", **self.step(message)}
+            if message["count"] > 1 and self._needs_no_look(message):
+                yield from self._decode(message["step"] + 1, message["count"] - 1)
+                return
             for number in range(message["step"] + 1, message["step"] + message["count"]):
                 message["step"] = number
                 message["tokens"] = [-1 - place for place in range(len(message["sampled"]))]
@@ -172,6 +178,36 @@ class Worker:
             assert self.examination is not None, kind
             found = self.examination.answer(kind, self.model, self.decoder)
             yield {"kind": "answered", **found}
+
+    def _needs_no_look(self, message: dict[str, Any]) -> bool:
+        """Whether steps can follow each other without Python between them."""
+        program = self.decoder.recorded.program
+        greedy = all(fields["temperature"] == 0 for fields in message["sampling"])
+        looked_at = self.products is not None or self.tracer.enabled or self._fault
+        return greedy and not looked_at and isinstance(program, Program) and program.compiled
+
+    def _decode(self, first: int, count: int) -> Iterator[dict[str, Any]]:
+        """Answers to steps like the last one, each row with what was sampled before."""
+        program, outcome = self.decoder.recorded.program, self._outcome
+        assert isinstance(program, Program) and outcome is not None
+        made = program.decode(count, self._sampled, self._memory.ends, outcome, self.check != "off")
+        for number, (tokens, digests, busy_ns, waited_ns) in enumerate(made, first):
+            self._sampled = tokens
+            answer = self._answer(number, busy_ns / 1e9, waited_ns / 1e9, len(tokens), digests)
+            yield {"kind": "stepped", **answer} | ({"tokens": tokens} if self.rank == 0 else {})
+        self.choice.collectives.check()
+
+    def _answer(
+        self, number: int, kernels_s: float, collectives_s: float, rows: int, digests: list[int]
+    ) -> dict[str, Any]:
+        hidden, logits = step_digests(digests, len(digests) - rows) if digests else ("", [])
+        return {
+            "step": number,
+            "kernels_s": kernels_s,
+            "collectives_s": collectives_s,
+            "hidden_digest": hidden,
+            "logits_digests": logits,
+        }
 
     def step(self, message: dict[str, Any]) -> dict[str, Any]:
         """Run one step; see Engine for the fields of the message and of the answer."""
@@ -186,17 +222,9 @@ class Worker:
             sampled=message["sampled"],
         )
         hidden, logits = self.decoder.forward(step)
-        answer: dict[str, Any] = {
-            "step": number,
-            "kernels_s": ops.busy_seconds() - busy,
-            "collectives_s": ops.external_seconds() - waited,
-            "hidden_digest": "",
-            "logits_digests": [],
-        }
+        kernels_s, collectives_s = ops.busy_seconds() - busy, ops.external_seconds() - waited
         greatest, digests = self._outcome_of(hidden, logits).read(self.check != "off")
-        if digests:
-            alike = len(digests) - len(greatest)
-            answer["hidden_digest"], answer["logits_digests"] = step_digests(digests, alike)
+        answer = self._answer(number, kernels_s, collectives_s, len(greatest), digests)
         if "score" not in message:
             # All ranks: the driver sends steps before it knows what the last one sampled.
             self._sampled = sampled(message, logits, greatest)

@@ -19,5 +19,6 @@ T* at(Address address) {
 
 void bind_program(nanobind::module_& m);
 void bind_pack(nanobind::module_& m);
+void bind_steps(nanobind::module_& m);
 
 }  // namespace isobit

@@ -75,15 +75,6 @@ void attention(Address q, Address keys, Address values, int number, Address bloc
                        static_cast<int64_t>(chunks.size()) - 1, at(out)});
 }
 
-template <class T>
-int64_t first_outside(Address values, int64_t count, int64_t limit) {
-  for (int64_t i = 0; i < count; ++i) {
-    const int64_t value = at<const T>(values)[i];
-    if (value < 0 || value >= limit) return i;
-  }
-  return -1;
-}
-
 std::vector<int64_t> greatest(Address x, int64_t rows, int64_t width) {
   std::vector<int64_t> index(rows);
   kernels().greatest({at<const float>(x), rows, width, index.data()});
@@ -104,102 +95,6 @@ int64_t peak(int64_t rounds, int64_t tasks) {
   return run_peak(rounds, tasks, sums.data());
 }
 
-// The first row whose position needs a page that its table lacks, or -1.
-int64_t first_without_page(Address block_tables, int64_t max_pages, Address row_sequence,
-                           Address positions, int64_t rows, int64_t window, int64_t pages) {
-  for (int64_t row = 0; row < rows; ++row) {
-    const int64_t position = at<const int32_t>(positions)[row];
-    const int64_t begin = window && position >= window ? position - window + 1 : 0;
-    const int32_t* table =
-        at<const int32_t>(block_tables) + at<const int32_t>(row_sequence)[row] * max_pages;
-    if (position < 0 || position / kPage >= max_pages) return row;
-    for (int64_t page = begin / kPage; page <= position / kPage; ++page) {
-      if (table[page] < 0 || table[page] >= pages) return row;
-    }
-  }
-  return -1;
-}
-
-// The first of five lists of a step that holds an index outside of its limits, and where; 5 and the
-// first row without its pages; or -1.
-std::pair<int, int64_t> step_outside(Address tokens, Address positions, Address slots,
-                                     Address sequence, Address sampled, Address block_tables,
-                                     int64_t rows, int64_t sampled_rows, int64_t sequences,
-                                     int64_t max_pages, int64_t vocabulary, int64_t last,
-                                     int64_t pages) {
-  const int64_t where[] = {first_outside<int64_t>(tokens, rows, vocabulary),
-                           first_outside<int32_t>(positions, rows, last),
-                           first_outside<int64_t>(slots, rows, pages * kPage),
-                           first_outside<int32_t>(sequence, rows, sequences),
-                           first_outside<int64_t>(sampled, sampled_rows, rows)};
-  for (int list = 0; list < 5; ++list) {
-    if (where[list] >= 0) return {list, where[list]};
-  }
-  const int64_t row =
-      first_without_page(block_tables, max_pages, sequence, positions, rows, 0, pages);
-  return {row < 0 ? -1 : 5, row};
-}
-
-// Writes the tensors of a step. A row whose page is missing gets slot -1; tables are filled up with
-// page 0.
-void fill_step(const std::vector<Address>& to, int64_t width, const std::vector<int64_t>& tokens,
-               const std::vector<int32_t>& positions, const std::vector<int32_t>& sequence,
-               const std::vector<std::vector<int32_t>>& tables,
-               const std::vector<int64_t>& sampled) {
-  std::copy(tokens.begin(), tokens.end(), at<int64_t>(to.at(0)));
-  std::copy(positions.begin(), positions.end(), at<int32_t>(to.at(1)));
-  for (size_t row = 0; row < tokens.size(); ++row) {
-    const auto& table = tables.at(sequence.at(row));
-    const size_t page = positions.at(row) / kPage;
-    at<int64_t>(to.at(2))[row] =
-        page < table.size() ? int64_t{table[page]} * kPage + positions[row] % kPage : -1;
-  }
-  std::copy(sequence.begin(), sequence.end(), at<int32_t>(to.at(3)));
-  std::copy(sampled.begin(), sampled.end(), at<int64_t>(to.at(4)));
-  int32_t* table = at<int32_t>(to.at(5));
-  for (const auto& pages : tables) {
-    std::fill(std::copy(pages.begin(), pages.end(), table), table + width, 0);
-    table += width;
-  }
-}
-
-struct Outcome {
-  const std::vector<Address>& tensors;
-  const std::vector<int64_t>& bytes;
-  const float* rows;
-  int64_t width;
-  std::vector<int64_t> greatest;
-  std::vector<uint64_t> digests;
-};
-
-// The longest tasks first: rows, then tensors, then what is short for every row.
-void outcome_task(const void* context, int64_t task) {
-  auto& a = *static_cast<Outcome*>(const_cast<void*>(context));
-  const int64_t rows = static_cast<int64_t>(a.greatest.size());
-  const int64_t tensors = static_cast<int64_t>(a.tensors.size());
-  const int64_t digests = static_cast<int64_t>(a.digests.size());
-  if (task >= digests) {
-    const int64_t row = task - digests;
-    kernels().greatest({a.rows + row * a.width, 1, a.width, &a.greatest[row]});
-  } else if (task < rows) {
-    const int64_t bytes = a.width * static_cast<int64_t>(sizeof(float));
-    a.digests[tensors + task] = kernels().digest(a.rows + task * a.width, bytes, 0);
-  } else {
-    const int64_t tensor = task - rows;
-    a.digests[tensor] = kernels().digest(at(a.tensors[tensor]), a.bytes[tensor], 0);
-  }
-}
-
-// The greatest of each row of a matrix, and digests of tensors and then of those rows.
-std::pair<std::vector<int64_t>, std::vector<uint64_t>> outcome(
-    const std::vector<Address>& tensors, const std::vector<int64_t>& bytes, Address rows,
-    int64_t count, int64_t width, bool digests) {
-  Outcome a = {tensors, bytes, at<const float>(rows), width, std::vector<int64_t>(count), {}};
-  if (digests) a.digests.resize(tensors.size() + count);
-  parallel_for(count + static_cast<int64_t>(a.digests.size()), outcome_task, &a);
-  return {std::move(a.greatest), std::move(a.digests)};
-}
-
 }  // namespace
 }  // namespace isobit
 
@@ -215,9 +110,6 @@ NB_MODULE(_cpu, m) {
   m.def("rope_and_cache", rope_and_cache, timed);
   m.def("attention", attention, timed);
   m.def("greatest", greatest, free);
-  m.def("step_outside", step_outside);
-  m.def("fill_step", fill_step);
-  m.def("outcome", outcome, free);
   m.def("peak", peak, free);
   m.def("read_memory", read_memory, free);
   m.attr("read_unit") = kReadUnit;
@@ -229,9 +121,7 @@ NB_MODULE(_cpu, m) {
   }, free);
   bind_program(m);
   bind_pack(m);
-  m.def("first_outside32", first_outside<int32_t>);
-  m.def("first_outside64", first_outside<int64_t>);
-  m.def("first_without_page", first_without_page);
+  bind_steps(m);
   m.def("isa", [] { return current_set(); });
   m.def("available_isas", available_sets);
   m.def("set_isa", select_set);

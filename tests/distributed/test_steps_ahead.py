@@ -35,6 +35,36 @@ def one_by_one():
         return stop_ids, stopped, results(engine.generate(PROMPTS, GREEDY))
 
 
+# Beyond a page of the KV cache, and of different lengths.
+LONG = [list(range(300, 360)), [900]]
+LONG_GREEDY = [SamplingSettings(max_tokens=count, ignore_eos=True) for count in (70, 45)]
+
+
+@pytest.fixture(scope="module")
+def long_one_by_one():
+    with Engine(INT4, EngineSettings(check="full"), LocalLauncher()) as engine:
+        batch = engine.generate(LONG, LONG_GREEDY)
+        return results(batch), batch.hidden_digests
+
+
+@pytest.mark.parametrize("check", ["step", "off"])
+@pytest.mark.parametrize("degree", [1, 2])
+def test_steps_made_in_one_go_are_those_made_one_by_one(long_one_by_one, degree, check):
+    settings = EngineSettings(plan=PlanSettings(degree=degree), check=check)
+    with Engine(INT4, settings, LocalLauncher()) as engine:
+        first, second = (engine.generate(LONG, LONG_GREEDY) for _ in range(2))
+    expected, hidden = long_one_by_one
+    for batch in (first, second):
+        if check == "step":
+            assert results(batch) == expected
+            assert batch.hidden_digests == hidden
+        else:
+            assert [c.tokens for c in batch.completions] == [tokens for tokens, _, _ in expected]
+        # One time for each token but the first of the longer request.
+        assert len(batch.decode_s) == len(batch.decode_kernels_s) == 69
+        assert all(k > 0 for k in batch.decode_kernels_s)
+
+
 @pytest.mark.parametrize("degree", [1, 2])
 def test_stop_tokens_change_nothing_for_others_nor_for_what_follows(one_by_one, degree):
     stop_ids, stopped, greedy = one_by_one

@@ -1,0 +1,55 @@
+"""How many steps ranks make in one go: as many as nobody waits for."""
+
+from __future__ import annotations
+
+import pytest
+from isobit.runtime import pace
+from isobit.runtime.pace import Pace
+
+
+@pytest.fixture
+def clock(monkeypatch) -> list[float]:
+    """Seconds that the clock shows next; the last ones stay."""
+    times = [0.0]
+    monkeypatch.setattr(pace.time, "perf_counter", lambda: times[-1])
+    return times
+
+
+def answers(*steps: tuple[float, float]) -> list[dict[int, dict[str, float]]]:
+    """Of two ranks; `steps` gives the seconds each had inside kernels."""
+    return [
+        {rank: {"kernels_s": s, "collectives_s": s / 8} for rank, s in enumerate(step)}
+        for step in steps
+    ]
+
+
+def test_nothing_is_known_before_the_first_decode_step(clock):
+    own = Pace()
+    assert own.steps_in_one_go == 1
+    clock.append(2.0)
+    own.add(answers((1, 1)), all_have_begun=False)
+    clock.append(3.0)
+    own.add(answers((1, 1)), all_have_begun=True)
+    assert (own.prefill_s, own.decode_s, own.steps_in_one_go) == (3.0, [], 1)
+
+
+@pytest.mark.parametrize(
+    ("step_s", "count"), [(1.0, 1), (0.031, 1), (0.016, 1), (0.014, 2), (0.007, 4), (1e-5, 16)]
+)
+def test_a_go_takes_no_longer_than_people_notice(clock, step_s, count):
+    own = Pace()
+    clock.append(1.0)
+    own.add(answers((1, 1)), all_have_begun=True)
+    clock.append(1.0 + step_s)
+    own.add(answers((1, 1)), all_have_begun=True)
+    assert own.steps_in_one_go == count
+
+
+def test_steps_of_one_go_share_its_time_and_the_slowest_rank_counts(clock):
+    own = Pace()
+    clock.append(1.0)
+    own.add(answers((1, 1)), all_have_begun=True)
+    clock.append(1.5)
+    own.add(answers((0.1, 0.2), (0.4, 0.3)), all_have_begun=True)
+    assert own.decode_s == [0.25, 0.25]
+    assert (own.kernels_s, own.collectives_s) == ([0.2, 0.4], [0.025, 0.05])
