@@ -49,7 +49,7 @@ class Outcome:
         """As `greatest` for the rows, and `digest` of every tensor and then of every row."""
         if self.native is None:
             found = [digest(tensor) for tensor in (*self.tensors, *self.rows)] if digests else []
-            return greatest(self.rows), found
+            return greatest(self.rows) if len(self.rows) else [], found
         return self.native.read(digests)
 
 

@@ -44,7 +44,10 @@ class FaultContext:
 
 
 def inject_fault(context: FaultContext) -> bool:
-    """Call the fault that the environment names; says whether it does. Raises InputError E-FAULT."""
+    """Call the fault that the environment names, and say whether it does.
+
+    Raises InputError E-FAULT.
+    """
     name = os.environ.get(VARIABLE)
     if not name:
         return False

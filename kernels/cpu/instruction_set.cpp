@@ -12,9 +12,10 @@
 namespace isobit {
 namespace ISOBIT_SET {
 
-const Kernels kernels = {linear,    plan_linear<Pairs>, quantize,  widen_rows,
-                         rms_norm,  silu_mul,           rope,      attention,
-                         greatest,  read,               run_peak<MultiplyAdd>, digest};
+const Kernels kernels = {linear,   plan_linear<Pairs>, quantize, widen_rows,
+                         rms_norm, silu_mul,           rope,     attention,
+                         greatest, read,               run_peak<MultiplyAdd>,
+                         digest};
 
 }  // namespace ISOBIT_SET
 }  // namespace isobit

@@ -136,9 +136,10 @@ Read read_outcome(const Outcome& a, bool digests) {
 // Greatest and digests of a step, nanoseconds in kernels and in external ops.
 using Decoded = std::tuple<std::vector<int64_t>, std::vector<uint64_t>, int64_t, int64_t>;
 
-// Runs a step again and again whose rows are all sampled: before each run every row takes its token,
-// which is then the greatest of its logits, and moves on by one position. Rows have pages for `ends`
-// positions. Ends early where a step reaches outside, with -2, or an op fails, with its number.
+// Runs a step again and again whose rows are all sampled: before each run every row takes its
+// token, which is then the greatest of its logits, and moves on by one position. Rows have pages
+// for `ends` positions. Ends early where a step reaches outside, with -2, or an op fails, with its
+// number.
 std::pair<std::vector<Decoded>, int64_t> decode(Program& p, int64_t ops, int64_t count,
                                                 std::vector<int64_t> next,
                                                 const std::vector<int64_t>& ends,
@@ -151,7 +152,8 @@ std::pair<std::vector<Decoded>, int64_t> decode(Program& p, int64_t ops, int64_t
   auto* slots = at<int64_t>(memory.at(2));
   const auto* sequence = at<const int32_t>(memory.at(3));
   const auto* tables = at<const int32_t>(memory.at(5));
-  const auto sequences = static_cast<int64_t>(memory.at(8)), width = static_cast<int64_t>(memory.at(9));
+  const auto sequences = static_cast<int64_t>(memory.at(8));
+  const auto width = static_cast<int64_t>(memory.at(9));
   std::vector<Decoded> made;
   while (static_cast<int64_t>(made.size()) < count) {
     for (int64_t row = 0; row < rows; ++row) {

@@ -1,4 +1,4 @@
-"""Messages between the driver and the ranks: msgpack maps over ZeroMQ, with bounded sizes."""
+"""What a message between the driver and a rank is: one msgpack map of bounded size."""
 
 from __future__ import annotations
 
