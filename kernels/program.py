@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from .gpu.program import GpuProgram
 
 AnyProgram: TypeAlias = "Program | GpuProgram"
-OUTSIDE = -2
 Decoded = tuple[list[int], list[int], int, int]
 External = tuple[int, int]
 """Addresses of a C function `int64(context, in, out, rows)` and of its context."""
@@ -118,17 +117,7 @@ class Program:
         if step.rows > self._capacity[0] or step.sampled_rows > self._capacity[1]:
             self._grow(step)
         if not known:
-            self.native.set_step(
-                step.rows,
-                step.tokens.data_ptr(),
-                step.positions.data_ptr(),
-                step.slots.data_ptr(),
-                step.sequence.data_ptr(),
-                step.block_tables.data_ptr(),
-                step.block_tables.shape[1],
-                step.sampled_rows,
-                step.sampled.data_ptr(),
-            )
+            self.native.set_step(step.memory)
         items = self._items
         if self._sampled and not step.sampled_rows:
             items = items[: self._sampled_from]
@@ -161,14 +150,14 @@ class Program:
         last = self._items[-1]
         assert isinstance(last, tuple)
         made, failed = native().decode(
-            self.native, last[1], count, tokens, ends, step.memory, limits.vocabulary,
-            limits.positions, limits.pages, outcome.native, digests,
+            self.native, last[1], count, tokens, ends, limits.vocabulary, limits.positions,
+            limits.pages, outcome.native, digests,
         )  # fmt: skip
         yield from made
-        if failed == OUTSIDE:
-            check_step(step, limits, step)
-        elif failed >= 0:
+        if failed >= 0:
             self._failures[failed]()
+        elif len(made) < count:
+            check_step(step, limits, step)
 
     def close(self) -> None:
         """Let go of all that was recorded, after which nothing can be run.

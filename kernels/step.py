@@ -149,7 +149,7 @@ def _check_tensors(step: Step) -> None:
 
 def _check_reach(step: Step, limits: StepLimits) -> None:
     where, index = native().step_outside(
-        *step.memory, limits.vocabulary, limits.positions, limits.pages
+        step.memory, limits.vocabulary, limits.positions, limits.pages
     )
     if where < 0:
         return

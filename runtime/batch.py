@@ -145,8 +145,8 @@ def steps_after(requests: Seq[Request], steps: Seq[StepRows], most: int) -> list
     """Up to `most` steps that follow `steps`, which are those not yet committed.
 
     They hold the requests that will not have reached their length by then, and end where the first
-    of them does; one that ends at a stop token computes rows in vain. None when all will have
-    ended, or a prompt has pieces left.
+    of them does; one that ends at a stop token computes rows in vain. There are no such steps when
+    all will have ended, or a prompt has pieces left.
     """
     after, rows, left = StepRows(tokens=[], positions=[], owner=[], sampled=[]), steps[-1], most
     sampled = {rows.owner[row]: place for place, row in enumerate(rows.sampled)}

@@ -116,8 +116,8 @@ class Engine:
             if not in_flight:
                 first = form_step(requests, self.settings.max_step_rows)
                 self._send(requests, in_flight, [first])
-            if self._sends_ahead:
-                following = steps_after(requests, in_flight[-1], pace.steps_in_one_go)
+            most = pace.steps_in_one_go
+            if self._sends_ahead and (following := steps_after(requests, in_flight[-1], most)):
                 self._send(requests, in_flight, following)
             made = []
             for rows in in_flight.popleft():
@@ -217,8 +217,6 @@ class Engine:
         more: Mapping[str, Any] = NOTHING,
     ) -> None:
         """Have the ranks make steps, which are the first of them again and again."""
-        if not steps:
-            return
         if not in_flight:  # what a run that has ended left behind is not waited for
             self._awaited = self._sent
         in_flight.append(steps)
@@ -228,10 +226,7 @@ class Engine:
                 "kind": "steps",
                 "step": self._sent + 1,
                 "count": len(steps),
-                "tokens": rows.tokens,
-                "positions": rows.positions,
-                "owner": rows.owner,
-                "sampled": rows.sampled,
+                **vars(rows),
                 "tables": [request.pages for request in requests],
                 "sampling": [requests[rows.owner[row]].sampling_fields for row in rows.sampled],
                 **more,

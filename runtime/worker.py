@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from ..shard.plan import ShardPlan
 from ..shard.verify_load import padding_faults, rank_fingerprints
 from . import rendezvous
 from .affinity import share_cores
+from .batch import StepRows
 from .card_memory import pages_on_card, rank_memory
 from .collectives.choose import choose
 from .collectives.process_group import exchange
@@ -165,15 +166,14 @@ class Worker:
             self.tracer.close()
             yield {"kind": "traced"}
         elif kind == "steps":
-            yield {"kind": "stepped", **self.step(message)}
-            if message["count"] > 1 and self._needs_no_look(message):
-                yield from self._decode(message["step"] + 1, message["count"] - 1)
+            first, count = message["step"], message["count"]
+            yield self.step(message)
+            if count > 1 and self._needs_no_look(message):
+                yield from self._decode(first + 1, count - 1)
                 return
-            for number in range(message["step"] + 1, message["step"] + message["count"]):
-                message["step"] = number
-                message["tokens"] = [-1 - place for place in range(len(message["sampled"]))]
-                message["positions"] = [position + 1 for position in message["positions"]]
-                yield {"kind": "stepped", **self.step(message)}
+            rows = StepRows(**{field.name: message[field.name] for field in fields(StepRows)})
+            for later in range(1, count):
+                yield self.step(message | vars(rows.again(later)) | {"step": first + later})
         else:
             assert self.examination is not None, kind
             found = self.examination.answer(kind, self.model, self.decoder)
@@ -182,7 +182,7 @@ class Worker:
     def _needs_no_look(self, message: dict[str, Any]) -> bool:
         """Whether steps can follow each other without Python between them."""
         program = self.decoder.recorded.program
-        greedy = all(fields["temperature"] == 0 for fields in message["sampling"])
+        greedy = all(settings["temperature"] == 0 for settings in message["sampling"])
         looked_at = self.products is not None or self.tracer.enabled or self._fault
         return greedy and not looked_at and isinstance(program, Program) and program.compiled
 
@@ -194,7 +194,7 @@ class Worker:
         for number, (tokens, digests, busy_ns, waited_ns) in enumerate(made, first):
             self._sampled = tokens
             answer = self._answer(number, busy_ns / 1e9, waited_ns / 1e9, len(tokens), digests)
-            yield {"kind": "stepped", **answer} | ({"tokens": tokens} if self.rank == 0 else {})
+            yield answer | ({"tokens": tokens} if self.rank == 0 else {})
         self.choice.collectives.check()
 
     def _answer(
@@ -202,6 +202,7 @@ class Worker:
     ) -> dict[str, Any]:
         hidden, logits = step_digests(digests, len(digests) - rows) if digests else ("", [])
         return {
+            "kind": "stepped",
             "step": number,
             "kernels_s": kernels_s,
             "collectives_s": collectives_s,
@@ -255,13 +256,13 @@ class Worker:
 def sampled(message: dict[str, Any], logits: torch.Tensor, greatest: list[int]) -> list[int]:
     """A token for each row of logits, -1 where they are not finite; `greatest` as ops gives it."""
     tokens = list(greatest)
-    for place, (fields, index) in enumerate(
+    for place, (settings, index) in enumerate(
         zip(message["sampling"], message["sampled"], strict=True)
     ):
-        if tokens[place] >= 0 and fields["temperature"] > 0:
+        if tokens[place] >= 0 and settings["temperature"] > 0:
             position = message["positions"][index] + 1
             tokens[place] = sample(
-                logits[place].cpu().numpy(), SamplingSettings(**fields), position
+                logits[place].cpu().numpy(), SamplingSettings(**settings), position
             )
     return tokens
 

@@ -9,7 +9,6 @@ from isobit.runtime.link.tcp import TcpDriver
 
 BOTH_SILENT = "waiting: no answer within 0 s from rank 0, rank 1"
 BOTH_TRANSPORTS = pytest.mark.parametrize("host", [None, "127.0.0.1"], ids=["unix", "tcp"])
-OVER_TCP = pytest.mark.parametrize("host", ["127.0.0.1"], ids=["tcp"])
 
 
 def nobody() -> dict[int, str]:

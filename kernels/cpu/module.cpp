@@ -1,10 +1,7 @@
 // The Python face. Pointers arrive as integers; ops.py has checked what they point at.
 #include <nanobind/nanobind.h>
-#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
-
-#include <algorithm>
 
 #include "bindings.h"
 #include "chunks.h"

@@ -12,15 +12,16 @@ namespace isobit {
 
 // What changes from one run to the next.
 struct Step {
-  int64_t rows = 0;
-  const int64_t* tokens = nullptr;
-  const int32_t* positions = nullptr;
-  const int64_t* slots = nullptr;
+  int64_t* tokens = nullptr;
+  int32_t* positions = nullptr;
+  int64_t* slots = nullptr;
   const int32_t* sequence = nullptr;      // of each row
+  const int64_t* sampled = nullptr;       // row numbers
   const int32_t* block_tables = nullptr;  // [sequences, max_pages]
-  int64_t max_pages = 0;
+  int64_t rows = 0;
   int64_t sampled_rows = 0;
-  const int64_t* sampled = nullptr;  // row numbers
+  int64_t sequences = 0;
+  int64_t max_pages = 0;
 };
 
 // Code from elsewhere, such as a collective. Anything but 0 ends the run.

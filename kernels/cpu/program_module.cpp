@@ -113,14 +113,6 @@ int64_t external(Program& p, Address call, Address context, Id in, Id out) {
   return p.record_external(reinterpret_cast<External>(call), at(context), in, out);
 }
 
-void set_step(Program& p, int64_t rows, Address tokens, Address positions, Address slots,
-              Address sequence, Address block_tables, int64_t max_pages, int64_t sampled_rows,
-              Address sampled) {
-  p.step = {rows, at<const int64_t>(tokens), at<const int32_t>(positions), at<const int64_t>(slots),
-            at<const int32_t>(sequence), at<const int32_t>(block_tables), max_pages, sampled_rows,
-            at<const int64_t>(sampled)};
-}
-
 }  // namespace
 
 void bind_program(nb::module_& m) {
@@ -140,7 +132,7 @@ void bind_program(nb::module_& m) {
       .def("sampled_rows", sampled_rows)
       .def("last_row", last_row)
       .def("external", external)
-      .def("set_step", set_step)
+      .def("set_step", [](Program& p, const StepMemory& memory) { p.step = step_at(memory); })
       .def("run", &Program::run, nb::call_guard<nb::gil_scoped_release>());
 }
 

@@ -16,23 +16,27 @@ namespace nb = nanobind;
 namespace isobit {
 namespace {
 
+// How far the indices of a step may reach: tokens, positions, pages of the KV cache.
+struct Limits {
+  int64_t vocabulary, positions, pages;
+};
+
 template <class T>
-int64_t first_outside(Address values, int64_t count, int64_t limit) {
+int64_t first_outside(const T* values, int64_t count, int64_t limit) {
   for (int64_t i = 0; i < count; ++i) {
-    const int64_t value = at<const T>(values)[i];
-    if (value < 0 || value >= limit) return i;
+    if (values[i] < 0 || values[i] >= limit) return i;
   }
   return -1;
 }
 
 // The first row whose position needs a page that its table lacks, or -1.
-int64_t first_without_page(Address block_tables, int64_t max_pages, Address row_sequence,
-                           Address positions, int64_t rows, int64_t window, int64_t pages) {
+int64_t first_without_page(const int32_t* block_tables, int64_t max_pages,
+                           const int32_t* row_sequence, const int32_t* positions, int64_t rows,
+                           int64_t window, int64_t pages) {
   for (int64_t row = 0; row < rows; ++row) {
-    const int64_t position = at<const int32_t>(positions)[row];
+    const int64_t position = positions[row];
     const int64_t begin = window && position >= window ? position - window + 1 : 0;
-    const int32_t* table =
-        at<const int32_t>(block_tables) + at<const int32_t>(row_sequence)[row] * max_pages;
+    const int32_t* table = block_tables + row_sequence[row] * max_pages;
     if (position < 0 || position / kPage >= max_pages) return row;
     for (int64_t page = begin / kPage; page <= position / kPage; ++page) {
       if (table[page] < 0 || table[page] >= pages) return row;
@@ -43,22 +47,24 @@ int64_t first_without_page(Address block_tables, int64_t max_pages, Address row_
 
 // The first of five lists of a step that holds an index outside of its limits, and where; 5 and the
 // first row without its pages; or -1.
-std::pair<int, int64_t> step_outside(Address tokens, Address positions, Address slots,
-                                     Address sequence, Address sampled, Address block_tables,
-                                     int64_t rows, int64_t sampled_rows, int64_t sequences,
-                                     int64_t max_pages, int64_t vocabulary, int64_t last,
-                                     int64_t pages) {
-  const int64_t where[] = {first_outside<int64_t>(tokens, rows, vocabulary),
-                           first_outside<int32_t>(positions, rows, last),
-                           first_outside<int64_t>(slots, rows, pages * kPage),
-                           first_outside<int32_t>(sequence, rows, sequences),
-                           first_outside<int64_t>(sampled, sampled_rows, rows)};
+std::pair<int, int64_t> outside(const Step& a, const Limits& limits) {
+  const int64_t where[] = {first_outside(a.tokens, a.rows, limits.vocabulary),
+                           first_outside(a.positions, a.rows, limits.positions),
+                           first_outside(a.slots, a.rows, limits.pages * kPage),
+                           first_outside(a.sequence, a.rows, a.sequences),
+                           first_outside(a.sampled, a.sampled_rows, a.rows)};
   for (int list = 0; list < 5; ++list) {
     if (where[list] >= 0) return {list, where[list]};
   }
-  const int64_t row =
-      first_without_page(block_tables, max_pages, sequence, positions, rows, 0, pages);
+  const int64_t row = first_without_page(a.block_tables, a.max_pages, a.sequence, a.positions,
+                                         a.rows, 0, limits.pages);
   return {row < 0 ? -1 : 5, row};
+}
+
+// Where keys and values of a position lie; -1 beyond the pages of its table.
+int64_t slot_at(const int32_t* table, int64_t pages, int64_t position) {
+  const int64_t page = position / kPage;
+  return page < pages ? int64_t{table[page]} * kPage + position % kPage : -1;
 }
 
 // Writes the tensors of a step. A row whose page is missing gets slot -1; tables are filled up with
@@ -71,9 +77,8 @@ void fill_step(const std::vector<Address>& to, int64_t width, const std::vector<
   std::copy(positions.begin(), positions.end(), at<int32_t>(to.at(1)));
   for (size_t row = 0; row < tokens.size(); ++row) {
     const auto& table = tables.at(sequence.at(row));
-    const size_t page = positions.at(row) / kPage;
     at<int64_t>(to.at(2))[row] =
-        page < table.size() ? int64_t{table[page]} * kPage + positions[row] % kPage : -1;
+        slot_at(table.data(), static_cast<int64_t>(table.size()), positions.at(row));
   }
   std::copy(sequence.begin(), sequence.end(), at<int32_t>(to.at(3)));
   std::copy(sampled.begin(), sampled.end(), at<int64_t>(to.at(4)));
@@ -138,36 +143,23 @@ using Decoded = std::tuple<std::vector<int64_t>, std::vector<uint64_t>, int64_t,
 
 // Runs a step again and again whose rows are all sampled: before each run every row takes its
 // token, which is then the greatest of its logits, and moves on by one position. Rows have pages
-// for `ends` positions. Ends early where a step reaches outside, with -2, or an op fails, with its
-// number.
+// for `ends` positions. Ends early where a step reaches outside, or an op fails, whose number it
+// returns, or -1.
 std::pair<std::vector<Decoded>, int64_t> decode(Program& p, int64_t ops, int64_t count,
                                                 std::vector<int64_t> next,
                                                 const std::vector<int64_t>& ends,
-                                                const std::vector<Address>& memory,
-                                                int64_t vocabulary, int64_t last, int64_t pages,
-                                                const Outcome& outcome, bool digests) {
-  const int64_t rows = static_cast<int64_t>(next.size());
-  auto* tokens = at<int64_t>(memory.at(0));
-  auto* positions = at<int32_t>(memory.at(1));
-  auto* slots = at<int64_t>(memory.at(2));
-  const auto* sequence = at<const int32_t>(memory.at(3));
-  const auto* tables = at<const int32_t>(memory.at(5));
-  const auto sequences = static_cast<int64_t>(memory.at(8));
-  const auto width = static_cast<int64_t>(memory.at(9));
+                                                const Limits& limits, const Outcome& outcome,
+                                                bool digests) {
+  const Step& a = p.step;
   std::vector<Decoded> made;
   while (static_cast<int64_t>(made.size()) < count) {
-    for (int64_t row = 0; row < rows; ++row) {
-      tokens[row] = std::max<int64_t>(next[row], 0);
-      const int64_t position = ++positions[row];
-      const int64_t page = position / kPage;
-      slots[row] = position < ends.at(row) && page < width
-                       ? tables[sequence[row] * width + page] * kPage + position % kPage
-                       : -1;
+    for (int64_t row = 0; row < a.rows; ++row) {
+      a.tokens[row] = std::max<int64_t>(next.at(row), 0);
+      const int64_t position = ++a.positions[row];
+      const int32_t* table = a.block_tables + a.sequence[row] * a.max_pages;
+      a.slots[row] = position < ends.at(row) ? slot_at(table, a.max_pages, position) : -1;
     }
-    const auto outside = step_outside(memory.at(0), memory.at(1), memory.at(2), memory.at(3),
-                                      memory.at(4), memory.at(5), rows, rows, sequences, width,
-                                      vocabulary, last, pages);
-    if (outside.first >= 0) return {std::move(made), -2};
+    if (outside(a, limits).first >= 0) break;
     const int64_t busy = busy_ns.load(), waited = external_ns.load();
     const int64_t failed = p.run(0, ops);
     if (failed >= 0) return {std::move(made), failed};
@@ -186,12 +178,29 @@ void bind_steps(nb::module_& m) {
   nb::class_<Outcome>(m, "Outcome")
       .def(nb::init<std::vector<Address>, std::vector<int64_t>, Address, int64_t, int64_t>())
       .def("read", read_outcome, free);
-  m.def("step_outside", step_outside);
+  m.def("step_outside", [](const StepMemory& memory, int64_t vocabulary, int64_t positions,
+                           int64_t pages) {
+    return outside(step_at(memory), {vocabulary, positions, pages});
+  });
   m.def("fill_step", fill_step);
-  m.def("decode", decode, free);
-  m.def("first_outside32", first_outside<int32_t>);
-  m.def("first_outside64", first_outside<int64_t>);
-  m.def("first_without_page", first_without_page);
+  m.def("decode", [](Program& p, int64_t ops, int64_t count, std::vector<int64_t> next,
+                     const std::vector<int64_t>& ends, int64_t vocabulary, int64_t positions,
+                     int64_t pages, const Outcome& outcome, bool digests) {
+    return decode(p, ops, count, std::move(next), ends, {vocabulary, positions, pages}, outcome,
+                  digests);
+  }, free);
+  m.def("first_outside32", [](Address values, int64_t count, int64_t limit) {
+    return first_outside(at<const int32_t>(values), count, limit);
+  });
+  m.def("first_outside64", [](Address values, int64_t count, int64_t limit) {
+    return first_outside(at<const int64_t>(values), count, limit);
+  });
+  m.def("first_without_page", [](Address block_tables, int64_t max_pages, Address row_sequence,
+                                 Address positions, int64_t rows, int64_t window, int64_t pages) {
+    return first_without_page(at<const int32_t>(block_tables), max_pages,
+                              at<const int32_t>(row_sequence), at<const int32_t>(positions), rows,
+                              window, pages);
+  });
 }
 
 }  // namespace isobit

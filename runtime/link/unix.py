@@ -28,7 +28,7 @@ LAST_WORDS_S = 10.0
 
 
 class _Peer:
-    """The driver's end of one connection; sending never waits for the other end."""
+    """The driver's end of one connection."""
 
     def __init__(self, connection: socket.socket) -> None:
         connection.setblocking(False)
@@ -36,16 +36,6 @@ class _Peer:
         self.reader = FrameReader(connection, MOST_GREETING_BYTES)
         self.rank: int | None = None
         self.unsent = bytearray()
-
-    def send(self, data: bytes | bytearray) -> None:
-        """Send what the other end takes now, keep the rest; raises BrokenStream."""
-        try:
-            count = self.socket.send(data)
-        except BlockingIOError:
-            count = 0
-        except OSError as error:
-            raise BrokenStream(str(error)) from error
-        self.unsent = bytearray(memoryview(data)[count:])
 
 
 class UnixDriver:
@@ -83,10 +73,10 @@ class UnixDriver:
             if rank in self._closed:
                 return  # whoever waits for the answer says how the rank was lost
             raise RankFault("E-RANK-DIED", f"rank {rank} cannot be reached: it has not connected")
-        if peer.unsent:
-            peer.unsent += framed(data)
-        else:
-            self._send(peer, framed(data))
+        waits = bool(peer.unsent)
+        peer.unsent += framed(data)
+        if not waits:
+            self._flush(peer)
 
     def receive(self, timeout_ms: int) -> tuple[int, dict[str, Any]] | None:
         deadline = time.monotonic() + timeout_ms / 1000
@@ -127,7 +117,7 @@ class UnixDriver:
     def _attend(self, peer: _Peer, event: int) -> None:
         """Read from a peer, or send it what it had no room for. A peer that breaks a rule goes."""
         if event & select.POLLOUT:
-            self._send(peer, peer.unsent)
+            self._flush(peer)
         if not event & ~select.POLLOUT:
             return
         try:
@@ -147,16 +137,17 @@ class UnixDriver:
             peer.reader.most_bytes = wire.MOST_MESSAGE_BYTES
         self._received.append((peer.rank, message))
 
-    def _send(self, peer: _Peer, data: bytes | bytearray) -> None:
-        waited = bool(peer.unsent)
+    def _flush(self, peer: _Peer) -> None:
+        """Send what the peer takes now, the rest when it has room again: nothing waits for it."""
         try:
-            peer.send(data)
-        except BrokenStream:
+            del peer.unsent[: peer.socket.send(peer.unsent)]
+        except BlockingIOError:
+            pass
+        except OSError:
             # Its last words may still be there to be read: they tell of its end as well.
             peer.unsent.clear()
-        if waited != bool(peer.unsent):
-            events = select.POLLIN | (select.POLLOUT if peer.unsent else 0)
-            self._poll.modify(peer.socket, events)
+        events = select.POLLIN | (select.POLLOUT if peer.unsent else 0)
+        self._poll.modify(peer.socket, events)
 
     def _drop(self, peer: _Peer) -> None:
         self._poll.unregister(peer.socket)
