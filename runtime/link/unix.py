@@ -103,6 +103,8 @@ class UnixDriver:
     def close(self) -> None:
         for peer in self._peers.values():
             peer.socket.close()
+        self._peers.clear()
+        self._ranks.clear()
         self._listener.close()
 
     def _accept(self) -> None:

@@ -169,6 +169,17 @@ def test_a_rank_hears_what_was_said_before_the_driver_hung_up():
     rank.close()
 
 
+def test_a_link_can_be_closed_twice_and_reaches_nobody_then():
+    link = DriverLink(1, Address())
+    rank = connect(link.ticket(0))
+    greetings(link)
+    link.close()
+    with pytest.raises(RankFault, match="rank 0 cannot be reached"):
+        link.send(0, {"kind": "stop"})
+    link.close()
+    rank.close()
+
+
 def test_a_rank_without_a_driver_says_so():
     link = DriverLink(1, Address())
     ticket = link.ticket(0)
