@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+Kind = Literal["misused", "damaged", "not-supported"]
+
 
 class IsobitError(Exception):
     """Something the user can act on.
@@ -19,7 +23,21 @@ class IsobitError(Exception):
 
 
 class InputError(IsobitError):
-    """A file, a setting or an argument is wrong."""
+    """An argument, a setting or a combination of them is wrong: the command was misused."""
+
+    kind: Kind = "misused"
+
+
+class DamagedError(InputError):
+    """A file is wrong. The message holds the bytes or the numbers that show it."""
+
+    kind = "damaged"
+
+
+class NotSupportedError(InputError):
+    """A file is right, and isobit cannot run what it describes. No advice to restore it."""
+
+    kind = "not-supported"
 
 
 class EnvironmentFault(IsobitError):
