@@ -14,7 +14,7 @@ SITE := $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))
 demo: .stamps/install  ## plan, generate on two ranks, prove that 1 to 4 ranks agree
 	@$(BIN)/isobit plan $(MODEL) -tp 2
 	@echo; echo "--- two ranks, placed by Ray, answer together"
-	@$(BIN)/isobit generate $(MODEL) -tp 2 --max-tokens 130 --temperature 0.7 --top-p 0.9 --seed 4 -p "$$(cat examples/prompt.txt)"
+	@$(BIN)/isobit generate $(MODEL) -tp 2 --launcher ray --max-tokens 130 --temperature 0.7 --top-p 0.9 --seed 4 -p "$$(cat examples/prompt.txt)"
 	@echo; echo "--- the same bits from 1, 2, 3 and 4 ranks"
 	@$(BIN)/isobit verify $(MODEL) --degrees 1,2,3,4 -p "$$(cat examples/prompt.txt)"
 

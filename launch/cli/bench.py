@@ -76,7 +76,7 @@ def throughput(
     check: Check = "step",
     all_reduce: AllReduce = "auto",
     disable_custom_all_reduce: DisableCustomAllReduce = False,
-    launcher: LauncherOption = LauncherName.RAY,
+    launcher: LauncherOption = LauncherName.AUTO,
     ray_address: RayAddress = None,
     model_files: ModelFilesOption = ModelFilesName.AUTO,
     as_json: Json = False,
@@ -101,7 +101,7 @@ def throughput(
         new_tokens=new_tokens,
         rounds=rounds,
     )
-    with launchers(launcher, ray_address, degree, threads) as new_launcher:
+    with launchers(launcher, ray_address, degree, threads, settings.device) as new_launcher:
         with spinner(f"starting {degree} ranks", as_json):
             engine = Engine(folder, settings, new_launcher())
         with engine, spinner("measuring", as_json):

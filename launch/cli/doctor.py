@@ -88,7 +88,7 @@ def doctor(
     collective_timeout: Annotated[
         float, typer.Option(help="Seconds that a collective waits for a rank.")
     ] = 20.0,
-    launcher: LauncherOption = LauncherName.LOCAL,
+    launcher: LauncherOption = LauncherName.AUTO,
     ray_address: RayAddress = None,
     model_files: ModelFilesOption = ModelFilesName.AUTO,
     as_json: Json = False,
@@ -127,7 +127,7 @@ def doctor(
         quick=quick,
         reference=None if reference is None else model_folder(reference),
     )
-    with launchers(launcher, ray_address, degree, threads) as new_launcher:
+    with launchers(launcher, ray_address, degree, threads, case.engine.device) as new_launcher:
         diagnosis = _examined(Context(case, new_launcher), as_json)
     raise typer.Exit(show_diagnosis(diagnosis, html, as_json))
 

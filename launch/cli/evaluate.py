@@ -105,7 +105,7 @@ def evaluate(
     check: Check = "step",
     all_reduce: AllReduce = "auto",
     disable_custom_all_reduce: DisableCustomAllReduce = False,
-    launcher: LauncherOption = LauncherName.RAY,
+    launcher: LauncherOption = LauncherName.AUTO,
     ray_address: RayAddress = None,
     model_files: ModelFilesOption = ModelFilesName.AUTO,
     as_json: Json = False,
@@ -166,7 +166,7 @@ def evaluate(
     settings = dataclasses.replace(settings, kv_pages=pages)
     with (
         progress_bar("starting") as bar,
-        launchers(launcher, ray_address, degree, threads) as new_launcher,
+        launchers(launcher, ray_address, degree, threads, settings.device) as new_launcher,
     ):
         task = bar.task_ids[0]
         bar.update(task, total=positions_of(cut) * len(specs) or None, completed=0)

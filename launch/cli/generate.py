@@ -82,7 +82,7 @@ def generate(
     check: Check = "step",
     all_reduce: AllReduce = "auto",
     disable_custom_all_reduce: DisableCustomAllReduce = False,
-    launcher: LauncherOption = LauncherName.RAY,
+    launcher: LauncherOption = LauncherName.AUTO,
     ray_address: RayAddress = None,
     model_files: ModelFilesOption = ModelFilesName.AUTO,
     as_json: Json = False,
@@ -141,7 +141,7 @@ def generate(
             sys.stdout.write(f"{token} " if stream is None else stream.add(token))
             sys.stdout.flush()
 
-    with launchers(launcher, ray_address, degree, threads) as new_launcher:
+    with launchers(launcher, ray_address, degree, threads, settings.device) as new_launcher:
         with spinner(f"starting {degree} ranks and loading {folder.name}", as_json):
             engine = Engine(folder, settings, new_launcher())
         with engine:

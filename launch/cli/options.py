@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from typing import Annotated
 
+import torch
 import typer
 
 from ...kernels.errors import InputError
 from ...runtime.collectives.interface import MODES, Mode
 from ...runtime.config import LoadSettings
-from ...runtime.devices import CUDA, resolve_device
+from ...runtime.devices import CPU, CUDA, resolve_device
 from ...runtime.launcher import Launcher, LocalLauncher, cores
 from ...runtime.progress import watched_by
 from ..ray.launcher import RayLauncher
@@ -30,7 +32,8 @@ Atoms = Annotated[int, typer.Option(help="Pieces that every sharded dimension is
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Dtype = Annotated[str, typer.Option(help="auto (the model's), bfloat16, float16 or float32.")]
 RayAddress = Annotated[
-    str | None, typer.Option(help="An existing Ray cluster; without it a private one is started.")
+    str | None,
+    typer.Option(help="Place ranks on this Ray cluster: auto or HOST:PORT; else RAY_ADDRESS is."),
 ]
 Threads = Annotated[int, typer.Option(help="CPU threads per rank; 0 shares the cores evenly.")]
 
@@ -39,7 +42,7 @@ DeviceOption = Annotated[
     typer.Option(
         "--device",
         help="auto (cuda where torch sees a card), cpu, cuda, or a card for each rank: "
-        "cuda:0,cuda:0 (with --launcher local).",
+        "cuda:0,cuda:0 (as plain processes).",
     ),
 ]
 EnforceEager = Annotated[
@@ -89,10 +92,11 @@ def chosen_device(device: str, launcher: LauncherName, ray_address: str | None) 
     """The device to run on; raises as `resolve_device`, and InputError E-USAGE for cards that a
     launcher would choose itself. An existing Ray cluster may have cards where this machine has
     none."""
-    if device == CUDA and ray_address is not None:
+    cluster = cluster_address(launcher, ray_address)
+    if device == CUDA and cluster is not None:
         return device
     resolved = resolve_device(device)
-    if ":" in resolved and launcher is LauncherName.RAY:
+    if ":" in resolved and (launcher is LauncherName.RAY or cluster is not None):
         raise InputError(
             "E-USAGE", f"--device {device}: Ray chooses cards itself; add --launcher local"
         )
@@ -105,6 +109,7 @@ class LayoutName(StrEnum):
 
 
 class LauncherName(StrEnum):
+    AUTO = "auto"
     RAY = "ray"
     LOCAL = "local"
 
@@ -113,7 +118,12 @@ Layout = Annotated[
     LayoutName, typer.Option(help="pad: equal atoms. ragged: no padding, uneven atoms.")
 ]
 LauncherOption = Annotated[
-    LauncherName, typer.Option("--launcher", help="Who places ranks: Ray, or plain processes.")
+    LauncherName,
+    typer.Option(
+        "--launcher",
+        help="local: ranks are plain processes of this host. ray: a Ray places them, a private one "
+        "without an address. auto: local where all fit this host and no Ray cluster is named.",
+    ),
 ]
 
 
@@ -135,7 +145,7 @@ ModelFilesOption = Annotated[
 
 LauncherChoice = Annotated[
     LauncherName | None,
-    typer.Option("--launcher", help="Who places several ranks: ray, unless told otherwise."),
+    typer.Option("--launcher", help="Who places several ranks: local, ray or auto (default)."),
 ]
 
 
@@ -190,33 +200,58 @@ def load_settings(
 
 @contextmanager
 def launchers(
-    name: LauncherName, ray_address: str | None, most_ranks: int, threads: int
+    name: LauncherName, ray_address: str | None, most_ranks: int, threads: int, device: str = CPU
 ) -> Iterator[Callable[[], Launcher]]:
-    """Yield a maker of launchers; a private Ray lives as long as the block.
+    """Yield a maker of launchers of ranks on `device`; a private Ray lives as long as the block.
 
     Warns when `threads` of each of `most_ranks` ranks are more than this machine has cores.
     """
-    if ray_address is None and most_ranks * threads > cores():
+    cluster = cluster_address(name, ray_address)
+    name = chosen_launcher(name, cluster, most_ranks, device)
+    if cluster is None and most_ranks * threads > cores():
         ranks = "1 rank" if most_ranks == 1 else f"{most_ranks} ranks"
         errors.print(
             f"[yellow]warning[/] {ranks} with --threads {threads}: {most_ranks * threads} threads "
             f"on {cores()} cores wait for each other; --threads 0 shares the cores evenly",
             soft_wrap=True,
         )
-    with watched_by(bytes_bar), _placed(name, ray_address, most_ranks) as new_launcher:
+    with watched_by(bytes_bar), _placed(name, cluster, most_ranks) as new_launcher:
         yield new_launcher
+
+
+def cluster_address(name: LauncherName, ray_address: str | None) -> str | None:
+    """The Ray cluster to place ranks on: as told, else as RAY_ADDRESS says; None for none.
+
+    Plain processes have no use for RAY_ADDRESS. Raises InputError E-USAGE where they are told one.
+    """
+    if name is LauncherName.LOCAL:
+        if ray_address is not None:
+            raise InputError("E-USAGE", "--ray-address has no meaning with --launcher local")
+        return None
+    return ray_address or os.environ.get("RAY_ADDRESS") or None
+
+
+def chosen_launcher(
+    name: LauncherName, cluster: str | None, most_ranks: int, device: str
+) -> LauncherName:
+    """What "auto" comes to: plain processes, unless a cluster is named or cards are too few here.
+
+    CPU ranks always fit this host, and cards named one by one are this host's.
+    """
+    if name is not LauncherName.AUTO:
+        return name
+    fits = device != CUDA or most_ranks <= torch.cuda.device_count()
+    return LauncherName.LOCAL if cluster is None and fits else LauncherName.RAY
 
 
 @contextmanager
 def _placed(
-    name: LauncherName, ray_address: str | None, most_ranks: int
+    name: LauncherName, cluster: str | None, most_ranks: int
 ) -> Iterator[Callable[[], Launcher]]:
     if name is LauncherName.LOCAL:
-        if ray_address is not None:
-            raise InputError("E-USAGE", "--ray-address has no meaning with --launcher local")
         yield LocalLauncher
         return
-    with ray_session(ray_address, most_ranks):
+    with ray_session(cluster, most_ranks):
         yield RayLauncher
 
 

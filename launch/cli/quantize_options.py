@@ -82,7 +82,7 @@ class CalibrationRun:
         if self.degree == 1:
             yield None
             return
-        name = LauncherName.RAY if self.launcher is None else self.launcher
+        name = LauncherName.AUTO if self.launcher is None else self.launcher
         with launchers(name, self.ray_address, self.degree, 0) as new_launcher:
             yield new_launcher()
 

@@ -84,7 +84,7 @@ def trace(
     threads: Threads = 0,
     all_reduce: AllReduce = "auto",
     disable_custom_all_reduce: DisableCustomAllReduce = False,
-    launcher: LauncherOption = LauncherName.RAY,
+    launcher: LauncherOption = LauncherName.AUTO,
     ray_address: RayAddress = None,
     model_files: ModelFilesOption = ModelFilesName.AUTO,
     as_json: Json = False,
@@ -123,7 +123,7 @@ def trace(
     else:
         with (
             progress_bar("starting") as bar,
-            launchers(launcher, ray_address, degree, threads) as new_launcher,
+            launchers(launcher, ray_address, degree, threads, settings.device) as new_launcher,
         ):
             task = bar.task_ids[0]
 

@@ -82,7 +82,7 @@ def verify(
     verify_load: VerifyLoad = False,
     all_reduce: AllReduce = "auto",
     disable_custom_all_reduce: DisableCustomAllReduce = False,
-    launcher: LauncherOption = LauncherName.RAY,
+    launcher: LauncherOption = LauncherName.AUTO,
     ray_address: RayAddress = None,
     model_files: ModelFilesOption = ModelFilesName.AUTO,
     as_json: Json = False,
@@ -123,7 +123,7 @@ def verify(
         prompts = [DEFAULT_IDS if load_format is LoadFormat.AUTO else _random_ids(specs[0])]
     with (
         progress_bar("starting") as bar,
-        launchers(launcher, ray_address, max(compared), threads) as new_launcher,
+        launchers(launcher, ray_address, max(compared), threads, settings.device) as new_launcher,
     ):
         task = bar.task_ids[0]
         bar.update(task, total=len(compared), completed=0)

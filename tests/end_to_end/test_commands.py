@@ -91,7 +91,7 @@ def test_what_streams_is_what_json_holds(command):
 
 def test_ray_and_plain_processes_give_the_same_bits(command):
     arguments = ("generate", INT4, "-tp", "2", *IDS, "--max-tokens", "4", "--ignore-eos", "--json")
-    by_ray = isobit(*map(str, arguments))
+    by_ray = isobit(*map(str, arguments), "--launcher", "ray")
     assert by_ray.returncode == 0, by_ray.stderr
     ours, theirs = json.loads(by_ray.stdout), command(*arguments, *LOCAL).json()
     for key in ("tokens", "logits_digest", "plan", "kernels"):
