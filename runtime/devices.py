@@ -11,6 +11,7 @@ import torch
 from ..kernels.backend import cuda
 from ..kernels.device import HOST, AnyWeight, Device
 from ..kernels.errors import EnvironmentFault, InputError
+from .checked_gpus import why_not_passed
 from .ticket import RankTicket
 
 log = logging.getLogger("isobit.runtime")
@@ -19,21 +20,44 @@ CPU, CUDA = "cpu", "cuda"
 WITHOUT_CARD = "torch sees no CUDA device here. Run with --device cpu"
 
 
-def resolve_device(asked: str) -> str:
+def resolve_device(asked: str, ranks: int | None = None) -> str:
     """What `auto`, `cpu`, `cuda` or `cuda:I,cuda:J,...` comes to on this machine.
 
-    "auto" takes cuda where torch sees a card. Raises InputError E-DEVICE for another name,
-    EnvironmentFault E-DEVICE-NONE for cuda where there is no card.
+    "auto" takes cuda where `isobit gpu check` has passed on the GPUs that torch sees, and there is
+    one for each of `ranks`, where that is known; where GPUs are left idle a warning says why.
+    Raises InputError E-DEVICE for another name, EnvironmentFault E-DEVICE-NONE for cuda where there
+    is no card.
     """
     if asked == "auto":
         if not torch.cuda.is_available():
             return CPU
-        log.info("device: cuda, %d visible to torch", torch.cuda.device_count())
+        count = torch.cuda.device_count()
+        reason = why_not_passed()
+        if not reason and ranks is not None and ranks > count:
+            reason = f"{ranks} ranks, {count} GPUs (ranks share one with --device cuda:0,cuda:0)"
+        if reason:
+            log.warning("--device auto: CPU, not the GPUs: %s", reason)
+            return CPU
+        log.info("device: cuda, %d visible to torch", count)
         return CUDA
     device_names(asked, 1 + asked.count(","))
     if asked.startswith(CUDA) and not torch.cuda.is_available():
         raise EnvironmentFault("E-DEVICE-NONE", f"--device {asked}: {WITHOUT_CARD}")
     return asked
+
+
+def refuse_cuda(asked: str, command: str, instead: str = "run with --device cpu") -> None:
+    """For what runs on CPUs alone: raises InputError E-DEVICE-SETTING for a GPU that was asked for,
+    E-DEVICE for no device. "auto" is the CPU, and a warning says so where there are GPUs."""
+    if asked == "auto":
+        if torch.cuda.is_available():
+            log.warning("--device auto: CPU, not the GPUs: %s has no CUDA path", command)
+        return
+    device_names(asked, 1 + asked.count(","))
+    if asked.startswith(CUDA):
+        raise InputError(
+            "E-DEVICE-SETTING", f"--device {asked}: {command} runs on CPUs alone; {instead}"
+        )
 
 
 def device_names(device: str, degree: int) -> list[str]:

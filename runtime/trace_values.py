@@ -39,7 +39,7 @@ class ValuesWriter:
 
     def add(self, step: int, site: str, tensor: torch.Tensor) -> None:
         try:
-            self._file.add(tensor_name(step, site), tensor)
+            self._file.add(tensor_name(step, site), tensor.cpu())
         except OSError as error:
             raise self._refused(error) from error
 

@@ -10,7 +10,8 @@ from rich.table import Table
 
 from ...kernels.errors import InputError
 from ...runtime.collectives.measure import SIZES, Row, measure
-from .options import Degree, Json
+from ...runtime.devices import refuse_cuda
+from .options import CpuDevice, Degree, Json
 from .output import console, human_bytes, print_json, spinner
 
 
@@ -19,9 +20,11 @@ def collectives(
     sizes: Annotated[
         str | None, typer.Option("--bytes", help="Message sizes, as in 64,20480 (multiples of 4).")
     ] = None,
+    device: CpuDevice = "auto",
     as_json: Json = False,
 ) -> None:
     """Time the sum over ranks of this host: custom, gather and the library's own."""
+    refuse_cuda(device, "isobit bench collectives", "isobit gpu check measures sums of GPUs")
     with spinner(f"measuring {degree} ranks", as_json):
         rows = measure(degree, SIZES if sizes is None else _parse_sizes(sizes))
     if as_json:

@@ -17,8 +17,9 @@ from ...kernels.measure.compare import Case, Measured, measure
 from ...kernels.measure.machine import Machine
 from ...kernels.measure.products import BF16, KINDS, PLAIN, product_case
 from ...kernels.measure.rows import Heads, attention_case, norm_case, silu_case
+from ...runtime.devices import refuse_cuda
 from ...runtime.launcher import cores
-from .options import Json, Threads
+from .options import CpuDevice, Json, Threads
 from .output import console, print_json, progress_bar
 
 SHAPES = "8960x1536,1536x8960,5120x13696,13696x5120"
@@ -50,9 +51,11 @@ def kernels(
     ] = True,
     rounds: Annotated[int, typer.Option(help="Measurements of each, in turns.", min=1)] = 7,
     threads: Threads = 0,
+    device: CpuDevice = "auto",
     as_json: Json = False,
 ) -> None:
     """Time every op beside what memory and registers give and beside torch, in one run."""
+    refuse_cuda(device, "isobit bench kernels", "isobit gpu check measures products on GPUs")
     makers = _products(_shapes(shapes), _numbers("--rows", rows), _kinds(kinds))
     if others:
         makers += _others(_numbers("--rows", rows))

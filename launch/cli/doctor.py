@@ -11,6 +11,7 @@ import typer
 
 from ...kernels.errors import InputError
 from ...runtime.config import EngineSettings
+from ...runtime.devices import refuse_cuda
 from ...runtime.doctor.checks import CHECKS
 from ...runtime.doctor.context import Case, Context
 from ...runtime.doctor.diagnosis import Diagnosis, decisive
@@ -26,6 +27,7 @@ from .doctor_report import print_check, show_diagnosis
 from .options import (
     AllReduce,
     Atoms,
+    CpuDevice,
     Degree,
     DisableCustomAllReduce,
     Dtype,
@@ -47,6 +49,7 @@ from .output import errors, progress_bar
 SHORT, LONG = 8, 52
 """Two prompts by default: some kernels take another path from 51 rows on."""
 SMALLEST_VOCABULARY = 64
+GPU_CHECK = "isobit gpu check examines GPUs"
 USAGE = (
     "E-PLAN-DEGREE",
     "E-PLAN-ATOMS",
@@ -82,6 +85,7 @@ def doctor(
     layout: Layout = LayoutName.PAD,
     atoms: Atoms = 8,
     dtype: Dtype = "auto",
+    device: CpuDevice = "auto",
     threads: Threads = 0,
     all_reduce: AllReduce = "auto",
     disable_custom_all_reduce: DisableCustomAllReduce = False,
@@ -96,6 +100,7 @@ def doctor(
     """Find out why the output is wrong. Exit status 1 for every verdict but healthy."""
     if (model is None) == (replay is None):
         raise InputError("E-USAGE", "give a MODEL, or --replay FILE, which names one")
+    refuse_cuda(device, "isobit doctor", GPU_CHECK)
     if html is not None:
         check_page(html)
     told: dict[str, Any] = {}

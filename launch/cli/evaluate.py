@@ -127,7 +127,7 @@ def evaluate(
         plan=PlanSettings(degree=degree, atoms=atoms, layout=layout.value),
         dtype=dtype,
         threads=threads,
-        device=chosen_device(device, launcher, ray_address),
+        device=chosen_device(device, launcher, ray_address, degree),
         enforce_eager=enforce_eager,
         gpu_memory_utilization=gpu_memory_utilization,
         verify_load=verify_load,

@@ -41,9 +41,12 @@ DeviceOption = Annotated[
     str,
     typer.Option(
         "--device",
-        help="auto (cuda where torch sees a card), cpu, cuda, or a card for each rank: "
-        "cuda:0,cuda:0 (as plain processes).",
+        help="auto (cuda where isobit gpu check has passed, else cpu), cpu, cuda, or a GPU for "
+        "each rank: cuda:0,cuda:0 (as plain processes).",
     ),
+]
+CpuDevice = Annotated[
+    str, typer.Option("--device", help="auto or cpu: this command runs on CPUs alone.")
 ]
 EnforceEager = Annotated[
     bool, typer.Option("--enforce-eager", help="On CUDA: decode without CUDA graphs.")
@@ -88,14 +91,16 @@ def all_reduce_mode(mode: str, disable_custom: bool) -> Mode:
     return "gather" if disable_custom and mode == "auto" else mode  # pyright: ignore[reportReturnType]
 
 
-def chosen_device(device: str, launcher: LauncherName, ray_address: str | None) -> str:
-    """The device to run on; raises as `resolve_device`, and InputError E-USAGE for cards that a
-    launcher would choose itself. An existing Ray cluster may have cards where this machine has
-    none."""
+def chosen_device(
+    device: str, launcher: LauncherName, ray_address: str | None, most_ranks: int
+) -> str:
+    """The device to run `most_ranks` on; raises as `resolve_device`, and InputError E-USAGE for
+    cards that a launcher would choose itself. An existing Ray cluster may have cards where this
+    machine has none."""
     cluster = cluster_address(launcher, ray_address)
     if device == CUDA and cluster is not None:
         return device
-    resolved = resolve_device(device)
+    resolved = resolve_device(device, most_ranks if cluster is None else None)
     if ":" in resolved and (launcher is LauncherName.RAY or cluster is not None):
         raise InputError(
             "E-USAGE", f"--device {device}: Ray chooses cards itself; add --launcher local"

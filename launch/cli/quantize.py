@@ -14,6 +14,7 @@ import typer
 
 from ...kernels.errors import InputError
 from ...runtime.calibrate import Progress, check_calibration, quantize_calibrated
+from ...runtime.devices import refuse_cuda
 from ...runtime.mixed_precision import with_budget
 from ...shard.quantize.folder import check_request, quantize_folder
 from ...shard.quantize.mixed import MixedWidths
@@ -24,7 +25,7 @@ from ..hub_dataset import parse_dataset
 from ..models import model_folder
 from ..quantize_evaluation import plan_evaluation
 from .again import command_again
-from .options import Degree, Json, LauncherChoice, Model, RayAddress
+from .options import CpuDevice, Degree, Json, LauncherChoice, Model, RayAddress
 from .output import console, errors, human_bytes, print_json, progress_bar
 from .quantize_evaluate import Source, evaluate_output, show_evaluation
 from .quantize_options import (
@@ -123,6 +124,7 @@ def quantize(
         ),
     ] = None,
     degree: Degree = 1,
+    device: CpuDevice = "auto",
     launcher: LauncherChoice = None,
     ray_address: RayAddress = None,
     restart: Annotated[
@@ -144,6 +146,7 @@ def quantize(
 
     Exit status 1 when the result gives NaN or infinity.
     """
+    refuse_cuda(device, "isobit quantize")
     if evaluate_text and not evaluate:
         raise InputError("E-USAGE", "--evaluate-text has no meaning with --no-evaluate")
     options = QuantizeOptions(

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from ...kernels.errors import InputError
 from ...runtime.config import EngineSettings, SamplingSettings, run_dtype
+from ...runtime.devices import CPU, refuse_cuda
 from ...runtime.prepare import prepare
 from ...runtime.record_trace import PlannedTrace, check_trace, record_trace
 from ...runtime.trace_folder import read_trace
@@ -22,9 +23,12 @@ from ..text import Text
 from .options import (
     AllReduce,
     Atoms,
+    CardShare,
     Degree,
+    DeviceOption,
     DisableCustomAllReduce,
     Dtype,
+    EnforceEager,
     GroupSize,
     Json,
     LauncherName,
@@ -40,6 +44,7 @@ from .options import (
     RayAddress,
     Threads,
     all_reduce_mode,
+    chosen_device,
     launchers,
     load_settings,
     parse_ids,
@@ -81,6 +86,9 @@ def trace(
     layout: Layout = LayoutName.PAD,
     atoms: Atoms = 8,
     dtype: Dtype = "auto",
+    device: DeviceOption = "auto",
+    enforce_eager: EnforceEager = False,
+    gpu_memory_utilization: CardShare = None,
     threads: Threads = 0,
     all_reduce: AllReduce = "auto",
     disable_custom_all_reduce: DisableCustomAllReduce = False,
@@ -90,11 +98,17 @@ def trace(
     as_json: Json = False,
 ) -> None:
     """Write what a run computes at chosen sites: digests, statistics, values."""
+    if transformers:
+        refuse_cuda(device, "--transformers")
+        device = CPU
     settings = EngineSettings(
         plan=PlanSettings(degree=degree, atoms=atoms, layout=layout.value),
         load=load_settings(load_format, quantization, group_size),
         dtype=dtype,
         threads=threads,
+        device=chosen_device(device, launcher, ray_address, degree),
+        enforce_eager=enforce_eager,
+        gpu_memory_utilization=gpu_memory_utilization,
         all_reduce=all_reduce_mode(all_reduce, disable_custom_all_reduce),
         model_files=model_files.value,
     )

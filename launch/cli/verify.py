@@ -106,7 +106,7 @@ def verify(
         load=load,
         dtype=dtype,
         threads=threads,
-        device=chosen_device(device, launcher, ray_address),
+        device=chosen_device(device, launcher, ray_address, max(compared)),
         enforce_eager=enforce_eager,
         gpu_memory_utilization=gpu_memory_utilization,
         verify_load=verify_load,

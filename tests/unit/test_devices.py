@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from isobit.kernels.errors import IsobitError
+from isobit.launch.cli.app import app
+from isobit.runtime import checked_gpus
+from isobit.runtime.checked_gpus import forget_passed, gpu_names, remember_passed
 from isobit.runtime.config import EngineSettings, at_degree
-from isobit.runtime.devices import device_names, on_this_machine, open_device, resolve_device
+from isobit.runtime.devices import (
+    device_names,
+    on_this_machine,
+    open_device,
+    refuse_cuda,
+    resolve_device,
+)
 from isobit.runtime.prepare import prepare
 from isobit.runtime.ticket import RankTicket
 from isobit.shard.plan import PlanSettings
@@ -19,12 +30,18 @@ from ..support import INT4, isobit
 
 
 @pytest.fixture
-def cards(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Make torch see a number of cards."""
+def cards(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Make torch see a number of cards, in a home without a record of a check."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
     def see(count: int) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+        monkeypatch.setattr(
+            torch.cuda,
+            "get_device_properties",
+            lambda i: SimpleNamespace(name="NVIDIA GeForce RTX 3090", uuid=f"GPU-{i}"),
+        )
 
     return see
 
@@ -43,12 +60,105 @@ def error_of(function: Any, *arguments: Any, **named: Any) -> str:
     return f"{caught.value.code} {caught.value.message}"
 
 
-def test_auto_takes_cards_where_there_are_some(cards: Any) -> None:
+def said(caplog: pytest.LogCaptureFixture, ranks: int | None = None) -> tuple[str, list[str]]:
+    """What "auto" comes to, and the warnings on the way."""
+    caplog.clear()
+    return resolve_device("auto", ranks), caplog.messages
+
+
+def test_auto_takes_cards_once_they_have_been_checked(cards: Any, caplog: Any) -> None:
     cards(0)
-    assert resolve_device("auto") == "cpu"
+    assert said(caplog) == ("cpu", [])
     cards(2)
-    assert [resolve_device(asked) for asked in ("auto", "cuda", "cpu")] == ["cuda", "cuda", "cpu"]
     assert resolve_device("cuda:1,cuda:0") == "cuda:1,cuda:0"
+    assert [resolve_device(asked) for asked in ("cuda", "cpu")] == ["cuda", "cpu"]
+    device, (line,) = said(caplog)
+    assert device == "cpu" and line.endswith("isobit gpu check has not passed on this machine")
+    remember_passed(gpu_names(), "today")
+    assert said(caplog, 2) == ("cuda", [])
+    device, (line,) = said(caplog, 3)
+    assert device == "cpu" and "3 ranks, 2 GPUs" in line
+    forget_passed()
+    assert said(caplog)[0] == "cpu"
+
+
+@pytest.mark.parametrize("what", ["driver", "isobit", "kernels", "torch", "triton"])
+def test_a_check_holds_for_the_software_it_was_made_with(
+    what: str, cards: Any, caplog: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cards(1)
+    remember_passed(gpu_names(), "today")
+    now = {**checked_gpus.software(), what: "570.1"}
+    monkeypatch.setattr(checked_gpus, "software", lambda: now)
+    device, (line,) = said(caplog)
+    assert device == "cpu" and f"passed before {what} " in line and line.endswith("-> 570.1")
+
+
+def test_a_check_holds_for_the_cards_it_was_made_on(cards: Any, caplog: Any) -> None:
+    cards(1)
+    remember_passed(gpu_names(), "today")
+    cards(2)
+    device, (line,) = said(caplog)
+    assert device == "cpu" and line.endswith("not passed on NVIDIA GeForce RTX 3090 GPU-1")
+
+
+@pytest.mark.parametrize("record", ["", "[]", '{"gpus": 3}', '{"gpus": [], "software": []}'])
+def test_a_record_that_is_none_counts_for_nothing(record: str, cards: Any, caplog: Any) -> None:
+    cards(1)
+    checked_gpus.record_path().parent.mkdir(parents=True)
+    checked_gpus.record_path().write_text(record)
+    assert said(caplog)[0] == "cpu"
+
+
+def test_what_has_no_cuda_path_says_so(cards: Any, caplog: Any) -> None:
+    cards(1)
+    refuse_cuda("cpu", "isobit quantize")
+    assert not caplog.messages
+    refuse_cuda("auto", "isobit quantize")
+    assert caplog.messages == ["--device auto: CPU, not the GPUs: isobit quantize has no CUDA path"]
+    wrong = error_of(refuse_cuda, "cuda:0", "isobit quantize")
+    assert wrong.startswith("E-DEVICE-SETTING --device cuda:0: isobit quantize runs on CPUs alone")
+    assert "E-DEVICE " in error_of(refuse_cuda, "gpu", "isobit quantize")
+
+
+RANKS = {
+    "generate": ["--prompt-ids", "1"],
+    "verify": [],
+    "evaluate": [],
+    "bench throughput": [],
+    "trace": ["OUT", "--prompt-ids", "1"],
+}
+CPUS = {
+    "doctor": ["MODEL"],
+    "quantize": ["MODEL", "OUT"],
+    "bench kernels": [],
+    "bench collectives": [],
+    "trace": ["MODEL", "OUT", "--prompt-ids", "1", "--transformers"],
+}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a card is here")
+@pytest.mark.parametrize("command", RANKS)
+def test_every_command_that_starts_ranks_takes_a_device(command: str, tmp_path: Path) -> None:
+    more = [str(tmp_path / "out") if each == "OUT" else each for each in RANKS[command]]
+    words = [*command.split(), str(INT4), *more, "--launcher", "local"]
+    for option, code in (("--device=cuda", "E-DEVICE-NONE"), ("--enforce-eager", "E-DEVICE-SET")):
+        assert error_of_command(*words, option).startswith(code)
+
+
+@pytest.mark.parametrize("command", CPUS)
+def test_commands_of_cpus_refuse_cuda(command: str, tmp_path: Path) -> None:
+    names = {"MODEL": str(INT4), "OUT": str(tmp_path / "out")}
+    more = [names.get(each, each) for each in CPUS[command]]
+    wrong = error_of_command(*command.split(), *more, "--device", "cuda")
+    assert wrong.startswith("E-DEVICE-SETTING --device cuda: ")
+
+
+def error_of_command(*words: str) -> str:
+    """Code and message of a command that fails in this process."""
+    with pytest.raises(IsobitError) as caught:
+        app(list(words), standalone_mode=False)
+    return f"{caught.value.code} {caught.value.message}"
 
 
 def test_without_a_card_cuda_is_an_error(cards: Any) -> None:
