@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-Kind = Literal["misused", "damaged", "not-supported"]
+Kind = Literal["misused", "damaged", "not-supported", "environment", "rank"]
 
 
 class IsobitError(Exception):
@@ -15,6 +15,7 @@ class IsobitError(Exception):
     """
 
     exit_status = 2
+    kind: Kind
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(f"{code} {message}")
@@ -25,7 +26,7 @@ class IsobitError(Exception):
 class InputError(IsobitError):
     """An argument, a setting or a combination of them is wrong: the command was misused."""
 
-    kind: Kind = "misused"
+    kind = "misused"
 
 
 class DamagedError(InputError):
@@ -43,8 +44,22 @@ class NotSupportedError(InputError):
 class EnvironmentFault(IsobitError):
     """The machine cannot do what was asked: a missing device, library or instruction set."""
 
+    kind = "environment"
+
 
 class RankFault(IsobitError):
     """A rank died, hung or disagreed while running."""
 
     exit_status = 1
+    kind = "rank"
+
+
+_CLASSES: dict[str, type[IsobitError]] = {
+    each.kind: each
+    for each in (InputError, DamagedError, NotSupportedError, EnvironmentFault, RankFault)
+}
+
+
+def error_of_kind(kind: str, code: str, message: str) -> IsobitError:
+    """The error that another process raised, from its `kind`, code and message."""
+    return _CLASSES[kind](code, message)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..kernels.errors import InputError, IsobitError, RankFault
+from ..kernels.errors import IsobitError, RankFault, error_of_kind
 from .launcher import Launcher
 from .link.driver import DriverLink, Serve
 from .link.messages import unique_lines
@@ -87,7 +87,8 @@ def _combined(errors: dict[int, dict[str, Any]], what: str) -> IsobitError:
     """One error for what several ranks reported, each line once."""
     code = next(iter(errors.values()))["code"]
     text = unique_lines(error["message"] for error in errors.values() if error["code"] == code)
-    if any(error["fault"] for error in errors.values()):
+    kinds = [error["error_kind"] for error in errors.values() if error["code"] == code]
+    if RankFault.kind in {error["error_kind"] for error in errors.values()}:
         ranks = ", ".join(f"rank {rank}" for rank in sorted(errors))
         return RankFault(code, f"{what}: {ranks}: {text}")
-    return InputError(code, text)
+    return error_of_kind(kinds[0], code, text)

@@ -13,7 +13,7 @@ import sys
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from ..kernels.errors import IsobitError, RankFault
+from ..kernels.errors import IsobitError, Kind, RankFault
 from ..shard.captured_warnings import captured_warnings
 from . import network
 from .link.messages import DriverGone
@@ -44,14 +44,17 @@ def run_rank(ticket: RankTicket, download: Download | None = None) -> None:
     except DriverGone as error:
         sys.exit(f"isobit: {error}")
     except IsobitError as error:
-        fault = isinstance(error, RankFault)
-        link.send({"kind": "error", "code": error.code, "message": error.message, "fault": fault})
+        link.send(_error(error.code, error.message, error.kind))
     except Exception:  # noqa: BLE001
         # A bug: the driver prints the whole traceback, this process has no terminal of its own.
         text = traceback.format_exc()
-        link.send({"kind": "error", "code": "E-RANK-FAILED", "message": text, "fault": True})
+        link.send(_error("E-RANK-FAILED", text, RankFault.kind))
     finally:
         link.close()
+
+
+def _error(code: str, message: str, kind: Kind) -> dict[str, Any]:
+    return {"kind": "error", "code": code, "message": message, "error_kind": kind}
 
 
 def _serve(link: RankLink, ticket: RankTicket, download: Download | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..kernels.errors import InputError
+from ..kernels.errors import DamagedError, InputError, NotSupportedError
 from .safetensors_file import TensorEntry, scan_header
 from .settings import read_json
 
@@ -24,7 +24,7 @@ class Checkpoint:
     def require(self, names: list[str]) -> None:
         """Raise InputError E-CKPT-TENSOR naming every absent tensor."""
         if missing := [name for name in names if name not in self.entries]:
-            raise InputError(
+            raise DamagedError(
                 "E-CKPT-TENSOR",
                 f"{self.folder}: {len(missing)} tensors that config.json implies are missing:\n  "
                 + "\n  ".join(missing[:20])
@@ -83,7 +83,7 @@ def scan_checkpoint(folder: Path) -> Scan:
     if weight_map is not None:
         if absent := [name for name in names if not (folder / name).is_file()]:
             errors.append(
-                InputError(
+                DamagedError(
                     "E-CKPT-MISSING",
                     f"{folder}: {len(absent)} of {len(names)} files named in {INDEX} are absent: "
                     + ", ".join(absent),
@@ -106,7 +106,7 @@ def scan_checkpoint(folder: Path) -> Scan:
     unread = set(weight_map or ()) - set(entries)
     if weight_map is not None and (lost := sorted(n for n in unread if weight_map[n] in read)):
         errors.append(
-            InputError(
+            DamagedError(
                 "E-CKPT-INDEX",
                 f"{index}: {len(lost)} tensors are not in the file that the index names:\n  "
                 + "\n  ".join(f"{name} (in {weight_map[name]})" for name in lost[:20]),
@@ -140,18 +140,20 @@ def read_weight_map(folder: Path) -> dict[str, str] | None:
         return None
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise InputError("E-CKPT-INDEX", f"{index}: weight_map is missing or empty")
+        raise DamagedError("E-CKPT-INDEX", f"{index}: weight_map is missing or empty")
     weight_map = {name: str(file) for name, file in weight_map.items()}
     files = sorted(set(weight_map.values()))
     if outside := [name for name in files if Path(name).name != name]:
-        raise InputError("E-CKPT-INDEX", f"{index}: files outside the folder: {', '.join(outside)}")
+        raise DamagedError(
+            "E-CKPT-INDEX", f"{index}: files outside the folder: {', '.join(outside)}"
+        )
     return weight_map
 
 
 def _refuse_other_formats(folder: Path) -> None:
     found = sorted(path.name for pattern in REFUSED for path in folder.glob(pattern))
     if found:
-        raise InputError(
+        raise NotSupportedError(
             "E-CKPT-FORMAT",
             f"{folder}: found {', '.join(found[:5])} and no *.safetensors. Pickled weights can run "
             "code when they are opened, so isobit does not read them. Convert once with "

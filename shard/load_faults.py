@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ..kernels.errors import InputError
+from ..kernels.errors import DamagedError, InputError
 
 MOST_LISTED = 20
 
@@ -28,9 +28,10 @@ class LoadFaults:
         """Raise one InputError for all weights that cannot be used, if there are any."""
         if self.problems:
             code = self.problems[0].code
-            raise InputError(code, "\n".join(p.message for p in self.problems if p.code == code))
+            same = [problem for problem in self.problems if problem.code == code]
+            raise type(same[0])(code, "\n".join(problem.message for problem in same))
         if self.not_finite:
-            raise InputError(
+            raise DamagedError(
                 "E-CKPT-NAN",
                 f"{source}: NaN or infinity in {len(self.not_finite)} tensors:\n  "
                 + "\n  ".join(self.not_finite[:MOST_LISTED])

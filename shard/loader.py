@@ -7,7 +7,7 @@ from typing import Generic
 import torch
 
 from ..kernels.device import Device, Weight
-from ..kernels.errors import InputError
+from ..kernels.errors import DamagedError, InputError
 from ..kernels.finite import all_finite
 from ..kernels.layout import PackedWeight, pack_dense, pack_rows
 from .features import Features, part
@@ -89,7 +89,7 @@ class Loader(Generic[Weight]):
         if not module.bias:
             if self.source.has_other_bias(module):
                 self.faults.problems.append(
-                    InputError(
+                    DamagedError(
                         "E-CKPT-BIAS",
                         f"{module.name}.bias is not zero, but by config.json this model has no "
                         "such bias: it would be lost",

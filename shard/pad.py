@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from ..kernels.errors import InputError
+from ..kernels.errors import InputError, NotSupportedError
 from .checkpoint import Checkpoint, open_checkpoint
 from .formats import PACKERS, quantized_format
 from .formats.codes import WholeWeight, group_index, grown
@@ -97,7 +97,7 @@ def _check_size(spec: ModelSpec, wide: int, unit: int) -> None:
         }
     )
     if refused:
-        raise InputError(
+        raise NotSupportedError(
             "E-PAD-FORMAT",
             f"{', '.join(refused)} cannot be padded. Can be: dense, {', '.join(PACKERS)}",
         )

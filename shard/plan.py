@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..kernels.errors import InputError
+from ..kernels.errors import InputError, NotSupportedError
 from .atoms import atoms_of_rank, offsets, pad_atoms, ragged_atoms
 from .spec import ModelSpec
 
@@ -208,7 +208,7 @@ def _group_unit(spec: ModelSpec, tensors_say: int | None) -> int | None:
     unit, intermediate = sizes[-1], spec.intermediate_size
     if odd := [size for size in sizes if unit % size]:
         legal = [size for size in range(unit, 7, -1) if unit % size == 0][:4]
-        raise InputError(
+        raise NotSupportedError(
             "E-PLAN-GROUP",
             f"layers.*.mlp.down_proj: group sizes {', '.join(map(str, sizes))} are mixed and "
             f"{unit} is not a multiple of {', '.join(map(str, odd))}. Quantize those layers again "

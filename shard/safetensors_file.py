@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from ..kernels.errors import InputError
+from ..kernels.errors import DamagedError, InputError
 from .features import Features, bounds
 
 MOST_HEADER_BYTES = 100_000_000
@@ -90,7 +90,7 @@ def scan_header(path: Path) -> Header:
         else:
             entries.append(entry)
     if wrong:
-        errors.append(InputError("E-CKPT-HEADER", f"{path}:\n  " + "\n  ".join(wrong)))
+        errors.append(DamagedError("E-CKPT-HEADER", f"{path}:\n  " + "\n  ".join(wrong)))
     beyond = [entry for entry in entries if entry.begin + entry.nbytes > size]
     if beyond:
         ends = [f"{entry.name} ends at byte {entry.begin + entry.nbytes}" for entry in beyond[:20]]
@@ -98,7 +98,7 @@ def scan_header(path: Path) -> Header:
             f"{path}: the file has {size} bytes, but by its header {len(beyond)} tensors lie "
             "beyond the end:\n  " + "\n  ".join(ends) + "\nCopy or download the file again"
         )
-        errors.append(InputError("E-CKPT-TRUNCATED", message))
+        errors.append(DamagedError("E-CKPT-TRUNCATED", message))
     return Header(entries=entries, beyond=beyond, errors=errors)
 
 
@@ -109,13 +109,13 @@ def _header_fields(path: Path) -> tuple[dict[str, Any], int, int]:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or length > size - 8:
-                raise InputError(
+                raise DamagedError(
                     "E-CKPT-TRUNCATED",
                     f"{path}: the file has {size} bytes and its header alone claims {8 + length}. "
                     "The download did not finish, or this is not a safetensors file",
                 )
             if length > MOST_HEADER_BYTES:
-                raise InputError(
+                raise DamagedError(
                     "E-CKPT-HEADER",
                     f"{path}: a header of {length} bytes, more than {MOST_HEADER_BYTES} allowed",
                 )
@@ -127,7 +127,7 @@ def _header_fields(path: Path) -> tuple[dict[str, Any], int, int]:
         if not isinstance(header, dict):
             raise ValueError("not a JSON object")
     except (ValueError, RecursionError) as error:
-        raise InputError("E-CKPT-HEADER", f"{path}: the header is not valid: {error}") from error
+        raise DamagedError("E-CKPT-HEADER", f"{path}: the header is not valid: {error}") from error
     header.pop("__metadata__", None)
     return header, 8 + length, size
 
@@ -242,7 +242,7 @@ class SliceReader:
                     "E-CKPT-MISSING", f"{entry.file}: cannot be read ({error.strerror})"
                 ) from error
             if read == 0:
-                raise InputError(
+                raise DamagedError(
                     "E-CKPT-TRUNCATED",
                     f"{entry.file}: ended while reading {entry.name} at byte {offset}",
                 )

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from ..kernels.errors import InputError
+from ..kernels.errors import DamagedError, InputError
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -15,9 +15,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise InputError("E-MODEL-JSON", f"{path}: not valid JSON ({error})") from error
+        raise DamagedError("E-MODEL-JSON", f"{path}: not valid JSON ({error})") from error
     if not isinstance(value, dict):
-        raise InputError(
+        raise DamagedError(
             "E-MODEL-JSON", f"{path}: expected a JSON object, found {type(value).__name__}"
         )
     return value
@@ -50,7 +50,7 @@ def positive_int(config: dict[str, Any], key: str, default: int | None = None) -
     if value is None and default is not None:
         value = default
     if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
-        raise InputError(
+        raise DamagedError(
             "E-CONFIG-VALUE", f"config.json: {key} is {value!r}, expected a positive integer"
         )
     return value
@@ -60,5 +60,5 @@ def positive_number(config: dict[str, Any], key: str, default: float | None, cod
     """Return config[key] as a positive, finite float; raises InputError with `code`."""
     value = config.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise InputError(code, f"config.json: {key} is {value!r}, expected a positive number")
+        raise DamagedError(code, f"config.json: {key} is {value!r}, expected a positive number")
     return float(value)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..kernels.errors import InputError
+from ..kernels.errors import InputError, NotSupportedError
 from .formats.config import quantization_from_config
 from .quantization import QuantizationSpec, WeightScheme
 from .rotary import RotarySpec, rotary_from_config
@@ -73,13 +73,15 @@ def spec_from_config(config: dict[str, Any], quantize_config: dict[str, Any] | N
     names = [str(name) for name in names] if isinstance(names, list) else []
     family = next((FAMILIES[name] for name in names if name in FAMILIES), None)
     if family is None:
-        raise InputError(
+        raise NotSupportedError(
             "E-MODEL-ARCH",
             f"config.json: architecture {', '.join(names) or '(none given)'} is not supported. "
             f"Supported: {', '.join(FAMILIES)}",
         )
     if (activation := config.get("hidden_act", "silu")) != "silu":
-        raise InputError("E-CONFIG-ACT", f"config.json: hidden_act {activation!r}, expected 'silu'")
+        raise NotSupportedError(
+            "E-CONFIG-ACT", f"config.json: hidden_act {activation!r}, expected 'silu'"
+        )
     heads = positive_int(config, "num_attention_heads")
     hidden = positive_int(config, "hidden_size")
     kv_heads = positive_int(config, "num_key_value_heads", heads)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..kernels.errors import InputError
+from ..kernels.errors import DamagedError
 from .checkpoint import Checkpoint
 from .formats import dense, quantized_format
 from .formats.expected import ANY, FLOATS, Expected
@@ -51,7 +51,7 @@ def check_checkpoint(checkpoint: Checkpoint, spec: ModelSpec) -> None:
         if not same_shape(tensor.shape, entry.shape)
     ]
     if wrong:
-        raise InputError(
+        raise DamagedError(
             "E-CONFIG-SHAPE",
             f"{checkpoint.folder}: {len(wrong)} tensors contradict config.json. The tensors are "
             "right, since the model was trained with them: restore config.json from where the "
@@ -63,7 +63,7 @@ def check_checkpoint(checkpoint: Checkpoint, spec: ModelSpec) -> None:
         if entry.dtype not in tensor.dtypes
     ]
     if wrong:
-        raise InputError(
+        raise DamagedError(
             "E-CKPT-DTYPE",
             f"{checkpoint.folder}: {len(wrong)} tensors have a dtype that the format named in "
             f"config.json does not use\n  {_listed(wrong)}",

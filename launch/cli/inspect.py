@@ -16,7 +16,8 @@ from ..models import model_folder
 from .options import Json, Model
 from .output import bytes_bar, console, human_bytes, print_json
 
-COLOURS = {"healthy": "green", "suspicious": "yellow", "damaged": "red"}
+COLOURS = {"healthy": "green", "suspicious": "yellow", "not-supported": "magenta", "damaged": "red"}
+REFUSED = ("damaged", "not-supported")
 MARKS = {"error": "[bold red]error[/]", "warning": "[yellow]warning[/]", "note": "[cyan]note[/]"}
 ODD_SCALES = {
     "zeros": "zero",
@@ -41,7 +42,7 @@ def inspect(
 ) -> None:
     """Read a checkpoint once and list everything that is wrong with it.
 
-    Exit status 1 when it is damaged.
+    Exit status 1 when it is damaged, or right and not supported.
     """
     folder = model_folder(model)
     with bytes_bar("reading") as on_bytes:
@@ -50,7 +51,7 @@ def inspect(
         print_json(report.report())
     else:
         print_report(report)
-    if report.verdict == "damaged":
+    if report.verdict in REFUSED:
         raise typer.Exit(1)
 
 
@@ -63,7 +64,7 @@ def print_report(report: Report) -> None:
     ]
     colour = COLOURS[report.verdict]
     console.print(
-        f"[bold {colour}]{report.verdict}[/]  {escape(report.model)}"
+        f"[bold {colour}]{report.verdict.replace('-', ' ')}[/]  {escape(report.model)}"
         + (f"  [dim]{', '.join(counts)}[/]" if counts else ""),
         soft_wrap=True,
     )

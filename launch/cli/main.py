@@ -8,7 +8,7 @@ import signal
 import sys
 from types import FrameType
 
-from ...kernels.errors import IsobitError
+from ...kernels.errors import InputError, IsobitError
 
 INTERRUPTED = 130
 NOT_READ = 141
@@ -61,12 +61,13 @@ def _run(as_json: bool) -> int:
     try:
         status = app(standalone_mode=False) or 0
     except IsobitError as error:
-        print_error(error.code, error.message, as_json)
+        print_error(error, as_json)
         return error.exit_status
     except UsageError as error:
         message = str(error.format_message())  # pyright: ignore
         if message or as_json:
-            print_error("E-USAGE", message or "no command given: see isobit --help", as_json)
+            message = message or "no command given: see isobit --help"
+            print_error(InputError("E-USAGE", message), as_json)
         return 2
     except SystemExit as ended:
         # click and rich end the process themselves, with 1, when a pipe is closed.

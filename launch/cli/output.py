@@ -19,6 +19,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from ...kernels.errors import IsobitError
 from ...runtime.progress import OnBytes
 
 LONG_S = 3600.0
@@ -41,13 +42,16 @@ def print_json(value: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def print_error(code: str, message: str, as_json: bool) -> None:
-    """One message: on standard error for people, as JSON on standard output for programs."""
+def print_error(error: IsobitError, as_json: bool) -> None:
+    """One message: on standard error for people, as JSON on standard output for programs.
+
+    In JSON it has its kind: misused, damaged, not-supported, environment or rank.
+    """
     if as_json:
-        print_json({"error": {"code": code, "message": message}})
+        print_json({"error": {"code": error.code, "kind": error.kind, "message": error.message}})
     else:
-        errors.print(f"[bold red]{code}[/] ", end="")
-        errors.print(message, markup=False, soft_wrap=True)
+        errors.print(f"[bold red]{error.code}[/] ", end="")
+        errors.print(error.message, markup=False, soft_wrap=True)
 
 
 @contextmanager

@@ -110,7 +110,7 @@ def _finding(found: Inspected) -> Finding:
     return Finding(
         check=NAME,
         status="fault",
-        verdict=verdict_of_code(found.code) or "checkpoint-damaged",
+        verdict=_verdict(found),
         what=what,
         evidence=evidence,
         reason="the files alone show it",
@@ -118,6 +118,12 @@ def _finding(found: Inspected) -> Finding:
         site=tensor,
         **place,
     )
+
+
+def _verdict(found: Inspected) -> Verdict:
+    if found.kind == "not-supported":
+        return "not-supported"
+    return verdict_of_code(found.code) or "checkpoint-damaged"
 
 
 def _first_tensor(found: Inspected) -> str | None:

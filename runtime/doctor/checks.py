@@ -32,7 +32,13 @@ CHECKS = (
     Check(
         name="checkpoint",
         cost="reads the files once",
-        finds=("checkpoint-damaged", "config-mismatch", "format-mislabelled", "numeric-overflow"),
+        finds=(
+            "checkpoint-damaged",
+            "config-mismatch",
+            "format-mislabelled",
+            "not-supported",
+            "numeric-overflow",
+        ),
         run=check_checkpoint,
     ),
     Check(

@@ -5,7 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ...kernels.errors import EnvironmentFault, InputError, IsobitError, RankFault
+from ...kernels.errors import (
+    EnvironmentFault,
+    InputError,
+    IsobitError,
+    NotSupportedError,
+    RankFault,
+)
 from .findings import Confidence, Evidence, Finding, Verdict
 
 _BY_CODE: tuple[tuple[str, Verdict], ...] = (
@@ -57,6 +63,13 @@ def verdict_of_code(code: str) -> Verdict | None:
     return next((verdict for begin, verdict in _BY_CODE if code.startswith(begin)), None)
 
 
+def verdict_of_error(error: IsobitError) -> Verdict | None:
+    """As verdict_of_code; a file that is right and cannot be run has a verdict of its own."""
+    if isinstance(error, NotSupportedError):
+        return "not-supported"
+    return verdict_of_code(error.code)
+
+
 def layer_of(text: str) -> int | None:
     """The first layer that a name or message mentions."""
     match = _LAYER.search(text)
@@ -106,7 +119,7 @@ def _cause(error: IsobitError, silent: Sequence[int]) -> tuple[Verdict, Confiden
         if any(f"by {signal}" in error.message for signal in CRASHES):
             return "kernel-fault", "medium", "the rank's own code ended it"
         return "environment", "medium", "somebody or something ended the process of a rank"
-    verdict = verdict_of_code(error.code)
+    verdict = verdict_of_error(error)
     if verdict == "collective-fault" and silent:
         return verdict, "high", "every other rank reported that it waits, this one did not"
     if verdict is not None:

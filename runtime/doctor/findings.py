@@ -13,6 +13,7 @@ Verdict = Literal[
     "checkpoint-damaged",
     "config-mismatch",
     "format-mislabelled",
+    "not-supported",
     "kernel-fault",
     "shard-fault",
     "rank-divergence",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ...kernels.errors import InputError
+from ...kernels.errors import NotSupportedError
 from ..quantization import QuantizationSpec
 from . import awq, bitsandbytes, compressed_tensors_config, gptq
 from .settings import mapping, text
@@ -38,7 +38,7 @@ def quantization_from_config(
     if method is None:
         method = _implied_method(settings)
     if method not in _METHODS:
-        raise InputError(
+        raise NotSupportedError(
             "E-QUANT-METHOD",
             f"quantization method {method!r} is not read. Read: {', '.join(_METHODS)}. Take the "
             "original model and quantize it again, for example with isobit quantize",

@@ -25,15 +25,9 @@ _DECISIVE = (
     "quant_method", "format", "bits", "group_size", "sym", "desc_act", "zero_point", "version",
     "lm_head", "dynamic", "modules_to_not_convert", "is_marlin_format",
 )  # fmt: skip
-# isobit cannot run such a model, but nothing says that its files are damaged.
-_UNSUPPORTED = ("E-MODEL-ARCH", "E-CONFIG-ACT", "E-QUANT-METHOD")
-_WAY_OUT = {
-    "E-MODEL-ARCH": "isobit does not run it; shapes and codes were not checked, values were",
-    "E-QUANT-METHOD": "isobit does not read it; shapes and codes were not checked, values were",
-    "E-MODEL-MISSING": "copy config.json from where the weights came from",
-}
 MOST_SHOWN = 60
 _RESTORE = "restore the file from where the model came from; shapes and codes were not checked"
+_WAY_OUT = {"E-MODEL-MISSING": "copy config.json from where the weights came from"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +56,7 @@ def _spec(folder: Path) -> tuple[ModelSpec | None, list[Finding]]:
     try:
         return read_spec(folder), []
     except InputError as error:
-        severity = "warning" if error.code in _UNSUPPORTED else "error"
-        way_out = _WAY_OUT.get(error.code, _RESTORE)
-        findings = [from_error(error, folder, way_out, severity)]
+        findings = [from_error(error, folder, _WAY_OUT.get(error.code, _RESTORE))]
     try:
         quantize = folder / QUANTIZE_CONFIG
         other = read_json(quantize) if quantize.is_file() else None

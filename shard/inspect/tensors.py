@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from ...kernels.errors import InputError
+from ...kernels.errors import DamagedError, InputError
 from ..safetensors_file import TensorEntry
 
 PIECE_BYTES = 2 << 20
@@ -78,7 +78,7 @@ class TensorStream:
             while view.nbytes:
                 count = os.preadv(descriptor, [view], at)
                 if count == 0:
-                    raise InputError(
+                    raise DamagedError(
                         "E-CKPT-TRUNCATED",
                         f"{entry.file}: ended while reading {entry.name} at byte {at}",
                     )

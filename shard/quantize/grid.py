@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ...kernels.errors import InputError
+from ...kernels.errors import DamagedError, InputError
 from ..formats.codes import WholeWeight
 from ..quantization import CHANNEL
 
@@ -134,7 +134,7 @@ def group_width(k: int, group_size: int) -> int:
 def check_finite(weight: torch.Tensor) -> None:
     """Raise InputError E-QUANT-NAN for a weight [N, K] that holds NaN or infinity."""
     if not bool(weight.sum().isfinite()) and (bad := int((~weight.isfinite()).sum())):
-        raise InputError(
+        raise DamagedError(
             "E-QUANT-NAN",
             f"{bad} of {weight.numel()} elements of the weight are NaN or infinite. `isobit "
             "inspect` names the tensors; fetch the checkpoint again",

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ...kernels.errors import InputError
+from ...kernels.errors import DamagedError, InputError
 from ...kernels.finite import all_finite
 from ..checkpoint import Checkpoint, open_checkpoint
 from ..safetensors_file import SliceReader
@@ -48,7 +48,7 @@ def open_dense(model: Path) -> DenseModel:
 def check_values(name: str, tensor: torch.Tensor) -> None:
     """Raise InputError E-CKPT-NAN for a tensor that holds NaN or infinity."""
     if tensor.is_floating_point() and not all_finite(tensor):
-        raise InputError(
+        raise DamagedError(
             "E-CKPT-NAN", f"{name}: NaN or infinity in the source. Nothing was written"
         )
 

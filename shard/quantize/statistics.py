@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from ...kernels.errors import InputError
+from ...kernels.errors import DamagedError, InputError
 from ..safetensors_file import SliceReader, TensorEntry, read_header
 from ..safetensors_writer import SafetensorsWriter
 
@@ -212,7 +212,7 @@ def load_statistics(path: Path, names: Iterable[str] | None = None) -> dict[str,
         f"{n}.{part}" for n in wanted for part in _PARTS if f"{n}.{part}" not in entries
     )
     if lacking or not stored:
-        raise InputError(
+        raise DamagedError(
             "E-QUANT-STATISTICS",
             f"{path}: not the calibration statistics of this model. Absent: "
             + (", ".join(lacking[:8]) or "everything")

@@ -112,7 +112,7 @@ def test_a_rank_that_answered_may_die_afterwards(driver, join):
     assert set(answers) == {0, 1}
 
 
-LAST_WORDS = {"kind": "error", "code": "E-COLL-FAILED", "message": "no peer", "fault": True}
+LAST_WORDS = {"kind": "error", "code": "E-COLL-FAILED", "message": "no peer", "error_kind": "rank"}
 
 
 def test_a_rank_that_ends_after_its_last_words_is_not_called_dead(driver, join):

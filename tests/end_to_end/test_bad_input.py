@@ -33,7 +33,7 @@ def refused(command: Command, tmp_path: Path):
         assert outcome.status == 2
         assert list(outcome.json()) == ["error"]
         error = outcome.json()["error"]
-        assert set(error) == {"code", "message"}
+        assert set(error) == {"code", "kind", "message"}
         assert error["code"] == code
         assert "Traceback" not in outcome.stderr
         assert contents(tmp_path) == before

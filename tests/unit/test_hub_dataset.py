@@ -173,5 +173,5 @@ def test_a_file_that_is_no_parquet(monkeypatch, tmp_path):
 
 def test_names_of_splits_are_shown_as_they_are(capsys):
     """rich turns :train: into a picture of one unless it is told not to."""
-    print_error("E-CALIB-DATASET", "org/texts@default:train:text", as_json=False)
+    print_error(InputError("E-CALIB-DATASET", "org/texts@default:train:text"), as_json=False)
     assert "org/texts@default:train:text" in capsys.readouterr().err

@@ -85,8 +85,8 @@ def test_a_config_without_quantization_beside_quantized_tensors(gptq):
 @pytest.mark.parametrize(
     ("fields", "code", "verdict"),
     [
-        ({"architectures": ["MixtralForCausalLM"]}, "E-MODEL-ARCH", "suspicious"),
-        ({"quantization_config": {"quant_method": "hqq"}}, "E-QUANT-METHOD", "suspicious"),
+        ({"architectures": ["MixtralForCausalLM"]}, "E-MODEL-ARCH", "not-supported"),
+        ({"quantization_config": {"quant_method": "hqq"}}, "E-QUANT-METHOD", "not-supported"),
         ({"num_attention_heads": "six"}, "E-CONFIG-VALUE", "damaged"),
         ({"quantization_config": {"quant_method": "gptq"}}, "E-QUANT-SCHEME", "damaged"),
     ],
