@@ -15,18 +15,18 @@ os.environ["TRITON_INTERPRET"] = "1"
 
 import torch
 from isobit.kernels.errors import IsobitError
+from isobit.kernels.gpu.simulated.interpreter import install
 from isobit.runtime import rendezvous
 from isobit.runtime.collectives import self_test
 from isobit.runtime.collectives.cuda import choose as cuda_choose
 from isobit.runtime.collectives.cuda.custom import CustomCollectives, KernelSettings
 from isobit.runtime.collectives.cuda.gather import CudaGatherCollectives
+from isobit.runtime.collectives.cuda.simulated import FileDriver
 from isobit.runtime.collectives.measure import plan_of_atoms
 from isobit.runtime.collectives.tree import sum_subtrees
 from isobit.shard.atoms import complete_subtrees
 from isobit.shard.plan import ShardPlan
 
-from ..gpu.interpreter import install
-from .file_driver import FileDriver
 from .forked import run_group
 from .numbers import numpy_tree, wild
 

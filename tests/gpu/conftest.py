@@ -9,7 +9,7 @@ import torch
 
 INTERPRETED = not torch.cuda.is_available()
 if INTERPRETED:
-    from .interpreter import install
+    from isobit.kernels.gpu.simulated.interpreter import install
 
     install()
 

@@ -38,11 +38,10 @@ def _rank(
     os.environ.clear()
     os.environ.update(environment)
     from isobit.kernels.gpu.device import Gpu
+    from isobit.kernels.gpu.simulated.card import SimulatedCard
+    from isobit.kernels.gpu.simulated.interpreter import install
     from isobit.runtime import worker
     from isobit.runtime.rank_process import run_rank
-
-    from .interpreter import install
-    from .simulated_card import SimulatedCard
 
     install()
 
@@ -60,8 +59,7 @@ def _chooser(folder: Path, trouble: str) -> Any:
     import torch
     from isobit.runtime.collectives.cuda.choose import choose_on_cuda
     from isobit.runtime.collectives.cuda.custom import KernelSettings
-
-    from ..distributed.file_driver import FileDriver
+    from isobit.runtime.collectives.cuda.simulated import FileDriver
 
     def choose(mode: Any, plan: Any, rank: int, **others: Any) -> Any:
         return choose_on_cuda(

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from isobit.kernels.errors import InputError
+from isobit.kernels.gpu.simulated.card import SimulatedCard
 from isobit.runtime.digest import tensor_digest
 from isobit.runtime.trace import Tracer
 from isobit.runtime.trace_settings import TraceSettings
 from transformers import AutoModelForCausalLM
 
 from .conftest import INTERPRETED
-from .simulated_card import SimulatedCard
 from .tiny import KINDS, MOST_ROWS, VOCABULARY, decoder, save, step
 
 pytestmark = [

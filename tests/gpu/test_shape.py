@@ -5,8 +5,8 @@ from __future__ import annotations
 from isobit.kernels.gpu.attention import Heads
 from isobit.kernels.gpu.listing import Call, Listing
 from isobit.kernels.gpu.shape import SPLIT_ROWS, padded, shape_of
+from isobit.kernels.gpu.simulated.card import SimulatedCard
 
-from .simulated_card import SimulatedCard
 from .tiny import step
 
 HEADS = Heads.of([0, 0, 1, 1], 2, "cpu")

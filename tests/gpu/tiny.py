@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from isobit.kernels.gpu.device import Gpu
+from isobit.kernels.gpu.simulated.card import SimulatedCard
 from isobit.kernels.step import Step
 from isobit.runtime.collectives.gather import GatherCollectives
 from isobit.runtime.decoder import Decoder
@@ -19,7 +20,6 @@ from isobit.shard.validate import stored_intermediate_size
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from ..support import save_random_model
-from .simulated_card import SimulatedCard
 
 KINDS = {"int4": 4, "int8": 8, "dense": 0}
 VOCABULARY = 66

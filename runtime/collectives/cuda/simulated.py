@@ -7,7 +7,8 @@ import mmap
 from pathlib import Path
 
 import torch
-from isobit.kernels.errors import EnvironmentFault
+
+from ....kernels.errors import EnvironmentFault
 
 HANDLE_BYTES = 64
 
