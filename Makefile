@@ -4,12 +4,13 @@ BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 SOURCES := pyproject.toml constraints.txt $(wildcard kernels/cpu/* runtime/collectives/cpu/*)
 MODEL := examples/stdlib-qwen2-int4
+CASES ?= 5000
 
 SANITIZED := build/sanitize
 # `python -S` reads no .pth file, and so does not find the installed module before the sanitized one.
 SITE := $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 
-.PHONY: demo test cluster-test stress gpu-compile sanitize check format clean
+.PHONY: demo test cluster-test fuzz stress gpu-compile sanitize check format clean
 
 demo: .stamps/install  ## plan, generate on two ranks, prove that 1 to 4 ranks agree
 	@$(BIN)/isobit plan $(MODEL) -tp 2
@@ -24,6 +25,9 @@ test: .stamps/test  ## the whole test suite, without a GPU
 
 cluster-test: .stamps/test  ## three hosts as namespaces, from ray up to ray down; needs root (six minutes)
 	$(BIN)/python -m tests.cluster
+
+fuzz: .stamps/test  ## commands on CASES=5000 changed model folders: in time, in memory, with a code (an hour)
+	$(BIN)/python -m tests.fuzz $(CASES)
 
 stress: .stamps/test  ## a million sums over shared memory at degrees 2 to 4
 	$(BIN)/python -m tests.stress.collectives 1000000

@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 from isobit.kernels import ops
 from isobit.shard.checkpoint import open_checkpoint
+from isobit.shard.expected_tensors import norm_sizes
 from isobit.shard.formats import awq, gptq, pack_quantized
 from isobit.shard.formats.codes import WholeWeight
 from isobit.shard.load import dummy_rank, load_rank
@@ -29,7 +30,6 @@ from isobit.shard.modules import layer_modules
 from isobit.shard.plan import PlanSettings, make_plan
 from isobit.shard.quantization import WeightScheme
 from isobit.shard.spec import read_spec, spec_from_config
-from isobit.shard.validate import norm_sizes
 from isobit.shard.writer import FolderWriter
 
 from .checkpoint_tools import read_all

@@ -17,6 +17,7 @@ from .pages.layer_loss import layer_loss
 from .pages.layer_map import layer_map
 from .pages.measured_facts import measured_facts
 from .pages.render import render
+from .printable import printable
 
 GENERATOR = "isobit doctor"
 _OWN = f'<meta name="generator" content="{GENERATOR}">'
@@ -54,7 +55,7 @@ def _is_page(path: Path) -> bool:
 def write_page(path: Path, report: Mapping[str, Any], made: str) -> None:
     """Write the page, all of it or nothing; raises InputError as check_page does, E-OUT-WRITE."""
     check_page(path)
-    write_beside(path, doctor_page(report, made))
+    write_beside(path, printable(doctor_page(report, made)))
 
 
 def doctor_page(report: Mapping[str, Any], made: str) -> str:

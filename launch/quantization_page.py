@@ -12,6 +12,7 @@ from ..shard.write_file import write_beside
 from .cli.output import human_bytes
 from .pages.module_map import module_maps
 from .pages.render import render
+from .printable import printable
 from .quantize_evaluation import ROUGH, loss
 
 PAGE = "quantization_report.html"
@@ -20,7 +21,7 @@ PAGE = "quantization_report.html"
 def write_page(out: Path, report: Mapping[str, Any]) -> Path:
     """Write the page of a report beside it; raises InputError E-OUT-WRITE."""
     path = out / PAGE
-    write_beside(path, quantization_page(report))
+    write_beside(path, printable(quantization_page(report)))
     return path
 
 

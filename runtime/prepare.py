@@ -6,9 +6,11 @@ from pathlib import Path
 
 from ..kernels.errors import InputError
 from ..shard.checkpoint import open_checkpoint
+from ..shard.expected_tensors import stored_intermediate_size
 from ..shard.plan import ShardPlan, make_plan
 from ..shard.spec import ModelSpec
-from ..shard.validate import check_checkpoint, stored_intermediate_size
+from ..shard.stored_head import with_stored_head
+from ..shard.validate import check_checkpoint
 from .config import EngineSettings, check_collectives, check_device, read_run_spec, run_dtype
 from .consistency import check_name
 from .model_files.mode import check_mode
@@ -34,6 +36,7 @@ def prepare(model: Path, settings: EngineSettings) -> tuple[ModelSpec, ShardPlan
         plan = make_plan(spec, settings.plan)
     else:
         checkpoint = open_checkpoint(model)
+        spec = with_stored_head(spec, checkpoint)
         plan = make_plan(spec, settings.plan, stored_intermediate_size(checkpoint))
         check_checkpoint(checkpoint, spec)
     if settings.trace is not None:

@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 from ..kernels.errors import InputError
+from ..shard.expected_tensors import stored_intermediate_size
 from ..shard.load import LayerWeights, load_layer
 from ..shard.modules import layer_modules
 from ..shard.plan import PlanSettings, ShardPlan, make_plan
@@ -35,7 +36,6 @@ from ..shard.quantize.statistics import Statistics
 from ..shard.safetensors_file import SliceReader
 from ..shard.spec import ModelSpec, spec_from_config
 from ..shard.torch_threads import one_thread
-from ..shard.validate import stored_intermediate_size
 from ..shard.write_file import write_errors
 from .calibrate import Progress, check_samples, embed
 from .collectives.gather import GatherCollectives

@@ -19,6 +19,7 @@ from ..kernels.step import StepMemory
 from ..shard.checkpoint import Checkpoint, open_checkpoint
 from ..shard.load import dummy_rank, load_rank
 from ..shard.plan import ShardPlan
+from ..shard.stored_head import with_stored_head
 from ..shard.verify_load import padding_faults, rank_fingerprints
 from . import rendezvous
 from .affinity import share_cores
@@ -85,6 +86,7 @@ class Worker:
         else:
             checkpoint = open_checkpoint(job.model)
             entries = checkpoint.entries
+            self.spec = with_stored_head(self.spec, checkpoint)
             weights = load_rank(checkpoint, self.spec, self.plan, self.rank, dtype, device)
         self.kv_pages = job.kv_pages
         if on_cuda:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..kernels.errors import DamagedError, InputError, NotSupportedError
-from .safetensors_file import TensorEntry, scan_header
+from .safetensors_file import Header, TensorEntry, scan_header
+from .safetensors_header import is_file, listed
 from .settings import read_json
+
+log = logging.getLogger("isobit.shard")
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+MOST_NAMED = 12
 REFUSED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.gguf", "*.npz")
 
 
@@ -26,9 +31,8 @@ class Checkpoint:
         if missing := [name for name in names if name not in self.entries]:
             raise DamagedError(
                 "E-CKPT-TENSOR",
-                f"{self.folder}: {len(missing)} tensors that config.json implies are missing:\n  "
-                + "\n  ".join(missing[:20])
-                + (f"\n  and {len(missing) - 20} more" if len(missing) > 20 else ""),
+                f"{self.folder}: {len(missing)} tensors that config.json implies are missing:"
+                + listed(missing),
             )
 
     def first_shape(self, *names: str) -> tuple[int, ...] | None:
@@ -46,7 +50,7 @@ class Scan:
     """A folder as far as it can be read. `errors` holds what is wrong, first what a loader raises.
 
     `beyond` names tensors whose data their file lacks; `unread` those that the index names and no
-    header has.
+    header has. `warnings` say where the index is wrong and the files are not.
     """
 
     checkpoint: Checkpoint
@@ -54,63 +58,100 @@ class Scan:
     beyond: set[str]
     unread: set[str]
     errors: list[InputError]
+    warnings: list[str]
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
     """Read the headers of every safetensors file of a model folder.
 
-    Raises InputError E-CKPT-FORMAT (only pickles or other formats), E-CKPT-MISSING (no weights, or
-    files named in the index are absent), E-CKPT-INDEX (index and headers disagree), and what
-    read_header raises.
+    Raises NotSupportedError E-CKPT-FORMAT (only pickles or other formats), InputError
+    E-CKPT-MISSING (no weights), DamagedError E-CKPT-MISSING (files named in the index are absent)
+    and E-CKPT-INDEX (index and headers disagree), and what read_header raises.
     """
     scan = scan_checkpoint(folder)
     if scan.errors:
         raise scan.errors[0]
+    for warning in scan.warnings:
+        log.warning("%s", warning)
     return scan.checkpoint
 
 
 def scan_checkpoint(folder: Path) -> Scan:
     """Read all headers, and return what can be read together with the errors.
 
-    Raises InputError E-CKPT-FORMAT and E-CKPT-MISSING when there is no safetensors file at all.
+    An index whose files are absent, beside a model.safetensors, is that of another version of the
+    model: the single file counts, as for transformers. The same holds where it has every tensor
+    that the index names. A tensor that is not in the file that the index names, and in another of
+    its files, is read from there.
+
+    Raises what open_checkpoint does when there is no safetensors file at all.
     """
-    index, errors, weight_map = folder / INDEX, [], None
+    index, errors, warnings, weight_map = folder / INDEX, [], [], None
     try:
         weight_map = read_weight_map(folder)
     except InputError as error:
         errors.append(error)
     names = weight_files(folder, weight_map)
-    if weight_map is not None:
-        if absent := [name for name in names if not (folder / name).is_file()]:
-            errors.append(
-                DamagedError(
-                    "E-CKPT-MISSING",
-                    f"{folder}: {len(absent)} of {len(names)} files named in {INDEX} are absent: "
-                    + ", ".join(absent),
-                )
+    absent = [name for name in names if not is_file(folder / name)]
+    headers: dict[str, Header] = {}
+    if weight_map is not None and is_file(folder / SINGLE):
+        single = headers[SINGLE] = scan_header(folder / SINGLE)
+        held = {entry.name for entry in single.entries}
+        if absent or (SINGLE not in names and held >= weight_map.keys()):
+            lacking = sorted(weight_map.keys() - held)
+            warnings.append(
+                f"{index}: not used, since {SINGLE} beside it "
+                + (f"exists and {', '.join(absent[:4])} does not" if absent else "has every tensor")
+                + (f". Only the index names {', '.join(lacking[:4])}" if lacking else "")
+                + ". Delete the index"
             )
-            names = [name for name in names if name not in absent]
+            weight_map, names, absent = None, [SINGLE], []
+    if weight_map is not None and absent:
+        errors.append(
+            DamagedError(
+                "E-CKPT-MISSING",
+                f"{folder}: {len(absent)} of {len(names)} files named in {INDEX} are absent: "
+                + ", ".join(absent[:MOST_NAMED])
+                + (f" and {len(absent) - MOST_NAMED} more" if len(absent) > MOST_NAMED else ""),
+            )
+        )
+        names = [name for name in names if name not in absent]
     elif not names and not errors:
         _refuse_other_formats(folder)
     entries: dict[str, TensorEntry] = {}
+    found_in: dict[str, list[str]] = {}
     beyond, read = set(), set()
     for name in names:
-        header = scan_header(folder / name)
+        header = headers.get(name) or scan_header(folder / name)
         errors += header.errors
         if not header.errors:
             read.add(name)
         for entry in header.entries:
-            if weight_map is None or weight_map.get(entry.name) == name:
+            found_in.setdefault(entry.name, []).append(name)
+            if entry.name not in entries or (weight_map or {}).get(entry.name) == name:
                 entries[entry.name] = entry
         beyond.update(entry.name for entry in header.beyond)
     unread = set(weight_map or ()) - set(entries)
-    if weight_map is not None and (lost := sorted(n for n in unread if weight_map[n] in read)):
-        errors.append(
-            DamagedError(
-                "E-CKPT-INDEX",
-                f"{index}: {len(lost)} tensors are not in the file that the index names:\n  "
-                + "\n  ".join(f"{name} (in {weight_map[name]})" for name in lost[:20]),
+    if weight_map is not None:
+        if lost := sorted(n for n in unread if weight_map[n] in read):
+            errors.append(
+                DamagedError(
+                    "E-CKPT-INDEX",
+                    f"{index}: {len(lost)} tensors are not in the file that the index names:"
+                    + listed([f"{name} (in {weight_map[name]})" for name in lost]),
+                )
             )
+        moved = [n for n in weight_map if n in found_in and weight_map[n] not in found_in[n]]
+        if moved := sorted(moved):
+            warnings.append(
+                f"{index}: {len(moved)} tensors are in another file than the index says:"
+                + listed([f"{name} (in {found_in[name][0]})" for name in moved])
+            )
+    twice = sorted(n for n, files in found_in.items() if len(files) > 1)
+    if odd := [n for n in twice if weight_map is None or weight_map.get(n) not in found_in[n]]:
+        warnings.append(
+            f"{folder}: {len(odd)} tensors are in several files, and the first is read:"
+            + listed([f"{name} (in {', '.join(found_in[name][:4])})" for name in odd])
         )
     return Scan(
         checkpoint=Checkpoint(folder=folder, entries=entries),
@@ -118,6 +159,7 @@ def scan_checkpoint(folder: Path) -> Scan:
         beyond=beyond & set(entries),
         unread=unread,
         errors=errors,
+        warnings=warnings,
     )
 
 
@@ -125,7 +167,7 @@ def weight_files(folder: Path, weight_map: dict[str, str] | None) -> list[str]:
     """Names of the files whose tensors are read: those of the index, the single file, or all."""
     if weight_map is not None:
         return sorted(set(weight_map.values()))
-    if (folder / SINGLE).is_file():
+    if is_file(folder / SINGLE):
         return [SINGLE]
     return sorted(path.name for path in folder.glob("*.safetensors"))
 
@@ -133,20 +175,23 @@ def weight_files(folder: Path, weight_map: dict[str, str] | None) -> list[str]:
 def read_weight_map(folder: Path) -> dict[str, str] | None:
     """Which file holds which tensor by a folder's index; None without one.
 
-    Raises InputError E-CKPT-INDEX and as read_json.
+    Raises DamagedError E-CKPT-INDEX and as read_json.
     """
     index = folder / INDEX
-    if not index.is_file():
+    if not is_file(index):
         return None
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise DamagedError("E-CKPT-INDEX", f"{index}: weight_map is missing or empty")
-    weight_map = {name: str(file) for name, file in weight_map.items()}
-    files = sorted(set(weight_map.values()))
-    if outside := [name for name in files if Path(name).name != name]:
+    if odd := [name for name, file in weight_map.items() if not isinstance(file, str)]:
         raise DamagedError(
-            "E-CKPT-INDEX", f"{index}: files outside the folder: {', '.join(outside)}"
+            "E-CKPT-INDEX",
+            f"{index}: weight_map names no file for {len(odd)} tensors:"
+            + listed([f"{name}: {str(weight_map[name])[:80]}" for name in odd]),
         )
+    files = sorted(set(weight_map.values()))
+    if outside := [name for name in files if not name or name == ".." or Path(name).name != name]:
+        raise DamagedError("E-CKPT-INDEX", f"{index}: files outside the folder:" + listed(outside))
     return weight_map
 
 

@@ -10,6 +10,7 @@ from ..kernels.device import Device, Weight
 from ..kernels.errors import DamagedError, InputError
 from ..kernels.finite import all_finite
 from ..kernels.layout import PackedWeight, pack_dense, pack_rows
+from .expected_tensors import norm_sizes
 from .features import Features, part
 from .formats import bitsandbytes
 from .formats.codes import grown
@@ -21,7 +22,6 @@ from .quantization import WeightScheme
 from .rank_weights import LayerWeights
 from .sources import WeightSource
 from .spec import ModelSpec
-from .validate import norm_sizes
 
 PART_ELEMENTS = 1 << 18
 

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ..kernels.cache import PAGE
+from .expected_tensors import norm_sizes
 from .modules import head_module, layer_modules
 from .plan import ShardPlan
 from .safetensors_file import TensorEntry
 from .spec import DTYPES, ModelSpec
 from .stored import FLOAT32, StoredWeight, WeightBytes, stored_weight
-from .validate import norm_sizes
 from .workspace import StepBytes, step_bytes
 
 

@@ -12,6 +12,7 @@ from typing import Literal
 from .plan import ShardPlan, Slice
 from .spec import ModelSpec
 
+EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
 Parallel = Literal["column", "row"]
 
 
@@ -59,12 +60,12 @@ def layer_modules(spec: ModelSpec, layer: int) -> dict[str, LinearModule]:
 
 def embedding_module(spec: ModelSpec) -> LinearModule:
     """The table of token embeddings [vocab, hidden]."""
-    return _vocab_module(spec, "model.embed_tokens")
+    return _vocab_module(spec, spec.embedding)
 
 
 def head_module(spec: ModelSpec) -> LinearModule:
     """The product that makes logits; with tied embeddings its weight is the embedding's."""
-    return _vocab_module(spec, "model.embed_tokens" if spec.tied_embeddings else "lm_head")
+    return _vocab_module(spec, spec.embedding if spec.tied_embeddings else HEAD)
 
 
 def _vocab_module(spec: ModelSpec, name: str) -> LinearModule:

@@ -14,6 +14,7 @@ import torch
 
 from ..kernels.errors import InputError, NotSupportedError
 from .checkpoint import Checkpoint, open_checkpoint
+from .expected_tensors import stored_intermediate_size
 from .formats import PACKERS, quantized_format
 from .formats.codes import WholeWeight, group_index, grown
 from .modules import LinearModule, embedding_module, head_module, layer_modules
@@ -22,7 +23,8 @@ from .quantization import WeightScheme
 from .safetensors_file import SliceReader
 from .settings import read_config
 from .spec import ModelSpec, read_spec
-from .validate import check_checkpoint, stored_intermediate_size
+from .stored_head import with_stored_head
+from .validate import check_checkpoint
 from .writer import FolderWriter
 
 
@@ -57,6 +59,10 @@ def pad_folder(
     """
     spec, config = read_spec(model), read_config(model)
     checkpoint = open_checkpoint(model)
+    stored = with_stored_head(spec, checkpoint)
+    if stored.tied_embeddings != spec.tied_embeddings:
+        config = {**config, "tie_word_embeddings": False}
+    spec = stored
     plan = make_plan(spec, PlanSettings(atoms=settings.atoms), stored_intermediate_size(checkpoint))
     check_checkpoint(checkpoint, spec)
     wide = settings.intermediate_size or plan.intermediate.padded

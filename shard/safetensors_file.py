@@ -1,25 +1,26 @@
-"""Reading safetensors files by slice, with every size checked before memory is taken.
-
-Format: 8 bytes little-endian length of the header, the header as JSON, then the data. See
-https://github.com/huggingface/safetensors#format.
-"""
+"""Reading safetensors files by slice, with every size checked before memory is taken."""
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from ..kernels.errors import DamagedError, InputError
+from ..kernels.errors import DamagedError, InputError, NotSupportedError
 from .features import Features, bounds
+from .safetensors_header import (
+    described,
+    element_count,
+    layout_errors,
+    listed,
+    open_regular,
+    read_fields,
+)
 
-MOST_HEADER_BYTES = 100_000_000
 TORCH_DTYPES = {
     "BOOL": torch.bool,
     "U8": torch.uint8,
@@ -31,7 +32,17 @@ TORCH_DTYPES = {
     "BF16": torch.bfloat16,
     "F32": torch.float32,
     "F64": torch.float64,
+    "U16": torch.uint16,
+    "U32": torch.uint32,
+    "U64": torch.uint64,
+    "C64": torch.complex64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E8M0": torch.float8_e8m0fnu,
+    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
+    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
 }
+SUB_BYTE = ("F4", "F6_E2M3", "F6_E3M2")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +78,10 @@ class Header:
 def read_header(path: Path) -> list[TensorEntry]:
     """Read and check the header of a safetensors file.
 
-    Raises InputError E-CKPT-MISSING, E-CKPT-TRUNCATED (the data end before the header says so) or
-    E-CKPT-HEADER (anything else that is wrong with the header, all tensors listed at once).
+    Raises InputError E-CKPT-MISSING; DamagedError E-CKPT-TRUNCATED (the data end before the header
+    says so), E-CKPT-OVERLAP, E-CKPT-LAYOUT (bytes that belong to no tensor) or E-CKPT-HEADER
+    (anything else that is wrong with the header, all tensors listed at once); NotSupportedError
+    E-CKPT-HEADER for dtypes that torch does not have.
     """
     header = scan_header(path)
     if header.errors:
@@ -79,82 +92,53 @@ def read_header(path: Path) -> list[TensorEntry]:
 def scan_header(path: Path) -> Header:
     """Read a header as read_header does, but return what can be read together with the errors."""
     try:
-        fields, base, size = _header_fields(path)
+        fields, base, size = read_fields(path)
     except InputError as error:
         return Header(entries=[], beyond=[], errors=[error])
-    entries, wrong, errors = [], [], []
+    entries, wrong, unreadable = [], [], []
     for name, tensor in fields.items():
-        entry = _entry(path, name, tensor, base)
-        if isinstance(entry, str):
-            wrong.append(entry)
-        else:
-            entries.append(entry)
+        try:
+            entries.append(_entry(path, name, tensor, base))
+        except Unreadable as error:
+            unreadable.append(f"{name}: {error}")
+        except ValueError as error:
+            wrong.append(f"{name}: {error}")
+    errors: list[InputError] = []
     if wrong:
-        errors.append(DamagedError("E-CKPT-HEADER", f"{path}:\n  " + "\n  ".join(wrong)))
+        errors.append(DamagedError("E-CKPT-HEADER", f"{path}:{listed(wrong)}"))
+    if unreadable:
+        errors.append(NotSupportedError("E-CKPT-HEADER", f"{path}:{listed(unreadable)}"))
+    if not errors:
+        spans = [(e.begin - base, e.begin - base + e.nbytes, e.name) for e in entries]
+        errors += layout_errors(path, spans, size - base)
     beyond = [entry for entry in entries if entry.begin + entry.nbytes > size]
     if beyond:
-        ends = [f"{entry.name} ends at byte {entry.begin + entry.nbytes}" for entry in beyond[:20]]
+        ends = [f"{entry.name} ends at byte {entry.begin + entry.nbytes}" for entry in beyond]
         message = (
             f"{path}: the file has {size} bytes, but by its header {len(beyond)} tensors lie "
-            "beyond the end:\n  " + "\n  ".join(ends) + "\nCopy or download the file again"
+            f"beyond the end:{listed(ends)}\nCopy or download the file again"
         )
         errors.append(DamagedError("E-CKPT-TRUNCATED", message))
     return Header(entries=entries, beyond=beyond, errors=errors)
 
 
-def _header_fields(path: Path) -> tuple[dict[str, Any], int, int]:
-    """Return the header as JSON, where the data begin, and the size of the file."""
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if size < 8 or length > size - 8:
-                raise DamagedError(
-                    "E-CKPT-TRUNCATED",
-                    f"{path}: the file has {size} bytes and its header alone claims {8 + length}. "
-                    "The download did not finish, or this is not a safetensors file",
-                )
-            if length > MOST_HEADER_BYTES:
-                raise DamagedError(
-                    "E-CKPT-HEADER",
-                    f"{path}: a header of {length} bytes, more than {MOST_HEADER_BYTES} allowed",
-                )
-            text = file.read(length)
-    except OSError as error:
-        raise InputError("E-CKPT-MISSING", f"{path}: cannot be read ({error.strerror})") from error
-    try:
-        header = json.loads(text)
-        if not isinstance(header, dict):
-            raise ValueError("not a JSON object")
-    except (ValueError, RecursionError) as error:
-        raise DamagedError("E-CKPT-HEADER", f"{path}: the header is not valid: {error}") from error
-    header.pop("__metadata__", None)
-    return header, 8 + length, size
+class Unreadable(Exception):
+    """A tensor that its header describes rightly, in a dtype that torch does not have."""
 
 
-def _entry(path: Path, name: str, fields: object, base: int) -> TensorEntry | str:
-    """Return the entry, or what is wrong with it."""
-    wanted = f"{name}: expected dtype, shape and data_offsets, found {str(fields)[:80]}"
-    if not isinstance(fields, dict):
-        return wanted
-    try:
-        dtype, shape = fields["dtype"], fields["shape"]
-        begin, end = fields["data_offsets"]
-    except (KeyError, TypeError, ValueError):
-        return wanted
-    numbers = [begin, end, *(shape if isinstance(shape, list) else [-1])]
-    if any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in numbers):
-        return (
-            f"{name}: shape {shape} and data_offsets {[begin, end]} must be non-negative integers"
-        )
-    if not isinstance(dtype, str) or dtype not in TORCH_DTYPES:
-        return f"{name}: dtype {dtype!r} is not supported"
+def _entry(path: Path, name: str, fields: object, base: int) -> TensorEntry:
+    """Return the entry; raises ValueError saying what is wrong with it, Unreadable what is not."""
+    dtype, shape, begin, end = described(fields)
+    if dtype in SUB_BYTE:
+        raise Unreadable(f"dtype {dtype} packs several numbers into a byte, which isobit cannot")
+    if dtype not in TORCH_DTYPES:
+        raise ValueError(f"dtype {dtype[:80]!r} is not one of safetensors'")
     entry = TensorEntry(
         file=path, name=name, dtype=TORCH_DTYPES[dtype], shape=tuple(shape), begin=base + begin
     )
-    if entry.nbytes != end - begin:
-        return (
-            f"{name}: {dtype} {shape} needs {entry.nbytes} bytes, data_offsets give {end - begin}"
+    if element_count(shape) * entry.dtype.itemsize != end - begin:
+        raise ValueError(
+            f"{dtype} {shape} needs {entry.nbytes} bytes, data_offsets give {end - begin}"
         )
     return entry
 
@@ -253,7 +237,7 @@ class SliceReader:
     def _descriptor(self, file: Path) -> int:
         with self._lock:
             if file not in self._descriptors:
-                self._descriptors[file] = os.open(file, os.O_RDONLY)
+                self._descriptors[file] = open_regular(file)
             return self._descriptors[file]
 
 

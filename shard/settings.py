@@ -9,11 +9,19 @@ from typing import Any
 
 from ..kernels.errors import DamagedError, InputError
 
+MOST_JSON_BYTES = 64 << 20
+
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object; raises InputError E-MODEL-JSON when it is not one."""
     try:
+        if (size := path.stat().st_size) > MOST_JSON_BYTES:
+            raise DamagedError(
+                "E-MODEL-JSON", f"{path}: {size} bytes, at most {MOST_JSON_BYTES} are read"
+            )
         value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError("E-MODEL-JSON", f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
         raise DamagedError("E-MODEL-JSON", f"{path}: not valid JSON ({error})") from error
     if not isinstance(value, dict):

@@ -30,7 +30,8 @@ DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch
 class ModelSpec:
     """The shape of a decoder-only model. Sizes are in elements.
 
-    `windows` holds one sliding-window length per layer, 0 where attention is full.
+    `windows` holds one sliding-window length per layer, 0 where attention is full. `embedding`
+    names the module that the table of embeddings is stored as.
     """
 
     family: str
@@ -53,6 +54,7 @@ class ModelSpec:
     dtype: str
     stop_ids: tuple[int, ...]
     quantization: QuantizationSpec | None
+    embedding: str = "model.embed_tokens"
 
     @property
     def torch_dtype(self) -> torch.dtype:

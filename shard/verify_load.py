@@ -15,6 +15,7 @@ import torch
 from ..kernels.layout import PackedWeight
 from .act_order import mlp_order
 from .checkpoint import Checkpoint
+from .expected_tensors import norm_sizes
 from .fingerprint import (
     Elements,
     packed_elements,
@@ -33,7 +34,6 @@ from .modules import (
 from .plan import ShardPlan
 from .safetensors_file import SliceReader
 from .spec import ModelSpec
-from .validate import norm_sizes
 
 COPY = "copy of "
 """Begins the key of something that every rank holding it has as a whole."""

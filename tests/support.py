@@ -17,10 +17,11 @@ from isobit.runtime.collectives.gather import GatherCollectives
 from isobit.runtime.decoder import Decoder
 from isobit.runtime.trace import Tracer
 from isobit.shard.checkpoint import open_checkpoint
+from isobit.shard.expected_tensors import stored_intermediate_size
 from isobit.shard.load import load_rank
 from isobit.shard.plan import PlanSettings, ShardPlan, make_plan
 from isobit.shard.spec import DTYPES, read_spec
-from isobit.shard.validate import stored_intermediate_size
+from isobit.shard.stored_head import with_stored_head
 from safetensors.torch import save_file
 
 ROOT = Path(__file__).parent.parent
@@ -49,7 +50,8 @@ def all_logits(
 
     At a higher degree each rank is a thread; all of them must have the same logits.
     """
-    spec, checkpoint = read_spec(model), open_checkpoint(model)
+    checkpoint = open_checkpoint(model)
+    spec = with_stored_head(read_spec(model), checkpoint)
     settings = PlanSettings(degree=degree, layout=layout)  # type: ignore[arg-type]
     plan = make_plan(spec, settings, stored_intermediate_size(checkpoint))
     pages = pages_for(len(ids))

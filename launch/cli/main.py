@@ -53,11 +53,8 @@ def _run(as_json: bool) -> int:
     # Of handlers that are there already, such as those of a test runner, nothing is filtered.
     handler = logging.StreamHandler()
     handler.addFilter(_Once())
-    logging.basicConfig(
-        level=logging.WARNING,
-        format="%(levelname)s %(name)s: %(message)s",
-        handlers=[handler],
-    )
+    handler.setFormatter(_Printable("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     try:
         status = app(standalone_mode=False) or 0
     except IsobitError as error:
@@ -79,6 +76,15 @@ def _run(as_json: bool) -> int:
     if status == INTERRUPTED:
         raise KeyboardInterrupt
     return status
+
+
+class _Printable(logging.Formatter):
+    """Warnings name tensors and files, and so what those who made them wrote there."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        from ..printable import printable
+
+        return printable(super().format(record))
 
 
 class _Once(logging.Filter):

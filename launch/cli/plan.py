@@ -11,12 +11,14 @@ import typer
 from ...kernels.errors import InputError
 from ...runtime.config import EngineSettings, run_dtype
 from ...shard.checkpoint import has_weights, open_checkpoint
+from ...shard.expected_tensors import stored_intermediate_size
 from ...shard.explain import Question, explain
 from ...shard.fit import Budget
 from ...shard.plan import PlanSettings, make_plan
 from ...shard.quantization import assumed_quantization
 from ...shard.spec import ModelSpec, read_spec
-from ...shard.validate import check_checkpoint, stored_intermediate_size
+from ...shard.stored_head import with_stored_head
+from ...shard.validate import check_checkpoint
 from ..models import model_folder
 from .options import (
     Atoms,
@@ -90,6 +92,7 @@ def plan(
     checkpoint = None
     if has_weights(folder) and quantization is None:
         checkpoint = open_checkpoint(folder)
+        spec = with_stored_head(spec, checkpoint)
     tensors_say = None if checkpoint is None else stored_intermediate_size(checkpoint)
     made = make_plan(spec, settings, tensors_say)
     if checkpoint is not None:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from ...kernels.errors import EnvironmentFault
+from ...shard.expected_tensors import stored_intermediate_size
 from ...shard.load import load_layer
 from ...shard.modules import layer_modules
 from ...shard.plan import PlanSettings, ShardPlan, make_plan
@@ -31,7 +32,6 @@ from ...shard.quantize.statistics import Statistics
 from ...shard.safetensors_file import SliceReader
 from ...shard.safetensors_writer import SafetensorsWriter
 from ...shard.spec import ModelSpec, spec_from_config
-from ...shard.validate import stored_intermediate_size
 from ...shard.write_file import write_errors
 from ..collectives.interface import Collectives
 from ..layer_runner import LayerRunner

@@ -10,6 +10,7 @@ from ...shard.inspect import inspect_folder
 from ...shard.inspect.alignment import MOST_ALIGNED, alignments
 from ...shard.inspect.quantized import QuantizedModule
 from ...shard.spec import read_spec
+from ...shard.stored_head import with_stored_head
 from .context import Context
 from .failures import layer_of, op_of, verdict_of_code
 from .findings import Evidence, Finding, Verdict, faults
@@ -33,7 +34,8 @@ def _misaligned(context: Context) -> list[Finding]:
     """Weights whose scales do not belong to the codes beside them."""
     folder = context.case.model
     found, stray = [], []
-    for module, seen in alignments(open_checkpoint(folder), read_spec(folder)):
+    checkpoint = open_checkpoint(folder)
+    for module, seen in alignments(checkpoint, with_stored_head(read_spec(folder), checkpoint)):
         if seen.columns is not None:
             what = "its codes fit the scales in another order of columns: that of AWQ's nibbles"
             found.append(

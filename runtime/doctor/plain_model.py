@@ -14,13 +14,15 @@ from torch.nn.functional import linear
 from ...kernels import reference
 from ...kernels.layout import PackedWeight
 from ...shard.checkpoint import open_checkpoint
+from ...shard.expected_tensors import stored_intermediate_size
 from ...shard.load import LayerWeights, load_head, load_layer
 from ...shard.modules import embedding_module
 from ...shard.plan import PlanSettings, ShardPlan, make_plan
 from ...shard.rotary import rotary_tables
 from ...shard.safetensors_file import SliceReader
 from ...shard.spec import ModelSpec, read_spec
-from ...shard.validate import check_checkpoint, stored_intermediate_size
+from ...shard.stored_head import with_stored_head
+from ...shard.validate import check_checkpoint
 
 FP32 = torch.float32
 
@@ -29,8 +31,8 @@ class PlainModel:
     """The model of a folder. Raises InputError as reading a checkpoint does."""
 
     def __init__(self, folder: Path) -> None:
-        self.spec = read_spec(folder)
         self._checkpoint = open_checkpoint(folder)
+        self.spec = with_stored_head(read_spec(folder), self._checkpoint)
         check_checkpoint(self._checkpoint, self.spec)
         size = stored_intermediate_size(self._checkpoint)
         self._plan = make_plan(self.spec, PlanSettings(degree=1), size)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ...shard.safetensors_file import MOST_HEADER_BYTES
+from ...shard.safetensors_header import MOST_HEADER_BYTES
 
 log = logging.getLogger("isobit.runtime")
 

@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .findings import Finding, Severity, places, plural, spread
+from ..names import places, plural, spread
+from .findings import Finding, Severity
 from .scales import OUTLIER
 from .weights import WeightHealth
 

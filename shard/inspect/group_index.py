@@ -9,9 +9,10 @@ from typing import Literal
 
 import torch
 
+from ..names import layer_of, listed, places, plural, spread
 from ..quantization import WeightScheme
 from ..spec import ModelSpec
-from .findings import Finding, layer_of, listed, places, plural, spread
+from .findings import Finding
 from .quantized import QuantizedModule
 
 State = Literal["absent", "unset", "sequential", "shuffled", "out of range"]

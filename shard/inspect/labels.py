@@ -9,9 +9,10 @@ from typing import Any
 
 from ...kernels.errors import InputError
 from ..captured_warnings import captured_warnings
+from ..names import listed, plural
 from ..settings import read_config, read_json
 from ..spec import ModelSpec, read_spec, spec_from_config
-from .findings import Finding, from_error, listed, plural
+from .findings import Finding, from_error
 
 QUANTIZE_CONFIG = "quantize_config.json"
 # Two names of one setting, old and new; only settings that decide how weights are read.

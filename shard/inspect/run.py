@@ -12,15 +12,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...kernels.errors import InputError
+from ..captured_warnings import captured_warnings
 from ..checkpoint import Scan, scan_checkpoint
+from ..expected_tensors import stored_intermediate_size
+from ..plan import PlanSettings, make_plan
 from ..safetensors_file import TensorEntry
+from ..spec import ModelSpec
+from ..stored_head import with_stored_head
 from ..torch_threads import one_thread
-from .contents import Contents, check_contents, unexpected_findings
+from .contents import Contents, check_contents, leftover_findings
 from .damage import damage_findings, damage_report
 from .findings import Finding, from_error, sorted_findings, verdict
 from .group_index import apart_findings, group_index_findings, index_report
 from .labels import read_labels
-from .layout import layout_findings, sha256_of
+from .layout import index_findings, layout_findings, sha256_of
 from .quantized import NESTED_SCALES, QuantizedModule
 from .scales import ScaleStats, scale_findings, scale_report
 from .summary import Report, file_report, format_report, tensor_report, zero_point_report
@@ -70,11 +75,14 @@ def inspect_folder(
     scan = scan_checkpoint(folder)
     labels = read_labels(folder)
     findings = [_scan_finding(error, folder, scan) for error in scan.errors] + labels.findings
-    findings += layout_findings(folder, scan)
+    findings += [*index_findings(scan), *layout_findings(folder, scan)]
     contents = None
     if labels.spec is not None and scan.checkpoint.entries:
-        contents = check_contents(scan, labels.spec)
-        findings += contents.findings
+        spec, found = _with_stored_head(scan, labels.spec)
+        contents = check_contents(scan, spec)
+        findings += [*found, *contents.findings]
+        findings += leftover_findings(scan, contents.spec, contents.unexpected)
+        findings += _plan_findings(scan, contents.spec, folder)
     jobs = _jobs(scan, contents)
     started = time.perf_counter()
     seen = _read(jobs, scan.files if sha256 else [], progress)
@@ -101,6 +109,34 @@ def inspect_folder(
         damage=damage_report(seen.weights),
         throughput_mb_s=round(seen.bytes_read / max(seconds, 1e-9) / 1e6, 1),
     )
+
+
+def _with_stored_head(scan: Scan, spec: ModelSpec) -> tuple[ModelSpec, list[Finding]]:
+    """The spec with the head that the files have, and what there is to say about it."""
+    with captured_warnings("isobit.shard") as records:
+        try:
+            spec = with_stored_head(spec, scan.checkpoint)
+        except InputError:
+            return spec, []  # a file that cannot be read is a finding of its own
+    return spec, [
+        Finding(
+            severity="warning",
+            code="W-CKPT-HEAD",
+            where="config.json: tie_word_embeddings",
+            what=record.getMessage().partition(": ")[2],
+            way_out="set tie_word_embeddings to false in config.json",
+        )
+        for record in records
+    ]
+
+
+def _plan_findings(scan: Scan, spec: ModelSpec, folder: Path) -> list[Finding]:
+    """Why no plan can be made for these sizes, on any number of ranks."""
+    try:
+        make_plan(spec, PlanSettings(), stored_intermediate_size(scan.checkpoint))
+    except InputError as error:
+        return [from_error(error, folder, "see the message")]
+    return []
 
 
 def _scan_finding(error: InputError, folder: Path, scan: Scan) -> Finding:
@@ -194,12 +230,6 @@ def _data_findings(seen: _Seen, contents: Contents | None) -> list[Finding]:
     unexpected = set(contents.unexpected) if contents else set()
     findings = not_finite_findings(numbers, unexpected)
     findings += zero_tensor_findings(seen.numbers, unexpected)
-    if contents is not None:
-        findings += unexpected_findings(
-            contents.unexpected,
-            contents.spec,
-            lambda name: numbers[name].all_zero if name in numbers else False,
-        )
     indices = [(health.module, health.index) for health in weights]
     zeros = [
         (health.module.tensor(health.module.parts.zeros), health.module.scheme, health.zeros)

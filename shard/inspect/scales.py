@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from .findings import Finding, Severity, by_family, layer_of, places, plural, spread
+from ..names import by_family, layer_of, places, plural, spread
+from .findings import Finding, Severity
 
 SMALLEST_NORMAL = 2.0**-14
 """Below it float16 has fewer than 11 significant bits."""

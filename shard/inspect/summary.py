@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..contradictions import dtype_name
+from ..names import plural
 from ..safetensors_file import TensorEntry
+from ..safetensors_header import is_file
 from ..spec import ModelSpec
-from .contents import dtype_name
-from .findings import Finding, Verdict, plural
+from .findings import Finding, Verdict
 from .tensors import NumberCount
 from .weights import WeightHealth
 from .zero_points import LABELS, found_version, histogram_report
@@ -173,7 +175,7 @@ def file_report(
     return [
         {
             "name": path.name,
-            "bytes": path.stat().st_size,
+            "bytes": path.stat().st_size if is_file(path) else 0,
             "tensors": count,
             **({"sha256": digests[path]} if path in digests else {}),
         }

@@ -15,6 +15,7 @@ import torch
 
 from ...kernels.errors import DamagedError, InputError
 from ..safetensors_file import TensorEntry
+from ..safetensors_header import open_regular
 
 PIECE_BYTES = 2 << 20
 
@@ -68,7 +69,7 @@ class TensorStream:
 
     def _descriptor(self, file: Path) -> int:
         if file not in self._descriptors:
-            self._descriptors[file] = os.open(file, os.O_RDONLY)
+            self._descriptors[file] = open_regular(file)
         return self._descriptors[file]
 
     def _fill(self, entry: TensorEntry, offset: int, piece: torch.Tensor) -> None:
@@ -130,5 +131,6 @@ def count_numbers(stream: TensorStream, entry: TensorEntry) -> NumberCount:
     count = NumberCount()
     for piece in stream.pieces(entry):
         if entry.dtype.is_floating_point:
-            count.add(piece.view(entry.dtype))
+            values = piece.view(entry.dtype)
+            count.add(values if entry.dtype.itemsize > 1 else values.float())
     return count

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from .findings import Finding, Severity, places, plural, spread
+from ..names import places, plural, spread
+from .findings import Finding, Severity
 from .tensors import PIECE_BYTES, NumberCount
 from .weights import WeightHealth
 

@@ -10,8 +10,9 @@ import torch
 from ..formats.awq import NIBBLE_OF_COLUMN
 from ..formats.codes import unpack_words
 from ..formats.gptq import ZERO_OFFSETS
+from ..names import places, plural, spread
 from ..quantization import WeightScheme
-from .findings import Finding, places, plural, spread
+from .findings import Finding
 from .quantized import Packing
 
 LABELS = {offset: label for label, offset in ZERO_OFFSETS.items()}

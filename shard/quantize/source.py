@@ -14,6 +14,7 @@ from ..checkpoint import Checkpoint, open_checkpoint
 from ..safetensors_file import SliceReader
 from ..settings import read_config
 from ..spec import ModelSpec, read_spec
+from ..stored_head import with_stored_head
 from ..validate import check_checkpoint
 
 
@@ -41,6 +42,10 @@ def open_dense(model: Path) -> DenseModel:
             f"{model}: already quantized ({spec.quantization.method}). Start from the dense model",
         )
     checkpoint = open_checkpoint(model)
+    stored = with_stored_head(spec, checkpoint)
+    if stored.tied_embeddings != spec.tied_embeddings:
+        config = {**config, "tie_word_embeddings": False}
+    spec = stored
     check_checkpoint(checkpoint, spec)
     return DenseModel(folder=model, spec=spec, config=config, checkpoint=checkpoint)
 

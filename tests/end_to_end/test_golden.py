@@ -14,11 +14,11 @@ from isobit.runtime.config import EngineSettings, SamplingSettings
 from isobit.runtime.engine import Engine
 from isobit.runtime.launcher import LocalLauncher
 from isobit.shard.checkpoint import open_checkpoint
+from isobit.shard.expected_tensors import stored_intermediate_size
 from isobit.shard.load import load_rank
 from isobit.shard.modules import layer_modules
 from isobit.shard.plan import PlanSettings, make_plan
 from isobit.shard.spec import read_spec
-from isobit.shard.validate import stored_intermediate_size
 from isobit.shard.verify_load import (
     compare,
     file_fingerprints,

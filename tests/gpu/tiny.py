@@ -12,11 +12,11 @@ from isobit.runtime.collectives.gather import GatherCollectives
 from isobit.runtime.decoder import Decoder
 from isobit.runtime.trace import Tracer
 from isobit.shard.checkpoint import open_checkpoint
+from isobit.shard.expected_tensors import stored_intermediate_size
 from isobit.shard.load import load_rank
 from isobit.shard.plan import PlanSettings, make_plan
 from isobit.shard.quantize.folder import QuantizeSettings, quantize_folder
 from isobit.shard.spec import read_spec
-from isobit.shard.validate import stored_intermediate_size
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from ..support import save_random_model

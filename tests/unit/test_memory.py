@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from isobit.kernels.cache import KVCache
 from isobit.kernels.weight import LINE_K
 from isobit.shard.checkpoint import Checkpoint, open_checkpoint
+from isobit.shard.expected_tensors import stored_intermediate_size
 from isobit.shard.load import RankWeights, load_rank
 from isobit.shard.memory import MemoryModel, memory_model
 from isobit.shard.modules import atom_ends, feature_slice, layer_modules
@@ -20,7 +21,6 @@ from isobit.shard.plan import PlanSettings, ShardPlan, make_plan
 from isobit.shard.runs import make_runs
 from isobit.shard.spec import DTYPES, ModelSpec, read_spec, spec_from_config
 from isobit.shard.stored import WeightBytes
-from isobit.shard.validate import stored_intermediate_size
 
 from ..support import DENSE, INT4
 from .configs import QWEN_14B, config, pack_quantized

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 
-from ..checkpoint import Scan
-from ..spec import ModelSpec
-from ..validate import expected_tensors, same_shape, stored_intermediate_size
-from .findings import Finding, layer_of, plural
+from .checkpoint import Checkpoint
+from .contradictions import Contradiction, same_shape
+from .expected_tensors import expected_tensors, stored_intermediate_size
+from .names import layer_of, plural
+from .spec import ModelSpec
 
 _FIELDS = {
     "intermediate_size": "intermediate_size",
@@ -17,27 +19,28 @@ _FIELDS = {
 """Names in config.json and in ModelSpec."""
 
 
-def edited_sizes(scan: Scan, spec: ModelSpec) -> tuple[list[Finding], ModelSpec]:
+def edited_sizes(
+    checkpoint: Checkpoint, spec: ModelSpec, unread: Collection[str] = ()
+) -> tuple[list[Contradiction], ModelSpec]:
     """Sizes of config.json that the tensors contradict; the tensors' sizes are taken from here on.
 
     A size counts as edited only when replacing it makes contradictions disappear, so one damaged
     tensor does not outvote the others.
     """
-    checkpoint = scan.checkpoint
-    embedding = checkpoint.first_shape("model.embed_tokens.weight")
-    names = {*checkpoint.entries, *scan.unread}
+    embedding = checkpoint.first_shape(f"{spec.embedding}.weight")
+    names = {*checkpoint.entries, *unread}
     layers = {number for name in names if (number := layer_of(name)) is not None}
     said = {
         "intermediate_size": (spec.intermediate_size, stored_intermediate_size(checkpoint)),
         "vocab_size": (spec.vocab_size, embedding[0] if embedding else None),
-        "num_hidden_layers": (spec.layers, max(layers) + 1 if layers else None),
+        "num_hidden_layers": (spec.layers, _first_absent(layers)),
     }
     findings = []
     for key, (config, tensors) in said.items():
         if tensors is None or tensors == config or tensors <= 0:
             continue
         changed = dataclasses.replace(spec, **{_FIELDS[key]: tensors})
-        before, after = _contradictions(scan, spec), _contradictions(scan, changed)
+        before, after = (_contradictions(checkpoint, each, unread) for each in (spec, changed))
         if after >= before:
             continue
         spec = changed
@@ -45,14 +48,18 @@ def edited_sizes(scan: Scan, spec: ModelSpec) -> tuple[list[Finding], ModelSpec]
     return findings, spec
 
 
-def _edited(key: str, config: int, tensors: int, explained: int) -> Finding:
+def _first_absent(layers: set[int]) -> int:
+    """How many layers there are from 0 on: a number far beyond them is a name, not a layer."""
+    return next(number for number in range(len(layers) + 1) if number not in layers)
+
+
+def _edited(key: str, config: int, tensors: int, explained: int) -> Contradiction:
     way_out = f"set {key} to {tensors} in config.json"
     if key == "intermediate_size":
         way_out += ". To make a model divisible use isobit pad, which pads the tensors too"
     if key == "num_hidden_layers" and tensors < config:
         way_out = f"find the files with layers {tensors} to {config - 1}, or {way_out}"
-    return Finding(
-        severity="error",
+    return Contradiction(
         code="E-CONFIG-SHAPE",
         where=f"config.json: {key}",
         what=f"config.json says {config}, the tensors say {tensors}: "
@@ -62,13 +69,13 @@ def _edited(key: str, config: int, tensors: int, explained: int) -> Finding:
     )
 
 
-def _contradictions(scan: Scan, spec: ModelSpec) -> int:
+def _contradictions(checkpoint: Checkpoint, spec: ModelSpec, unread: Collection[str]) -> int:
     """Tensors of wrong shape, missing, or in layers that config.json does not know."""
-    expected, entries = expected_tensors(spec), scan.checkpoint.entries
+    expected, entries = expected_tensors(spec), checkpoint.entries
     wrong = sum(
         not same_shape(tensor.shape, entries[name].shape)
         if name in entries
-        else tensor.required and name not in scan.unread
+        else tensor.required and name not in unread
         for name, tensor in expected.items()
     )
     beyond = sum((layer_of(name) or 0) >= spec.layers for name in entries)
