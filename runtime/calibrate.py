@@ -20,6 +20,7 @@ import torch
 
 from ..kernels.errors import InputError
 from ..shard.checkpoint import Checkpoint
+from ..shard.names import layer_of
 from ..shard.plan import PlanSettings, check_settings
 from ..shard.quantize.output import Schemes, quantization_config, repeated_in
 from ..shard.quantize.report import REPORT, QuantizeReport, report_json
@@ -225,8 +226,8 @@ def _carried(source: DenseModel) -> list[str]:
     """Tensors that belong to no layer that the model runs."""
 
     def of_layer(name: str) -> bool:
-        parts = name.split(".")
-        return parts[:2] == ["model", "layers"] and int(parts[2]) < source.spec.layers
+        number = layer_of(name) if name.startswith("model.layers.") else None
+        return number is not None and number < source.spec.layers
 
     return [name for name in source.checkpoint.entries if not of_layer(name)]
 

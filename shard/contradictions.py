@@ -14,7 +14,7 @@ from .safetensors_file import TensorEntry
 from .spec import ModelSpec
 
 _NAMED_LIKE = {
-    "qweight": ("gptq", "awq"),
+    "qweight": ("gptq", "awq", "auto-round"),
     "weight_packed": ("compressed-tensors",),
     "SCB": ("bitsandbytes",),
     "quant_state.bitsandbytes__nf4": ("bitsandbytes",),
