@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from ..kernels.errors import DamagedError
 from .checkpoint import Checkpoint
-from .contradictions import contradictions
+from .contradictions import Contradiction, contradictions
 from .edited_sizes import edited_sizes
 from .expected_tensors import expected_tensors
 from .formats.bitsandbytes import NF4
@@ -26,17 +26,21 @@ def check_checkpoint(checkpoint: Checkpoint, spec: ModelSpec) -> None:
     is for biases that would be lost. Warns of tensors that nothing needs or explains.
     """
     expected = expected_tensors(spec)
-    if found := contradictions(checkpoint.entries, spec, expected):
-        edited, _ = edited_sizes(checkpoint, spec)
-        first = (edited or found)[0]
-        place = f"{first.where}: " if edited else ""
-        advice = first.way_out[0].upper() + first.way_out[1:]
-        raise DamagedError(first.code, f"{checkpoint.folder}: {place}{first.what}\n{advice}")
+    edited, _ = edited_sizes(checkpoint, spec)
+    for each in edited:
+        raise _damaged(checkpoint, each, f"{each.where}: ")
+    for each in contradictions(checkpoint.entries, spec, expected):
+        raise _damaged(checkpoint, each)
     left = sort_leftovers(checkpoint, spec, leftover_names(checkpoint, spec, expected))
     if left.biases:
         raise lost_biases(checkpoint, left)
     if left.unknown:
         log.warning("%s: %s", checkpoint.folder, unknown_tensors(left))
+
+
+def _damaged(checkpoint: Checkpoint, found: Contradiction, place: str = "") -> DamagedError:
+    advice = found.way_out[0].upper() + found.way_out[1:]
+    return DamagedError(found.code, f"{checkpoint.folder}: {place}{found.what}\n{advice}")
 
 
 def leftover_names(

@@ -42,7 +42,7 @@ _BY_CODE: tuple[tuple[str, Verdict], ...] = (
 CRASHES = ("signal 4", "signal 6", "signal 7", "signal 8", "signal 11")
 """SIGILL, SIGABRT, SIGBUS, SIGFPE, SIGSEGV: the process ended itself."""
 _SITE = re.compile(r"\b((?:layers\.\d+|embed_tokens|lm_head|norm)\.[\w.]+|logits)\b")
-_LAYER = re.compile(r"layers\.(\d+)\.")
+_LAYER = re.compile(r"layers\.([0-9]{1,9})\.")
 _RANK = re.compile(r"\brank (\d+)\b")
 
 

@@ -20,6 +20,7 @@ from isobit.runtime.calibration.fingerprint import run_fingerprint
 from isobit.runtime.calibration.state import CalibrationState, state_folder
 from isobit.runtime.launcher import LocalLauncher
 from isobit.runtime.layer_runner import LayerRunner
+from isobit.shard.names import layer_of
 from isobit.shard.quantize.source import open_dense
 from safetensors.torch import load_file
 
@@ -50,7 +51,11 @@ def contents(folder: Path) -> dict[str, bytes]:
 def model(tmp_path_factory) -> Path:
     """The first layers of the example model."""
     folder = tmp_path_factory.mktemp("models") / "model"
-    return copy_model(DENSE, folder, num_hidden_layers=LAYERS, layer_types=None)
+    copy_model(DENSE, folder, num_hidden_layers=LAYERS, layer_types=None)
+    tensors = load_file(folder / "model.safetensors")
+    kept = {name: each for name, each in tensors.items() if (layer_of(name) or 0) < LAYERS}
+    save_tensors(folder, kept)
+    return folder
 
 
 @pytest.fixture(scope="module")
