@@ -29,7 +29,8 @@ from ..shard.quantize.source import DenseModel, check_values, open_dense
 from ..shard.safetensors_file import SliceReader
 from ..shard.spec import ModelSpec
 from ..shard.torch_threads import one_thread
-from ..shard.writer import FolderWriter, check_out
+from ..shard.write_file import check_new_folder
+from ..shard.writer import FolderWriter
 from .calibration.fingerprint import calibration_software, run_fingerprint
 from .calibration.job import CalibrateSettings, CalibrationJob
 from .calibration.ranks import LaunchedRanks, RankInProcess, Ranks
@@ -94,7 +95,7 @@ def check_calibration(
     model: Path, out: Path, settings: CalibrateSettings, degree: int
 ) -> tuple[DenseModel, Schemes]:
     """What can be checked without samples; raises as quantize_calibrated does."""
-    check_out(out)
+    check_new_folder(out)
     check_settings(PlanSettings(degree=degree))
     source = open_dense(model)
     return source, module_schemes(source.spec, settings.stored)

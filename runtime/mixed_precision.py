@@ -13,7 +13,7 @@ from ..shard.quantize.method import MethodSettings
 from ..shard.quantize.output import output_format
 from ..shard.quantize.scheme import QuantizeSettings, module_schemes
 from ..shard.quantize.source import open_dense
-from ..shard.writer import check_out
+from ..shard.write_file import check_new_folder
 from .calibrate import Progress
 from .sensitivity import SensitivitySettings, measure_sensitivity
 
@@ -38,7 +38,7 @@ def with_budget(
     E-OUT-PARENT; bad settings before anything is measured.
     """
     source = open_dense(model)
-    check_out(out)
+    check_new_folder(out)
     module_schemes(source.spec, stored)
     choices = width_choices(source, fused_products(source.spec), stored, budget)
     widths = output_format(stored.format).widths

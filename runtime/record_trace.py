@@ -11,6 +11,7 @@ from ..shard.act_order import mlp_order
 from ..shard.checkpoint import open_checkpoint
 from ..shard.safetensors_file import SliceReader
 from ..shard.spec import ModelSpec
+from ..shard.write_file import check_new_folder
 from .batch import check_requests, pages_for
 from .completion import Batch
 from .config import EngineSettings, SamplingSettings, run_dtype
@@ -18,7 +19,7 @@ from .engine import Engine
 from .launcher import Launcher
 from .prepare import prepare
 from .sites import Site, model_sites
-from .trace_folder import check_out, new_trace, write_index
+from .trace_folder import new_trace, write_index
 from .trace_index import TracedSite, TraceIndex, shape_of
 from .trace_settings import TraceSettings
 from .trace_size import check_disk, longest_run, trace_bytes
@@ -108,7 +109,7 @@ def check_trace(
     sampling: SamplingSettings,
 ) -> None:
     """Raise what record_trace would before it runs anything, but for the room on the disk."""
-    check_out(out)
+    check_new_folder(out)
     settings, _ = _traced(out, settings, trace, prompts, sampling)
     spec, _ = prepare(model, settings)
     check_requests(spec, prompts, [sampling] * len(prompts))

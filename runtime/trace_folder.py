@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
+import os
+import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -14,6 +14,7 @@ import torch
 
 from ..kernels.errors import InputError
 from ..shard.safetensors_file import SliceReader, TensorEntry, read_header
+from ..shard.write_file import check_new_folder, folder_to_be
 from .trace import TraceRecord
 from .trace_index import Row, TracedSite, TraceIndex, pack_index, unpack_index
 from .trace_values import tensor_name, values_name
@@ -22,36 +23,24 @@ INDEX = "index.msgpack"
 MOST_INDEX_BYTES = 2 << 30
 
 
-def check_out(out: Path) -> None:
-    """Raise InputError E-OUT-EXISTS or E-OUT-PARENT when no trace can be made there."""
-    parent = out.absolute().parent
-    if out.exists():
-        raise InputError("E-OUT-EXISTS", f"{out}: already exists. Remove it or choose another name")
-    if not parent.is_dir():
-        raise InputError("E-OUT-PARENT", f"{parent}: no such folder")
-
-
 @contextmanager
 def new_trace(out: Path) -> Iterator[Path]:
     """Yield a temporary folder that becomes `out` when the block ends well, and goes otherwise.
 
     Raises InputError E-OUT-EXISTS, E-OUT-PARENT, E-TRACE-DISK.
     """
-    check_out(out)
-    parent = out.absolute().parent
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=parent))
-    except OSError as error:
-        raise InputError("E-TRACE-DISK", f"{parent}: cannot be written ({error})") from error
-    try:
+    check_new_folder(out)
+    with ExitStack() as leaving:
+        try:
+            folder = leaving.enter_context(folder_to_be(out))
+        except OSError as error:
+            parent = out.absolute().parent
+            raise InputError("E-TRACE-DISK", f"{parent}: cannot be written ({error})") from error
         yield folder
         try:
-            folder.chmod(0o755)
             folder.rename(out)
         except OSError as error:
             raise InputError("E-OUT-EXISTS", f"{out}: appeared meanwhile ({error})") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_index(folder: Path, index: TraceIndex) -> None:
@@ -120,10 +109,7 @@ def read_trace(folder: Path) -> Trace:
     """
     path = folder / INDEX
     try:
-        size = path.stat().st_size
-        if size > MOST_INDEX_BYTES:
-            raise InputError("E-TRACE-INDEX", f"{path}: {size} bytes, more than any index has")
-        index = unpack_index(path.read_bytes(), str(path))
+        index = unpack_index(_contents(path), str(path))
     except OSError as error:
         raise InputError(
             "E-TRACE-MISSING",
@@ -151,6 +137,21 @@ def read_trace(folder: Path) -> Trace:
     if wrong:
         raise InputError("E-TRACE-DAMAGED", "\n".join(wrong[:20]))
     return Trace(folder=folder, index=index, reader=SliceReader(), pieces=pieces)
+
+
+def _contents(path: Path) -> bytes:
+    """All bytes of an index. Raises InputError E-TRACE-INDEX for what is no file, or too large;
+    OSError."""
+    # A pipe would keep whoever opens it waiting for a writer.
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError("E-TRACE-INDEX", f"{path}: no regular file, as an index is")
+        if status.st_size > MOST_INDEX_BYTES:
+            raise InputError(
+                "E-TRACE-INDEX", f"{path}: {status.st_size} bytes, more than any index has"
+            )
+        return file.read()
 
 
 def _entries(file: Path) -> dict[str, TensorEntry]:

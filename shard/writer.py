@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,7 +14,7 @@ import torch
 from ..kernels.errors import InputError
 from .checkpoint import INDEX, SINGLE
 from .safetensors_writer import SafetensorsWriter
-from .write_file import write_errors
+from .write_file import check_new_folder, copy_file, folder_to_be, write_errors
 
 CARRIED = ("*.json", "*.txt", "*.model", "*.jinja", "LICENSE*")
 NOT_CARRIED = {"config.json", INDEX}
@@ -26,18 +25,19 @@ class FolderWriter:
     """Writes tensors into safetensors files of about FILE_BYTES each.
 
     Use as a context manager; `finish` makes the folder appear under its name, and leaving the
-    block without it removes everything. `note` goes into the metadata of every file. Files grow in
-    `within`, a folder on the disk of `out`, or beside `out`. Raises what check_out does, and
+    block without it removes everything. Modes are those that the umask gives, and of files carried
+    over no wider than the source's. `note` goes into the metadata of every file. Files grow in
+    `within`, a folder on the disk of `out`, or beside `out`. Raises what check_new_folder does, and
     InputError E-OUT-WRITE when the system refuses, as on a full disk.
     """
 
     def __init__(self, out: Path, note: str, within: Path | None = None) -> None:
-        check_out(out)
-        parent = out.absolute().parent if within is None else within
+        check_new_folder(out)
         self.out = out
         self._metadata = {"format": "pt", "isobit": note}
+        self._leaving = ExitStack()
         with write_errors(out):
-            self._folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=parent))
+            self._folder = self._leaving.enter_context(folder_to_be(out, within))
         self._files: list[SafetensorsWriter] = []
 
     def __enter__(self) -> FolderWriter:
@@ -49,7 +49,7 @@ class FolderWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._leaving.close()
 
     def add(self, name: str, tensor: torch.Tensor) -> None:
         with write_errors(self.out):
@@ -82,13 +82,12 @@ class FolderWriter:
         (self._folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         for pattern in CARRIED:
             for path in source.glob(pattern):
-                if path.name not in NOT_CARRIED:
-                    shutil.copyfile(path, self._folder / path.name)
+                target = self._folder / path.name
+                # Patterns overlap, and what is no file cannot be read to its end.
+                if path.name not in NOT_CARRIED and path.is_file() and not target.exists():
+                    copy_file(path, target)
         for name, contents in others.items():
             (self._folder / name).write_text(json.dumps(contents, indent=2) + "\n")
-        for path in self._folder.iterdir():
-            path.chmod(0o644)
-        self._folder.chmod(0o755)
         try:
             self._folder.rename(self.out)
         except OSError as error:
@@ -104,14 +103,3 @@ class FolderWriter:
         total = sum(file.nbytes for file in self._files)
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         (self._folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
-
-
-def check_out(out: Path) -> None:
-    """Raise InputError E-OUT-EXISTS or E-OUT-PARENT for a folder that cannot be made."""
-    if out.exists():
-        raise InputError(
-            "E-OUT-EXISTS", f"{out}: already exists. Remove it or choose another folder"
-        )
-    parent = out.absolute().parent
-    if not parent.is_dir():
-        raise InputError("E-OUT-PARENT", f"{parent}: no such folder")

@@ -7,12 +7,15 @@ in front of a layer is what says that all layers before it are finished.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import json
 import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,9 +28,11 @@ from ...shard.safetensors_file import read_header
 from ...shard.write_file import write_errors
 
 FINGERPRINT = "fingerprint.json"
+MOST_FINGERPRINT_BYTES = 1 << 24
 REST = "rest"
 PARTS = (REST, *INPUTS)
-_KEPT = re.compile(r"(residual-\d+|layer-\d+\.\w+)\.(safetensors|json)")
+_WHOLE = re.compile(r"(residual-\d+|layer-\d+\.[\w.]+)\.(safetensors|json)|fingerprint\.json")
+_PART = re.compile(rf"({_WHOLE.pattern})\.[0-9a-f]{{8}}(\.\d+)?")
 
 
 def state_folder(out: Path) -> Path:
@@ -54,8 +59,9 @@ class CalibrationState:
     """The folder of one run. `next_layer` is the first that has to be calibrated.
 
     Raises InputError E-CALIB-STATE when the folder was left by a run with another fingerprint (all
-    differences are named), E-OUT-BUSY while another process uses it, E-OUT-WRITE when the system
-    refuses. `restart` discards what is there.
+    differences are named), or is none that a run has made: nothing in it is touched then.
+    E-OUT-BUSY while another process uses it, E-OUT-WRITE when the system refuses. `restart`
+    discards what a run left.
     """
 
     def __init__(self, out: Path, fingerprint: Mapping[str, Any], restart: bool = False) -> None:
@@ -63,6 +69,11 @@ class CalibrationState:
         self.run = secrets.token_hex(4)
         with write_errors(out):
             self._lock()
+            try:
+                self._refuse_foreign()
+            except BaseException:
+                self.close()
+                raise
             try:
                 if restart:
                     self._remove_files(keep=None)
@@ -127,8 +138,11 @@ class CalibrationState:
         return sum(path.stat().st_size for path in self.folder.iterdir())
 
     def discard(self) -> None:
-        """Remove the folder; the state is closed then."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove what runs have written and the folder, unless there is more in it; the state is
+        closed then."""
+        with contextlib.suppress(OSError):
+            self._remove_files(keep=None)
+            self.folder.rmdir()
         self.close()
 
     def close(self) -> None:
@@ -139,8 +153,14 @@ class CalibrationState:
 
     def _lock(self) -> None:
         """Hold the folder until closed; the system lets go of it when a process is killed."""
-        self.folder.mkdir(mode=0o700, exist_ok=True)
-        self._descriptor = os.open(self.folder, os.O_RDONLY)
+        with contextlib.suppress(FileExistsError):
+            self.folder.mkdir(mode=0o700)
+        try:
+            self._descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError as error:
+            if error.errno in (errno.ENOTDIR, errno.ELOOP):
+                raise self._foreign("it is a link, or no folder") from error
+            raise
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -149,11 +169,64 @@ class CalibrationState:
                 "E-OUT-BUSY", f"{self.out}: another process is making it (it holds {self.folder})"
             ) from error
 
+    def _refuse_foreign(self) -> None:
+        """Raise InputError E-CALIB-STATE for a folder that no run of this user has made."""
+        if (owner := os.fstat(self._descriptor).st_uid) != self._own_user():
+            raise self._foreign(f"it belongs to user {owner}")
+        paths = sorted(self.folder.iterdir())
+        if self.path(FINGERPRINT) in paths:
+            if self._found() is None:
+                raise self._foreign(f"its {FINGERPRINT} is none")
+            foreign = [path.name for path in paths if not self._ours(path)]
+        else:
+            # A run that is killed at once leaves no more than a fingerprint that is not whole.
+            begun = re.compile(rf"{FINGERPRINT}\.[0-9a-f]{{8}}")
+            foreign = [path.name for path in paths if not begun.fullmatch(path.name)]
+        if foreign:
+            more = f" and {len(foreign) - 8} more" if len(foreign) > 8 else ""
+            raise self._foreign(f"no run has written {', '.join(foreign[:8])}{more}")
+
+    def _foreign(self, reason: str) -> InputError:
+        return InputError(
+            "E-CALIB-STATE",
+            f"{self.folder}: calibration keeps its state there, but {reason}. Nothing was touched: "
+            "move it away, or choose another OUT",
+        )
+
+    def _own_user(self) -> int:
+        """Who owns the files that this process makes in the folder: a file server may rename."""
+        probe = self.part(FINGERPRINT)
+        descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        try:
+            return os.fstat(descriptor).st_uid
+        finally:
+            os.close(descriptor)
+            probe.unlink()
+
+    def _found(self) -> dict[str, Any] | None:
+        """The fingerprint that is there; None for a file that is no fingerprint."""
+        file = self.path(FINGERPRINT)
+        status = file.lstat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_FINGERPRINT_BYTES:
+            return None
+        try:
+            found = json.loads(file.read_bytes())
+        except (ValueError, RecursionError):
+            return None
+        return found if isinstance(found, dict) and {"model", "samples"} <= set(found) else None
+
+    def _ours(self, path: Path) -> bool:
+        """Whether runs make such a file, or such a folder, in which OUT grows."""
+        if path.is_dir() and not path.is_symlink():
+            growing = rf"\.{re.escape(self.out.name)}\.[a-z0-9_]{{8}}"
+            return re.fullmatch(growing, path.name) is not None
+        return any(pattern.fullmatch(path.name) for pattern in (_WHOLE, _PART))
+
     def _open(self, fingerprint: Mapping[str, Any]) -> None:
         file = self.path(FINGERPRINT)
         wanted = json.loads(json.dumps(fingerprint))
-        if file.exists():
-            self._check(json.loads(file.read_text()), wanted)
+        if (found := self._found() if file.exists() else None) is not None:
+            self._check(found, wanted)
         residuals = sorted(self.folder.glob("residual-*.safetensors"))
         keep = {residuals[-1].name} if file.exists() and residuals else set()
         self.next_layer = int(next(iter(keep))[9:14]) if keep else 0
@@ -178,14 +251,15 @@ class CalibrationState:
             )
 
     def _remove_files(self, keep: set[str] | None) -> None:
-        """Remove what is not whole or has done its work; with `keep` None everything."""
-        for path in self.folder.iterdir():
+        """Remove what is not whole or has done its work; with `keep` None all that runs wrote."""
+        for path in sorted(self.folder.iterdir()):
+            if not self._ours(path):
+                continue
             if keep is not None:
                 residual = path.name.startswith("residual-")
-                whole = path.name == FINGERPRINT or _KEPT.fullmatch(path.name)
-                if path.name in keep or (whole and not residual):
+                if path.name in keep or (_WHOLE.fullmatch(path.name) and not residual):
                     continue
-            if path.is_dir():
+            if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink()

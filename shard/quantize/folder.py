@@ -11,7 +11,8 @@ import torch
 from ...kernels.errors import InputError
 from ..quantization import WeightScheme
 from ..safetensors_file import SliceReader
-from ..writer import FolderWriter, check_out
+from ..write_file import check_new_folder
+from ..writer import FolderWriter
 from .absmax import quantize_absmax
 from .grid import QuantizedWeight
 from .output import Schemes, quantization_config, repeated_in
@@ -74,7 +75,7 @@ def check_request(model: Path, out: Path, settings: QuantizeSettings) -> tuple[D
         raise InputError(
             "E-QUANT-SCHEME", "static activations need calibration: choose gptq or smoothquant"
         )
-    check_out(out)
+    check_new_folder(out)
     source = open_dense(model)
     return source, module_schemes(source.spec, settings)
 
