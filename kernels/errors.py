@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-Kind = Literal["misused", "damaged", "not-supported", "environment", "rank"]
+Kind = Literal["misused", "damaged", "not-supported", "environment", "rank", "internal"]
 
 
 class IsobitError(Exception):
@@ -54,9 +54,22 @@ class RankFault(IsobitError):
     kind = "rank"
 
 
+class InternalError(IsobitError):
+    """A fault of isobit's own. No verdict was reached."""
+
+    kind = "internal"
+
+
 _CLASSES: dict[str, type[IsobitError]] = {
     each.kind: each
-    for each in (InputError, DamagedError, NotSupportedError, EnvironmentFault, RankFault)
+    for each in (
+        InputError,
+        DamagedError,
+        NotSupportedError,
+        EnvironmentFault,
+        RankFault,
+        InternalError,
+    )
 }
 
 

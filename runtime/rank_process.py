@@ -13,7 +13,8 @@ import sys
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from ..kernels.errors import IsobitError, Kind, RankFault
+from ..kernels.errors import InternalError, IsobitError, Kind, RankFault
+from ..kernels.unexpected import unexpected, wants_traceback
 from ..shard.captured_warnings import captured_warnings
 from . import network
 from .link.messages import DriverGone
@@ -45,16 +46,24 @@ def run_rank(ticket: RankTicket, download: Download | None = None) -> None:
         sys.exit(f"isobit: {error}")
     except IsobitError as error:
         link.send(_error(error.code, error.message, error.kind))
-    except Exception:  # noqa: BLE001
-        # A bug: the driver prints the whole traceback, this process has no terminal of its own.
-        text = traceback.format_exc()
-        link.send(_error("E-RANK-FAILED", text, RankFault.kind))
+    except Exception as error:  # noqa: BLE001
+        # The one broad catch of a rank: the driver speaks for it, which has a terminal.
+        link.send(_unexpected(error, ticket.rank))
     finally:
         link.close()
 
 
 def _error(code: str, message: str, kind: Kind) -> dict[str, Any]:
     return {"kind": "error", "code": code, "message": message, "error_kind": kind}
+
+
+def _unexpected(raised: Exception, rank: int) -> dict[str, Any]:
+    """What the driver is told of an exception that has no code."""
+    error = unexpected(raised)
+    shown = f"\n{''.join(traceback.format_exception(raised))}" if wants_traceback() else ""
+    if isinstance(error, InternalError):
+        return _error("E-RANK-FAILED", error.message + shown, RankFault.kind)
+    return _error(error.code, f"rank {rank}: {error.message}{shown}", error.kind)
 
 
 def _serve(link: RankLink, ticket: RankTicket, download: Download | None) -> None:

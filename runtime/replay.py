@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import stat
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,8 @@ from ..shard.plan import ShardPlan
 from .batch import Request
 
 FORMAT = "isobit-replay-1"
+MOST_BYTES = 1 << 30
+LAYOUTS = ("pad", "ragged")
 
 
 def replay_folder() -> Path:
@@ -76,12 +79,46 @@ def read_replay(path: Path) -> tuple[list[list[int]], int, ShardPlan]:
 
     Raises InputError E-REPLAY when the file is not one.
     """
+    content = read_json(path)
     try:
-        content = json.loads(path.read_text())
         if content["format"] != FORMAT:
-            raise InputError("E-REPLAY", f"{path}: format {content['format']!r}, not {FORMAT}")
-        prompts = [list(map(int, request["prompt"])) for request in content["requests"]]
-        emitted = max(len(request["emitted"]) for request in content["requests"])
-        return prompts, emitted + 1, ShardPlan.from_dict(content["plan"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError("E-REPLAY", f"{path} is no replay file: {error}") from error
+            raise InputError("E-REPLAY", f"{path}: format {content['format']!r:.40}, not {FORMAT}")
+        prompts = [_ids(request["prompt"]) for request in content["requests"]]
+        emitted = max(len(_ids(request["emitted"])) for request in content["requests"])
+        plan = ShardPlan.from_dict(content["plan"])
+        if not all(type(n) is int for n in (plan.degree, plan.atoms)) or plan.layout not in LAYOUTS:
+            raise TypeError("no degree, atoms or layout of a plan")
+        return prompts, emitted + 1, plan
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _no_replay(path, error) from error
+
+
+def read_json(path: Path) -> Any:
+    """The contents of a file that `keep` wrote. Raises InputError E-REPLAY for anything else."""
+    try:
+        # A pipe would keep whoever opens it waiting for a writer.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise _no_replay(path, "not a regular file")
+            if status.st_size > MOST_BYTES:
+                raise _no_replay(path, f"{status.st_size} bytes, more than any has")
+            return json.loads(file.read(), parse_constant=_refuse_constant)
+    except (OSError, ValueError) as error:
+        raise _no_replay(path, error) from error
+    except RecursionError as error:
+        raise _no_replay(path, "lists within lists without end") from error
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _ids(values: Any) -> list[int]:
+    if not isinstance(values, list) or not all(type(each) is int for each in values):
+        raise TypeError("token ids are not integers")
+    return values
+
+
+def _no_replay(path: Path, reason: object) -> InputError:
+    return InputError("E-REPLAY", f"{path} is no replay file: {reason}")

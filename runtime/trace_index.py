@@ -17,6 +17,7 @@ from .trace_settings import TraceSettings
 FORMAT = "isobit-trace-1"
 SHAPE = ("hidden_size", "intermediate_size", "layers", "heads", "kv_heads", "head_size")
 MOST_NUMBER = 1 << 40
+MOST_RANKS = 1 << 12
 Row = tuple[int, int]
 """Of one token: the number of its request, and its position in it."""
 
@@ -139,7 +140,8 @@ def _checked(value: dict[str, Any]) -> TraceIndex:
         _numbers(step.sampled, "sampled rows", None, rows)
         _expect(len(value["records"][number]) == value["degree"], f"ranks of step {number}")
     _expect(len(value["records"]) == len(steps), "steps and their records")
-    _numbers([value["degree"], *value["prompts"]], "degree and prompts")
+    _expect(type(value["degree"]) is int and 1 <= value["degree"] <= MOST_RANKS, "degree")
+    _numbers(value["prompts"], "prompts")
     for tokens in value["tokens"]:
         _numbers(tokens, "tokens")
     known = len(value["tokens"])

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 from ...kernels.errors import InputError
-from ..replay import keep
+from ..replay import LAYOUTS, keep, read_json
 from .diagnosis import Diagnosis
 
 FORMAT = "isobit-doctor-1"
+KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("model", "layout", "dtype", "all_reduce"), (str,)),
+    **dict.fromkeys(("tp", "atoms", "max_tokens"), (int,)),
+    "reference": (str, type(None)),
+    "quick": (bool,),
+    "prompts": (list,),
+}
 
 
 def write_case(diagnosis: Diagnosis) -> Path:
@@ -28,12 +34,18 @@ def write_case(diagnosis: Diagnosis) -> Path:
 
 def read_case(path: Path) -> dict[str, Any]:
     """The case of such a file, as Case.report gives it; raises InputError E-REPLAY."""
+    content = read_json(path)
     try:
-        content = json.loads(path.read_text())
         if content["format"] != FORMAT:
-            raise InputError("E-REPLAY", f"{path}: format {content['format']!r}, not {FORMAT}")
+            raise InputError("E-REPLAY", f"{path}: format {content['format']!r:.40}, not {FORMAT}")
         case = content["case"]
-        case["prompts"] = [[int(token) for token in prompt] for prompt in case["prompts"]]
+        for name, kinds in KINDS.items():
+            if type(case[name]) not in kinds:
+                raise TypeError(f"{name} is {case[name]!r:.40}")
+        if case["layout"] not in LAYOUTS:
+            raise ValueError(f"layout is {case['layout']!r:.40}")
+        if not all(type(token) is int for prompt in case["prompts"] for token in prompt):
+            raise TypeError("token ids are not integers")
         return case
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError("E-REPLAY", f"{path} is no case of isobit doctor: {error}") from error

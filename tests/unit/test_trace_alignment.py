@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from itertools import pairwise
 from pathlib import Path
 
+import msgpack
 import pytest
 import torch
 from hypothesis import given, settings
@@ -271,3 +273,22 @@ def test_a_damaged_index_is_an_index_or_an_input_error(whole, data):
             compared(folder, whole)
         except InputError as error:
             assert error.code.startswith("E-TRACE-")
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("degree", [1 << 39, 5000, 0, -1, "1", 2.0, None])
+def test_a_degree_that_no_run_has_is_refused(whole, degree):
+    """Whoever reads a trace looks for the values of every rank."""
+    packed = msgpack.unpackb((whole / INDEX).read_bytes())
+    packed |= {"degree": degree, "steps": [], "records": []}
+    with pytest.raises(InputError) as error:
+        unpack_index(msgpack.packb(packed), "index")
+    assert error.value.code == "E-TRACE-INDEX"
+
+
+@pytest.mark.timeout(60)
+def test_a_pipe_is_no_index(tmp_path):
+    os.mkfifo(tmp_path / INDEX)
+    with pytest.raises(InputError, match="no regular file") as error:
+        read_trace(tmp_path)
+    assert error.value.code == "E-TRACE-INDEX"
