@@ -6,9 +6,12 @@ import logging
 import os
 import signal
 import sys
+import traceback
 from types import FrameType
 
 from ...kernels.errors import InputError, IsobitError
+from ...kernels.unexpected import unexpected, wants_traceback
+from ..endings import leave
 
 INTERRUPTED = 130
 NOT_READ = 141
@@ -17,23 +20,61 @@ NOT_READ = 141
 def main() -> None:
     """Run the command line and exit.
 
-    0 fine, 1 bad verdict, 2 wrong input or environment, 130 Ctrl-C, 141 nobody reads the output.
+    0 fine, 1 bad verdict, 2 wrong input or environment, or a fault of isobit, 130 Ctrl-C, 141
+    nobody reads the output. ISOBIT_TRACEBACK=1 shows where an error was raised.
     """
+    as_json = "--json" in sys.argv[1:]
     # torch would warn on every run between hosts whose addresses have no name. It asks once, early.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _terminated)
     try:
-        status = _run("--json" in sys.argv[1:])
-        sys.stdout.flush()
-        sys.exit(status)
+        leave(_reported(as_json))
     except BrokenPipeError:
-        # What is still in the buffer would be written, and fail, once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(NOT_READ)
+        _give_up_output()
+        leave(NOT_READ)
     except KeyboardInterrupt:
         sys.stderr.write("\nE-INTERRUPTED stopped; every process was ended\n")
-        sys.exit(INTERRUPTED)
+        leave(INTERRUPTED)
+
+
+def _reported(as_json: bool) -> int:
+    """The exit status of the run; what it raises is reported, whatever it is."""
+    try:
+        status = _run(as_json)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        raise
+    except IsobitError as error:
+        return _report(error, error, as_json)
+    except Exception as error:  # noqa: BLE001
+        # The one broad catch of the driver: a traceback is no message, and its exit status 1
+        # would be read as a verdict.
+        return _report(unexpected(error), error, as_json)
+
+
+def _report(error: IsobitError, raised: Exception, as_json: bool) -> int:
+    if wants_traceback():
+        traceback.print_exception(raised)
+    try:
+        from .output import print_error
+
+        print_error(error, as_json)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except (ImportError, OSError):
+        # What prints is broken itself, or its disk is full.
+        if as_json or isinstance(raised, ImportError):
+            sys.stderr.write(f"{error.code} {error.message}\n")
+        _give_up_output()
+    return error.exit_status
+
+
+def _give_up_output() -> None:
+    """Drop what is still in the buffer: it would be written, and fail, once more at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(as_json: bool) -> int:
@@ -57,9 +98,6 @@ def _run(as_json: bool) -> int:
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     try:
         status = app(standalone_mode=False) or 0
-    except IsobitError as error:
-        print_error(error, as_json)
-        return error.exit_status
     except UsageError as error:
         message = str(error.format_message())  # pyright: ignore
         if message or as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import secrets
@@ -11,6 +12,7 @@ from typing import Any
 from ...kernels.errors import EnvironmentFault
 from ...runtime.link.address import Address
 from ...runtime.ticket import RankTicket
+from ..endings import ends_within
 from .nodes import Demand, Node, cluster_nodes
 from .placement import Placement
 from .rank_actor import device_index, rank_actor_class
@@ -22,6 +24,7 @@ PLACE_S = 20.0
 ANSWER_S = 60.0
 """Ray and Python may come from a cold or a shared disk."""
 LOOK_S = 2.0
+STOP_S = 10.0
 
 
 class RayLauncher:
@@ -69,6 +72,12 @@ class RayLauncher:
         import ray
         from ray.exceptions import RayError
 
+        if self._runs and head_is_gone():
+            # Any other question would wait for it.
+            return {
+                rank: f"is lost on {node}: the head of Ray has ended"
+                for rank, node in enumerate(self._nodes)
+            }
         ended: dict[int, str] = {}
         for rank, run in enumerate(self._runs):
             if ray.wait([run], timeout=0)[0]:
@@ -90,13 +99,21 @@ class RayLauncher:
 
     def stop(self) -> None:
         import ray
+        from ray.exceptions import RayError
 
         if ray.is_initialized() and not head_is_gone():
-            for actor in self._actors:
-                ray.kill(actor)
-            if self._placement is not None:
-                self._placement.release()
+            # It may end while it is asked, as by a signal to the whole group.
+            with contextlib.suppress(RayError):
+                ends_within(STOP_S, self._kill)
         self._actors, self._runs, self._placement = [], [], None
+
+    def _kill(self) -> None:
+        import ray
+
+        for actor in self._actors:
+            ray.kill(actor)
+        if self._placement is not None:
+            self._placement.release()
 
     @property
     def _nodes(self) -> list[Node]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from ...kernels.errors import EnvironmentFault, InputError
 from ...runtime.launcher import cores
-from ...runtime.link.address import private_folder
+from ...runtime.link.private_folder import PrivateFolder
+from ..endings import ends_within, kill_descendants, leave_at_once
 from ..interrupts import held_interrupts
 from .auth import cluster_auth, private_auth, ray_environment
 from .head_probe import check_head
@@ -28,6 +28,9 @@ RANKS_ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 OBJECT_STORE_BYTES = 80 << 20
+BELOW = "/r"
+SHUT_DOWN_S = 15.0
+LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"
 LONGEST_RAY_SOCKET = len("/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store")
 
 
@@ -35,12 +38,13 @@ LONGEST_RAY_SOCKET = len("/session_2026-01-01_00-00-00_000000_1234567/sockets/pl
 def ray_session(address: str | None, most_ranks: int) -> Iterator[None]:
     """A Ray to place ranks on: the cluster at `address`, or one that lives as long as the block.
 
-    The private Ray listens on loopback, wants a random token, and leaves no file behind. Raises
+    The private Ray wants a random token of whoever connects, and leaves no file behind. Raises
     EnvironmentFault E-RAY-CONNECT when Ray cannot be started or reached, and as check_head;
     InputError E-RAY-AUTH and E-USAGE.
     """
     # What a private Ray starts inherits; on a cluster Ray has to carry it to the hosts.
-    variables = private_auth() | RANKS_ENVIRONMENT if address is None else cluster_auth()
+    private_variables = private_auth() | RANKS_ENVIRONMENT | _quiet()
+    variables = private_variables if address is None else cluster_auth()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     with ExitStack() as cleanup:
         cleanup.enter_context(ray_environment(variables))
@@ -59,18 +63,19 @@ def ray_session(address: str | None, most_ranks: int) -> Iterator[None]:
         }
         with held_interrupts():
             if address is None:
-                folder = str(private_folder("isobit-ray-", LONGEST_RAY_SOCKET))
-                cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
+                private = PrivateFolder("ray-", len(BELOW) + LONGEST_RAY_SOCKET)
+                cleanup.callback(private.close)
                 settings |= {
                     "address": "local",
                     "num_cpus": max(most_ranks, cores()),
                     "include_dashboard": False,
                     "object_store_memory": OBJECT_STORE_BYTES,
-                    "_temp_dir": folder,
+                    # Ray opens its folder to everybody; nobody gets to it through its parent.
+                    "_temp_dir": f"{private.path}{BELOW}",
                     "_node_ip_address": "127.0.0.1",
                 }
             cleanup.enter_context(_messages_logged())
-            cleanup.callback(_shut_down)
+            cleanup.callback(_shut_down, private=address is None)
             try:
                 ray.init(**settings)
             except (OSError, ValueError, RuntimeError, RayError) as error:
@@ -79,6 +84,11 @@ def ray_session(address: str | None, most_ranks: int) -> Iterator[None]:
                     "E-RAY-CONNECT", f"{where} cannot be used: {str(error).splitlines()[0]}"
                 ) from error
         yield
+
+
+def _quiet() -> dict[str, str]:
+    """Ray's C++ writes its errors to the terminal, where ours stand; its own logs keep them."""
+    return {} if LOG_LEVEL in os.environ else {LOG_LEVEL: "fatal"}
 
 
 def _resolved(address: str) -> str:
@@ -115,6 +125,8 @@ def head_is_gone() -> bool:
     """
     import ray
 
+    if not ray.is_initialized():
+        return False
     host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
     return silence((host, int(port))) is not None
 
@@ -137,8 +149,18 @@ def _messages_logged() -> Iterator[None]:
         worker.print_to_stdstream = before
 
 
-def _shut_down() -> None:
+def _shut_down(private: bool) -> None:
+    """Leave Ray, and end a private one: by its own means if its head still answers.
+
+    Without a head Ray would wait for it a minute and then end this process with a status of its
+    own. The signal of a terminal or of `timeout` reaches Ray's processes as well as this one.
+    """
     import ray
 
     with held_interrupts():
-        ray.shutdown()
+        if not head_is_gone() and ends_within(SHUT_DOWN_S, ray.shutdown):
+            return
+        log.info("Ray does not answer: its processes are killed")
+        if private:
+            kill_descendants()
+        leave_at_once()

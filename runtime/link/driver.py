@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -13,14 +12,17 @@ from typing import Any, Protocol
 from ...kernels.errors import EnvironmentFault, RankFault
 from ..ticket import RankTicket
 from . import wire
-from .address import Address, private_folder
+from .address import Address
 from .messages import name_ranks
+from .private_folder import PrivateFolder
 from .unix import UnixDriver
 
 Serve = Callable[[int, dict[str, Any]], dict[str, Any]]
 """`serve(rank, message)`: what is sent back to a rank that wants a piece of a file."""
 POLL_MS = 100
 DEATH_GRACE_S = 0.5
+LATER_S = 2.0
+"""How long answers are awaited from ranks after another has failed behind its own answer."""
 
 
 class Transport(Protocol):
@@ -58,7 +60,8 @@ class DriverLink:
     def __init__(self, degree: int, address: Address) -> None:
         """Listen; raises EnvironmentFault E-DRIVER-LISTEN."""
         self.degree = degree
-        self.folder = private_folder("isobit-", len("/driver"))
+        self._private = PrivateFolder("", len("/driver"))
+        self.folder = self._private.path
         self._secret = secrets.token_hex(16)
         self._early: deque[tuple[int, dict[str, Any]]] = deque()
         self.hosts = ["this"] * degree
@@ -66,7 +69,7 @@ class DriverLink:
         try:
             self._transport = _listen(address, self.folder, degree, self._secret)
         except OSError as error:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self._private.close()
             raise EnvironmentFault(
                 "E-DRIVER-LISTEN",
                 f"the driver cannot listen for its ranks at {address.host or 'a socket'}: {error}",
@@ -108,15 +111,18 @@ class DriverLink:
         wait: the other ranks may be waiting for the one that failed. It ends half a second later,
         because a rank that dies without a word breaks the collectives of the others, and is the
         one to name; over TCP as late as the last heartbeat may be. What a rank sends after its
-        answer is kept for the next call. Ranks that want pieces of files get them from `serve`;
-        each piece grants all another `timeout_s`. Raises RankFault E-RANK-DIED, E-HOST-LOST or
-        E-RANK-TIMEOUT naming the ranks.
+        answer is kept for the next call, but an error, or its death, is the answer of all when
+        nobody else speaks any more: they wait for that rank. Ranks that want pieces of files get
+        them from `serve`; each piece grants all another `timeout_s`. Raises RankFault E-RANK-DIED,
+        E-RANK-STOPPED, E-HOST-LOST or E-RANK-TIMEOUT naming the ranks.
         """
         answers: dict[int, dict[str, Any]] = {}
         early, self._early = self._early, deque()
         deadline = time.monotonic() + timeout_s
         failed, grace_s = False, self._transport.longest_silence_s + DEATH_GRACE_S
         gone: dict[int, str] = {}
+        later_errors: dict[int, dict[str, Any]] = {}
+        died_later: float | None = None
         while len(answers) < self.degree:
             received = early.popleft() if early else self._transport.receive(POLL_MS)
             if received is None:
@@ -124,14 +130,21 @@ class DriverLink:
                 # A rank may have ended just after its last words: blamed after another look.
                 if gone := {rank: gone[rank] for rank in gone if rank in missing}:
                     raise RankFault("E-RANK-DIED", name_ranks(gone, what))
-                gone = {rank: how for rank, how in dead().items() if rank in missing}
+                ended = dead()
+                gone = {rank: how for rank, how in ended.items() if rank in missing}
                 if gone:
                     continue
+                spoke = {r for r, answer in answers.items() if answer.get("kind") == "error"}
+                spoke |= set(later_errors)
+                if silently := {r: how for r, how in ended.items() if r not in spoke}:
+                    died_later = died_later or time.monotonic()
+                    if time.monotonic() - died_later > LATER_S:
+                        raise RankFault("E-RANK-DIED", name_ranks(silently, what))
                 if (fault := self._transport.lost(missing, self.hosts, what)) is not None:
                     raise fault
                 if time.monotonic() > deadline:
                     if failed:
-                        return answers
+                        return answers | later_errors
                     raise RankFault(
                         "E-RANK-TIMEOUT",
                         f"{what}: no answer within {timeout_s:.0f} s from "
@@ -141,6 +154,10 @@ class DriverLink:
             rank, message = received
             if rank in answers:
                 self._early.append(received)
+                if message.get("kind") == "error":
+                    later_errors[rank] = message
+                    if not failed:
+                        failed, deadline = True, time.monotonic() + LATER_S
                 continue
             if message.get("kind") == "error":
                 answers[rank] = message
@@ -155,7 +172,7 @@ class DriverLink:
 
     def close(self) -> None:
         self._transport.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._private.close()
 
 
 def _listen(address: Address, folder: Path, degree: int, secret: str) -> Transport:
