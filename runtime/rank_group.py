@@ -11,6 +11,9 @@ from .link.driver import DriverLink, Serve
 from .link.messages import unique_lines
 from .rendezvous import Rendezvous
 
+HELLO_S = 300.0
+"""A rank greets before it imports anything heavy."""
+
 
 class RankGroup:
     """The driver's hold on its ranks. Whoever makes one closes it."""
@@ -22,7 +25,7 @@ class RankGroup:
         timeout_s: float,
         devices: Sequence[str] | None = None,
     ) -> None:
-        """Start a process for every rank and hear from each within `timeout_s`.
+        """Start a process for every rank and hear from each within `timeout_s`, and HELLO_S.
 
         `devices` as in RankTicket, one for each rank; left out, all are CPUs.
 
@@ -38,7 +41,7 @@ class RankGroup:
             tickets = [self._link.ticket(r, name) for r, name in enumerate(devices)]
             launcher.launch(tickets)
             self._link.hosts = launcher.hosts()
-            self.collect("hello", "starting the ranks", timeout_s)
+            self.collect("hello", "starting the ranks", min(timeout_s, HELLO_S))
         except BaseException:
             self.close()
             raise

@@ -29,6 +29,7 @@ _BY_CODE: tuple[tuple[str, Verdict], ...] = (
     ("E-LOAD-DIFFERS", "shard-fault"),
     ("E-RANK-PRODUCT", "kernel-fault"),
     ("E-RANK-D", "rank-divergence"),
+    ("E-RANK-STOPPED", "environment"),
     ("E-COLL-SHM", "environment"),
     ("E-COLL-CUDA", "environment"),
     ("E-COLL-NCCL", "environment"),

@@ -18,7 +18,9 @@ def greeting(ticket: RankTicket) -> dict[str, Any]:
 
 def greeted(message: dict[str, Any], secret: str, degree: int) -> int | None:
     """The rank that greets with a message; None when the message does not show the secret."""
-    shown, rank = str(message.get("secret", "")).encode(), message.get("rank")
-    if message.get("kind") != KIND or not hmac.compare_digest(shown, secret.encode()):
+    shown, rank = message.get("secret"), message.get("rank")
+    if message.get("kind") != KIND or not isinstance(shown, str):
+        return None
+    if not hmac.compare_digest(shown.encode(errors="replace"), secret.encode()):
         return None
     return rank if type(rank) is int and 0 <= rank < degree else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +16,9 @@ from . import heartbeat, wire
 from .greeting import KIND, greeted, greeting
 from .heartbeat import Disconnections, DriverWatch, beat
 
+HANDSHAKE_MS = 10_000
+"""How long whoever connects may take to show the keys of a ticket."""
+
 
 class TcpDriver:
     """The driver's end: listens at one address of this host, encrypted."""
@@ -21,6 +26,8 @@ class TcpDriver:
     def __init__(self, host: str, degree: int, secret: str) -> None:
         """Raises OSError when this host cannot listen there."""
         self._degree, self._secret = degree, secret
+        self._ranks = {_identity(rank, secret): rank for rank in range(degree)}
+        self._identities = list(self._ranks)
         self._greeted: set[int] = set()
         self._lost: dict[int, float] = {}
         self._context = zmq.Context()
@@ -28,6 +35,7 @@ class TcpDriver:
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._socket.setsockopt(zmq.MAXMSGSIZE, wire.MOST_MESSAGE_BYTES)
+        self._socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
         self._server_key, private = zmq.curve_keypair()
         self._socket.curve_server = True
         self._socket.curve_secretkey = private
@@ -54,7 +62,7 @@ class TcpDriver:
 
     def send(self, rank: int, data: bytes) -> None:
         try:
-            self._socket.send_multipart([_identity(rank), data])
+            self._socket.send_multipart([self._identities[rank], data])
         except zmq.ZMQError as error:
             if rank not in self._greeted:
                 raise RankFault("E-RANK-DIED", f"rank {rank} cannot be reached: {error}") from error
@@ -65,12 +73,12 @@ class TcpDriver:
         if not self._socket.poll(timeout_ms):
             return None
         frames = self._socket.recv_multipart()
+        rank = self._ranks.get(frames[0])
+        if rank is None:
+            return None
         try:
-            rank = int(frames[0])
             message = wire.decode(frames[-1])
         except ValueError:
-            return None
-        if frames[0] != _identity(rank):
             return None
         if message.get("kind") == KIND:
             if greeted(message, self._secret, self._degree) != rank:
@@ -84,7 +92,7 @@ class TcpDriver:
         if self._disconnections.any():
             for rank in self._greeted - set(self._lost):
                 try:
-                    self._socket.send_multipart([_identity(rank), b""], zmq.NOBLOCK)
+                    self._socket.send_multipart([self._identities[rank], b""], zmq.NOBLOCK)
                 except zmq.Again:
                     continue
                 except zmq.ZMQError:
@@ -106,7 +114,7 @@ class TcpRank:
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 1000)
-        self._socket.setsockopt(zmq.IDENTITY, _identity(ticket.rank))
+        self._socket.setsockopt(zmq.IDENTITY, _identity(ticket.rank, ticket.secret))
         self._socket.setsockopt(zmq.MAXMSGSIZE, wire.MOST_MESSAGE_BYTES)
         self._held: list[bytes] = []
         self._watch: DriverWatch | None = None
@@ -147,5 +155,7 @@ class TcpRank:
         self._context.term()
 
 
-def _identity(rank: int) -> bytes:
-    return str(rank).encode()
+def _identity(rank: int, secret: str) -> bytes:
+    """The name under which the driver knows a connection. Only who has a ticket can form it: the
+    first to take a name keeps it, and would keep the rank out."""
+    return hmac.new(secret.encode(), str(rank).encode(), hashlib.sha256).digest()

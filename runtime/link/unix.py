@@ -20,9 +20,17 @@ from . import wire
 from .frames import BrokenStream, FrameReader, framed
 from .greeting import greeted, greeting
 from .messages import DriverGone, name_ranks
+from .processes import peer_process, process_is_stopped
 
 SCHEME = "unix:"
 MOST_GREETING_BYTES = 4096
+GREETING_S = 30.0
+"""How long whoever connects may take to greet; a rank does so at once."""
+MOST_SILENT = 64
+"""How many connections may not have greeted yet, beside one for every rank."""
+STOPPED_S = 15.0
+"""For how long a process may be stopped before it is no rank any more: longer than its peers wait
+in a collective, whose message says more."""
 LAST_WORDS_S = 10.0
 """How long a launcher may take to say how a rank ended before its closed stream is the reason."""
 
@@ -35,6 +43,8 @@ class _Peer:
         self.socket = connection
         self.reader = FrameReader(connection, MOST_GREETING_BYTES)
         self.rank: int | None = None
+        self.since = time.monotonic()
+        self.pid: int | None = None
         self.unsent = bytearray()
 
 
@@ -51,6 +61,7 @@ class UnixDriver:
         self._peers: dict[int, _Peer] = {}
         self._ranks: dict[int, _Peer] = {}
         self._closed: dict[int, float] = {}
+        self._stopped: dict[int, float] = {}
         self._received: deque[tuple[int, dict[str, Any]]] = deque()
         self._poll = select.poll()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -82,19 +93,32 @@ class UnixDriver:
         deadline = time.monotonic() + timeout_ms / 1000
         while not self._received:
             left_ms = (deadline - time.monotonic()) * 1000
-            ready = self._poll.poll(max(0.0, left_ms))
-            if not ready and left_ms <= 0:
-                return None
-            for descriptor, event in ready:
+            for descriptor, event in self._poll.poll(max(0.0, left_ms)):
                 if descriptor == self._listener.fileno():
                     self._accept()
-                else:
-                    self._attend(self._peers[descriptor], event)
+                elif (peer := self._peers.get(descriptor)) is not None:
+                    self._attend(peer, event)
+            if len(self._peers) > len(self._ranks):
+                self._drop_silent()
+            if left_ms <= 0 and not self._received:
+                return None
         return self._received.popleft()
 
     def lost(self, missing: set[int], hosts: Sequence[str], what: str) -> RankFault | None:
-        """E-RANK-DIED for ranks that have closed their streams and whose end nobody has noticed."""
+        """E-RANK-DIED for ranks that have closed their streams and whose end nobody has noticed,
+        E-RANK-STOPPED for those whose processes have been stopped for a while."""
         now = time.monotonic()
+        self._stopped = {
+            rank: self._stopped.get(rank, now)
+            for rank in missing & set(self._ranks)
+            if process_is_stopped(self._ranks[rank].pid)
+        }
+        if any(now - since > STOPPED_S for since in self._stopped.values()):
+            how = {
+                rank: f"is stopped: `kill -CONT {self._ranks[rank].pid}` would let it go on"
+                for rank in self._stopped
+            }
+            return RankFault("E-RANK-STOPPED", name_ranks(how, what))
         gone = {r for r in missing & set(self._closed) if now - self._closed[r] > LAST_WORDS_S}
         if not gone:
             return None
@@ -116,6 +140,14 @@ class UnixDriver:
         self._peers[connection.fileno()] = peer
         self._poll.register(connection, select.POLLIN)
 
+    def _drop_silent(self) -> None:
+        """Hang up on who has not greeted in time, and on the first of too many."""
+        silent = [peer for peer in self._peers.values() if peer.rank is None]
+        now, many = time.monotonic(), len(silent) - MOST_SILENT - self._degree
+        for number, peer in enumerate(silent):
+            if number < many or now - peer.since > GREETING_S:
+                self._drop(peer)
+
     def _attend(self, peer: _Peer, event: int) -> None:
         """Read from a peer, or send it what it had no room for. A peer that breaks a rule goes."""
         if event & select.POLLOUT:
@@ -136,6 +168,7 @@ class UnixDriver:
             if rank is None or rank in self._ranks or rank in self._closed:
                 raise ValueError("no rank of this driver")
             peer.rank, self._ranks[rank] = rank, peer
+            peer.pid = peer_process(peer.socket)
             peer.reader.most_bytes = wire.MOST_MESSAGE_BYTES
         self._received.append((peer.rank, message))
 

@@ -22,7 +22,7 @@ def decode(data: bytes) -> dict[str, Any]:
         raise ValueError(f"a message of {len(data)} bytes, more than {MOST_MESSAGE_BYTES} allowed")
     try:
         message = msgpack.unpackb(data)
-    except (msgpack.exceptions.UnpackException, ValueError) as error:
+    except (msgpack.exceptions.UnpackException, ValueError, RecursionError) as error:
         raise ValueError(f"not a message: {error}") from error
     if not isinstance(message, dict):
         raise ValueError(f"expected a map, found {type(message).__name__}")

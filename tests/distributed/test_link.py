@@ -6,13 +6,13 @@ import dataclasses
 import json
 import subprocess
 import sys
-import time
 
 import pytest
 from isobit.kernels.errors import RankFault
 from isobit.runtime.config import EngineSettings, SamplingSettings
 from isobit.runtime.engine import Engine
 from isobit.runtime.launcher import LocalLauncher
+from isobit.runtime.link import unix
 from isobit.runtime.link.address import Address
 from isobit.runtime.link.driver import DriverLink
 from isobit.runtime.network import split
@@ -69,7 +69,7 @@ def test_a_rank_ends_when_the_driver_has_hung_up(host):
         greetings(link, 30)
     finally:
         link.close()
-    _, said = rank.communicate(timeout=20)
+    _, said = rank.communicate(timeout=100)
     assert (rank.returncode, said) == (1, "isobit: the driver is gone, and with it this rank\n")
 
 
@@ -80,7 +80,7 @@ def test_a_rank_on_another_host_ends_when_the_way_to_the_driver_is_cut():
     try:
         greetings(link, 30)
         proxy.cut()
-        _, said = rank.communicate(timeout=20)
+        _, said = rank.communicate(timeout=100)
     finally:
         rank.kill()
         proxy.close()
@@ -95,14 +95,12 @@ def test_a_timeout_names_what_was_waited_for_and_the_silent_ranks_alone(driver, 
 
 def test_a_dead_rank_is_named_long_before_the_timeout(driver, join):
     join(0)
-    started = time.monotonic()
     with pytest.raises(RankFault) as caught:
         driver.collect(
-            "hello", "starting", 60, lambda: {1: "was killed by signal 9"}, stop_at_error=True
+            "hello", "starting", 3600, lambda: {1: "was killed by signal 9"}, stop_at_error=True
         )
     assert caught.value.code == "E-RANK-DIED"
     assert caught.value.message == "starting: rank 1 was killed by signal 9"
-    assert time.monotonic() - started < 5
 
 
 def test_a_rank_that_answered_may_die_afterwards(driver, join):
@@ -164,15 +162,17 @@ def test_nothing_is_left_of_a_closed_link():
     assert not link.folder.exists()
 
 
+# Less than the step's own timeout; that of a collective would not name the rank alone.
+@pytest.mark.timeout(200)
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_rank_killed_during_generation_is_named_within_seconds(victim):
+def test_a_rank_killed_during_generation_is_named(victim):
     launcher = LocalLauncher()
-    killed_at: list[float] = []
+    killed: list[int] = []
 
     def kill(_request: int, _token: int) -> None:
-        if not killed_at:
+        if not killed:
             launcher._processes[victim].kill()
-            killed_at.append(time.monotonic())
+            killed.append(victim)
 
     settings = EngineSettings(plan=PlanSettings(degree=2))
     sampling = SamplingSettings(max_tokens=200, ignore_eos=True)
@@ -180,9 +180,95 @@ def test_a_rank_killed_during_generation_is_named_within_seconds(victim):
         processes = list(launcher._processes)
         with pytest.raises(RankFault) as caught:
             engine.generate([[1, 2, 3]], [sampling], kill)
-        # Long before the collective's own timeout of a minute, or the step's of five.
-        assert time.monotonic() - killed_at[0] < 15
     assert caught.value.code == "E-RANK-DIED"
     assert f"rank {victim}" in caught.value.message
     assert f"rank {1 - victim}" not in caught.value.message
     assert all(process.poll() is not None for process in processes)
+
+
+FAILED = {"kind": "error", "code": "E-NUM-LOGITS", "message": "broken", "error_kind": "rank"}
+
+
+@pytest.mark.timeout(60)
+@BOTH_TRANSPORTS
+def test_an_error_behind_an_answer_is_raised_at_once_and_not_the_silence_of_others(driver, join):
+    """Rank 1 has made its step and fails in the next, for which rank 0 waits in a collective."""
+    ranks = [join(0), join(1)]
+    greetings(driver)
+    ranks[1].send({"kind": "stepped"})
+    ranks[1].send(FAILED)
+    answers = driver.collect("stepped", "step 2", 3600, nobody, stop_at_error=True)
+    assert {rank: answer["kind"] for rank, answer in answers.items()} == {1: "error"}
+    assert answers[1]["code"] == "E-NUM-LOGITS"
+
+
+@pytest.mark.timeout(60)
+def test_an_error_behind_an_answer_does_not_spoil_a_step_that_all_have_made(driver, join):
+    ranks = [join(0), join(1)]
+    greetings(driver)
+    ranks[1].send({"kind": "stepped"})
+    ranks[1].send(FAILED)
+    ranks[0].send({"kind": "stepped"})
+    answers = driver.collect("stepped", "step 2", 3600, nobody, stop_at_error=True)
+    assert {answer["kind"] for answer in answers.values()} == {"stepped"}
+    ranks[0].send({"kind": "stepped"})
+    after = driver.collect("stepped", "step 3", 3600, nobody, stop_at_error=True)
+    assert after[1]["code"] == "E-NUM-LOGITS"
+
+
+@pytest.mark.timeout(60)
+def test_a_rank_that_dies_behind_its_answer_is_named_when_others_wait_for_it(driver, join):
+    ranks = [join(0), join(1)]
+    greetings(driver)
+    ranks[1].send({"kind": "stepped"})
+    with pytest.raises(RankFault, match="step 2: rank 1 was killed by signal 9") as caught:
+        driver.collect(
+            "stepped", "step 2", 3600, lambda: {1: "was killed by signal 9"}, stop_at_error=True
+        )
+    assert caught.value.code == "E-RANK-DIED"
+
+
+@pytest.mark.timeout(60)
+def test_ranks_that_failed_to_load_and_ended_do_not_hurry_the_others(driver, join):
+    """All errors of loading are reported, those of slow ranks too."""
+    ranks = [join(0), join(1)]
+    greetings(driver)
+    ranks[1].send(FAILED)
+
+    def dead() -> dict[int, str]:
+        looks.append(0)
+        if len(looks) == 40:
+            ranks[0].send(FAILED)
+        return {1: "ended with status 0"}
+
+    looks: list[int] = []
+    answers = driver.collect("loaded", "loading", 3600, dead, stop_at_error=False)
+    assert set(answers) == {0, 1}
+
+
+STOPS = """
+import json, os, signal, sys
+from isobit.runtime.link.rank import connect
+from isobit.runtime.ticket import RankTicket
+link = connect(RankTicket(**json.loads(sys.argv[1])))
+os.kill(os.getpid(), signal.SIGSTOP)
+"""
+
+
+@pytest.mark.timeout(120)
+def test_a_rank_that_is_stopped_while_it_loads_is_named(driver, join, monkeypatch):
+    monkeypatch.setattr(unix, "STOPPED_S", 0.5)
+    rank = subprocess.Popen([sys.executable, "-c", STOPS, json.dumps(vars(driver.ticket(1)))])
+    try:
+        join(0)
+        greetings(driver, 60)
+        with pytest.raises(RankFault) as caught:
+            driver.collect("loaded", "loading the weights", 3600, nobody, stop_at_error=False)
+    finally:
+        rank.kill()
+        rank.wait()
+    assert caught.value.code == "E-RANK-STOPPED"
+    assert (
+        f"loading the weights: rank 1 is stopped: `kill -CONT {rank.pid}`" in caught.value.message
+    )
+    assert "rank 0" not in caught.value.message

@@ -133,3 +133,13 @@ def test_a_stranger_keeps_no_rank_from_joining(driver, join, stranger):
     stranger(b"7", wire.encode({"kind": "hello", "rank": 1, "secret": "guess"}))
     join(0), join(1)
     assert set(greetings(driver)) == {0, 1}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("taken", [b"1", b"0"])
+def test_who_takes_the_name_of_a_rank_first_does_not_keep_it_out(driver, join, stranger, taken):
+    """Names of connections follow from the secret of the ticket, which the server's key is not."""
+    stranger(taken, wire.encode({"kind": "hello", "rank": int(taken), "secret": "guess"}))
+    assert silence(driver) == BOTH_SILENT
+    join(0), join(1)
+    assert set(greetings(driver)) == {0, 1}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -63,10 +62,23 @@ def test_who_claims_a_wrong_rank_is_hung_up_on(driver, stranger, rank):
         framed(b"\xc1"),
         framed(wire.encode({})),
         framed(wire.encode({"kind": "stepped"})),
+        framed(b"\x81\xa6secret" + b"\x91" * 4000 + b"\xc0"),
+        framed(b"\x82\xa4kind\xa5hello\xa6secret" + b"\x91" * 1000 + b"\xc0"),
+        framed(b"\x82\xa4kind\xa5hello\xa6secret\xa2\xc3\x28"),
         struct.pack("<I", unix.MOST_GREETING_BYTES + 1),
         b"GET / HTTP/1.1\r\n\r\n",
     ],
-    ids=["empty", "no msgpack", "no kind", "no greeting", "too large", "HTTP"],
+    ids=[
+        "empty",
+        "no msgpack",
+        "no kind",
+        "no greeting",
+        "nested",
+        "nested secret",
+        "no UTF-8",
+        "too large",
+        "HTTP",
+    ],
 )
 def test_who_says_anything_but_hello_is_hung_up_on(driver, stranger, data):
     stranger.sendall(data)
@@ -115,10 +127,8 @@ def test_a_rank_that_hangs_up_is_named_though_its_process_lives(driver, join):
     ranks[0].close()
     driver.send(0, {"kind": "step"})
     driver.send(0, {"kind": "step"})
-    started = time.monotonic()
     with pytest.raises(RankFault, match=r"step 3: rank 0 has hung up$"):
-        driver.collect("stepped", "step 3", 20, nobody, stop_at_error=True)
-    assert time.monotonic() - started < 5
+        driver.collect("stepped", "step 3", 3600, nobody, stop_at_error=True)
     with pytest.raises(RankFault, match=r"step 4: rank 0 has hung up$"):
         driver.collect("stepped", "step 4", 20, nobody, stop_at_error=True)
 
@@ -187,3 +197,35 @@ def test_a_rank_without_a_driver_says_so():
     with pytest.raises(EnvironmentFault, match=f"rank 0: no driver at {ticket.endpoint}") as caught:
         connect(ticket)
     assert caught.value.code == "E-NET-DRIVER"
+
+
+@pytest.mark.timeout(60)
+def test_who_connects_and_says_nothing_is_hung_up_on(driver, join, stranger, monkeypatch):
+    monkeypatch.setattr(unix, "GREETING_S", 0.3)
+    rank = join(0)
+    join(1)
+    greetings(driver)
+    with pytest.raises(RankFault, match="no answer within 1 s"):
+        driver.collect("stepped", "step 1", 1, nobody, stop_at_error=True)
+    assert hung_up(stranger)
+    driver.send(0, {"kind": "step"})
+    assert rank.receive() == {"kind": "step"}
+
+
+@pytest.mark.timeout(60)
+def test_many_who_say_nothing_keep_nobody_from_joining(driver, join):
+    path = driver.ticket(0).endpoint.removeprefix(unix.SCHEME)
+    silent = []
+    try:
+        for _ in range(4):
+            for _ in range(unix.MOST_SILENT):
+                silent.append(socket.socket(socket.AF_UNIX))
+                silent[-1].connect(path)
+            assert silence(driver) == BOTH_SILENT
+        assert len(driver._transport._peers) <= unix.MOST_SILENT + 2
+        join(0), join(1)
+        assert set(greetings(driver)) == {0, 1}
+        assert hung_up(silent[0])
+    finally:
+        for each in silent:
+            each.close()
