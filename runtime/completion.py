@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .batch import Request, StepRows
 from .digest import chain_digests
+from .pace import RankTimes
 from .trace import Run
 
 
@@ -30,8 +31,7 @@ class Batch:
 
     `traces` and `steps`, the rows behind them, have one entry a step of a traced run.
 
-    `decode_kernels_s` and `decode_collectives_s` are the times of the slowest rank of each decode
-    step inside kernels, and inside collectives that need no Python.
+    `rank_times` are those of each rank over all decode steps.
     """
 
     completions: list[Completion]
@@ -40,8 +40,7 @@ class Batch:
     steps: list[StepRows]
     prefill_s: float
     decode_s: list[float]
-    decode_kernels_s: list[float]
-    decode_collectives_s: list[float]
+    rank_times: Mapping[int, RankTimes]
 
 
 def completions(requests: Sequence[Request]) -> list[Completion]:

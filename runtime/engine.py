@@ -140,8 +140,7 @@ class Engine:
             steps=steps,
             prefill_s=pace.prefill_s,
             decode_s=pace.decode_s,
-            decode_kernels_s=pace.kernels_s,
-            decode_collectives_s=pace.collectives_s,
+            rank_times=pace.ranks,
         )
 
     def finish_trace(self) -> None:

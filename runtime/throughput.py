@@ -13,6 +13,7 @@ from .completion import Batch
 from .config import SamplingSettings
 from .engine import Engine
 from .launcher import cores
+from .pace import added
 
 READS = 5
 
@@ -35,9 +36,10 @@ class Throughput:
     """Medians over decode steps. Times in milliseconds or seconds, bandwidth in 10^9 bytes/s.
 
     `weights_bytes` is what all ranks together read in one decode step. `bandwidth_share` is the
-    least time that reading it could take over the time that a step took; `overhead_share` is the
-    part of a step outside the kernels of the slowest rank, and `collectives_share` that within
-    collectives over shared memory, waiting for other ranks included.
+    least time that reading it could take over the time that a step took. Over all decode steps, by
+    the clocks of the ranks: `overhead_share` is the part outside the kernels of the busiest rank,
+    and `collectives_share` that within collectives over shared memory, waiting for other ranks
+    included, of the rank that waits longest.
     """
 
     decode_ms_per_step: float
@@ -73,8 +75,7 @@ def measure(engine: Engine, workload: Workload) -> Throughput:
         reads += [machine.bytes_per_second() for _ in range(READS)]
         batches.append(run(workload.new_tokens))
     step_s = statistics.median(s for batch in batches for s in batch.decode_s)
-    kernels_s = statistics.median(s for batch in batches for s in batch.decode_kernels_s)
-    collectives_s = statistics.median(s for batch in batches for s in batch.decode_collectives_s)
+    ranks = [added(batch.rank_times[rank] for batch in batches) for rank in batches[0].rank_times]
     prefill_s = statistics.median(batch.prefill_s for batch in batches)
     bandwidth = statistics.median(reads)
     weights = sum(rank["step_bytes"] for rank in engine.ranks)
@@ -86,6 +87,6 @@ def measure(engine: Engine, workload: Workload) -> Throughput:
         weights_bytes=weights,
         read_bandwidth_gb_s=bandwidth / 1e9,
         bandwidth_share=weights / bandwidth / step_s,
-        overhead_share=1 - kernels_s / step_s,
-        collectives_share=collectives_s / step_s,
+        overhead_share=1 - max(rank.kernels_share for rank in ranks),
+        collectives_share=max(rank.collectives_share for rank in ranks),
     )

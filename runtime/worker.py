@@ -13,8 +13,8 @@ import torch
 import torch.distributed as dist
 
 from ..kernels import ops
-from ..kernels.errors import InputError
-from ..kernels.program import Program
+from ..kernels.errors import InputError, IsobitError
+from ..kernels.program import Decoded, Program
 from ..kernels.step import StepMemory
 from ..shard.checkpoint import Checkpoint, open_checkpoint
 from ..shard.load import dummy_rank, load_rank
@@ -143,6 +143,7 @@ class Worker:
         }
         self._sampled: list[int] = []
         self._outcome: ops.Outcome | None = None
+        self._ended = time.perf_counter()
         self._memory = StepMemory()
         self._fault = inject_fault(
             FaultContext(rank=self.rank, plan=self.plan, decoder=self.decoder)
@@ -192,22 +193,37 @@ class Worker:
         """Answers to steps like the last one, each row with what was sampled before."""
         program, outcome = self.decoder.recorded.program, self._outcome
         assert isinstance(program, Program) and outcome is not None
-        made = program.decode(count, self._sampled, self._memory.ends, outcome, self.check != "off")
+        compares, fault = self.check != "off", None
+        made: list[Decoded] = []
+        try:
+            for step in program.decode(count, self._sampled, self._memory.ends, outcome, compares):
+                made.append(step)
+        except IsobitError as error:
+            fault = error  # of the step after those that were made, which are answered first
+        inside = sum(busy_ns + waited_ns for _, _, busy_ns, waited_ns in made) / 1e9
+        outside_s = max(0.0, self._lap() - inside) / max(1, len(made))
         for number, (tokens, digests, busy_ns, waited_ns) in enumerate(made, first):
             self._sampled = tokens
-            answer = self._answer(number, busy_ns / 1e9, waited_ns / 1e9, len(tokens), digests)
+            times = _times(outside_s, busy_ns / 1e9, waited_ns / 1e9)
+            answer = self._answer(number, times, len(tokens), digests)
             yield answer | ({"tokens": tokens} if self.rank == 0 else {})
+        if fault is not None:
+            raise fault
         self.choice.collectives.check()
 
+    def _lap(self) -> float:
+        """Seconds since the last call: since the end of the step before."""
+        before, self._ended = self._ended, time.perf_counter()
+        return self._ended - before
+
     def _answer(
-        self, number: int, kernels_s: float, collectives_s: float, rows: int, digests: list[int]
+        self, number: int, times: dict[str, float], rows: int, digests: list[int]
     ) -> dict[str, Any]:
         hidden, logits = step_digests(digests, len(digests) - rows) if digests else ("", [])
         return {
             "kind": "stepped",
             "step": number,
-            "kernels_s": kernels_s,
-            "collectives_s": collectives_s,
+            **times,
             "hidden_digest": hidden,
             "logits_digests": logits,
         }
@@ -227,7 +243,7 @@ class Worker:
         hidden, logits = self.decoder.forward(step)
         kernels_s, collectives_s = ops.busy_seconds() - busy, ops.external_seconds() - waited
         greatest, digests = self._outcome_of(hidden, logits).read(self.check != "off")
-        answer = self._answer(number, kernels_s, collectives_s, len(greatest), digests)
+        answer = self._answer(number, {}, len(greatest), digests)
         if "score" not in message:
             # All ranks: the driver sends steps before it knows what the last one sampled.
             self._sampled = sampled(message, logits, greatest)
@@ -240,7 +256,8 @@ class Worker:
             answer["findings"] = self.products.take()
         if self.tracer.enabled:
             answer["trace"] = [record.fields() for record in self.tracer.take()]
-        return answer
+        outside_s = max(0.0, self._lap() - kernels_s - collectives_s)
+        return answer | _times(outside_s, kernels_s, collectives_s)
 
     def _outcome_of(self, hidden: torch.Tensor, logits: torch.Tensor) -> ops.Outcome:
         """What reads the outcome of a step: the last one's, while its tensors are the same."""
@@ -253,6 +270,15 @@ class Worker:
         self.choice.collectives.close()
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _times(outside_s: float, kernels_s: float, collectives_s: float) -> dict[str, float]:
+    """The times of a step, as answers carry them; `outside_s` is neither in one nor the other."""
+    return {
+        "elapsed_s": outside_s + kernels_s + collectives_s,
+        "kernels_s": kernels_s,
+        "collectives_s": collectives_s,
+    }
 
 
 def sampled(message: dict[str, Any], logits: torch.Tensor, greatest: list[int]) -> list[int]:

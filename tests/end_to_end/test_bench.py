@@ -23,7 +23,10 @@ def test_throughput_of_dummy_weights_from_a_config_alone(degree, tmp_path):
     found = json.loads(result.stdout)
     assert found["decode_tokens_per_s"] == pytest.approx(3000 / found["decode_ms_per_step"])
     assert found["prefill_tokens_per_s"] == pytest.approx(60 / found["prefill_s"])
-    assert 0 < found["overhead_share"] < 1
+    # Of times that contain each other, whatever else this machine does.
+    assert 0 <= found["collectives_share"] <= 1
+    assert 0 <= found["overhead_share"] < 1
+    assert found["collectives_share"] == 0 or degree == "2"
     least = 1000 * found["weights_bytes"] / (found["read_bandwidth_gb_s"] * 1e9)
     assert found["bandwidth_share"] == pytest.approx(least / found["decode_ms_per_step"])
     # 5 layers of 580608 products at half a byte, and the tied bfloat16 head of 2000 x 288.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from isobit.runtime import pace
-from isobit.runtime.pace import Pace
+from isobit.runtime.pace import Pace, RankTimes
 
 
 @pytest.fixture
@@ -18,7 +18,10 @@ def clock(monkeypatch) -> list[float]:
 def answers(*steps: tuple[float, float]) -> list[dict[int, dict[str, float]]]:
     """Of two ranks; `steps` gives the seconds each had inside kernels."""
     return [
-        {rank: {"kernels_s": s, "collectives_s": s / 8} for rank, s in enumerate(step)}
+        {
+            rank: {"elapsed_s": 2 * s, "kernels_s": s, "collectives_s": s / 8}
+            for rank, s in enumerate(step)
+        }
         for step in steps
     ]
 
@@ -45,11 +48,19 @@ def test_a_go_takes_no_longer_than_people_notice(clock, step_s, count):
     assert own.steps_in_one_go == count
 
 
-def test_steps_of_one_go_share_its_time_and_the_slowest_rank_counts(clock):
+def test_steps_of_one_go_share_its_time_and_ranks_have_their_own(clock):
     own = Pace()
     clock.append(1.0)
     own.add(answers((1, 1)), all_have_begun=True)
     clock.append(1.5)
-    own.add(answers((0.1, 0.2), (0.4, 0.3)), all_have_begun=True)
+    own.add(answers((0.125, 0.25), (0.5, 0.25)), all_have_begun=True)
     assert own.decode_s == [0.25, 0.25]
-    assert (own.kernels_s, own.collectives_s) == ([0.2, 0.4], [0.025, 0.05])
+    assert [vars(own.ranks[rank]) for rank in (0, 1)] == [
+        {"elapsed_s": 1.25, "kernels_s": 0.625, "collectives_s": 0.078125},
+        {"elapsed_s": 1.0, "kernels_s": 0.5, "collectives_s": 0.0625},
+    ]
+    assert own.ranks[0].kernels_share == 0.5
+
+
+def test_without_a_decode_step_there_is_no_share():
+    assert (RankTimes().kernels_share, RankTimes().collectives_share) == (0, 0)
