@@ -1,7 +1,9 @@
 # Everything from a fresh clone: needs Python 3.11 or newer, make and g++.
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# The environment holds for builds as well, which know no --constraint: newer pips read the second.
+PIP := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
+  $(BIN)/pip install --quiet --disable-pip-version-check
 SOURCES := pyproject.toml constraints.txt $(wildcard kernels/cpu/* runtime/collectives/cpu/*)
 MODEL := examples/stdlib-qwen2-int4
 CASES ?= 5000
