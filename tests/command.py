@@ -75,7 +75,7 @@ def scratch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     monkeypatch.setenv(MARK, folder.name)
     try:
         yield folder
-        deadline = time.monotonic() + 3
+        deadline = time.monotonic() + 60
         while processes_marked(folder.name) and time.monotonic() < deadline:
             time.sleep(0.1)
         assert processes_marked(folder.name) == []

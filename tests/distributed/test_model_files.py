@@ -56,7 +56,7 @@ class Boxes(LocalLauncher):
 
     def stop(self) -> None:
         for thread in self._threads:
-            thread.join(timeout=10)
+            thread.join(timeout=100)
 
 
 class Worker:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -66,10 +65,8 @@ def next_token(mode: ModelFiles) -> int:
 
 
 def test_a_node_without_the_model_is_refused_and_then_served(nodes):
-    started = time.monotonic()
     with pytest.raises(InputError) as raised:
         next_token("auto")
-    assert time.monotonic() - started < 30
     assert raised.value.code == "E-MODEL-MISSING"
     assert f"{os.uname().nodename} (rank 1): {MODEL}: no such folder" in raised.value.message
     assert next_token("head") == all_logits(INT4, IDS, "float32")[-1].argmax()

@@ -1,4 +1,4 @@
-"""`isobit bench collectives`: the fields that tools read; the custom sum is worth having."""
+"""`isobit bench collectives`: the fields that tools read."""
 
 from __future__ import annotations
 
@@ -7,16 +7,12 @@ from ..command import Command, command
 __all__ = ["command"]
 
 
-def test_every_mode_is_measured_at_every_size_and_the_custom_one_is_the_fastest(command: Command):
+def test_every_mode_is_measured_at_every_size(command: Command):
     outcome = command("bench", "collectives", "-tp", 2, "--bytes", "64,20480", "--json")
     assert outcome.status == 0, outcome.stderr
     rows = outcome.json()["rows"]
     modes = ("custom", "gather", "library")
     assert [(r["bytes"], r["mode"]) for r in rows] == [(n, m) for n in (64, 20480) for m in modes]
-    medians = {(row["bytes"], row["mode"]): row["p50_us"] for row in rows}
-    for size in (64, 20480):
-        # On a quiet machine more than a hundred times; other work here costs both sides.
-        assert 3 * medians[size, "custom"] < medians[size, "library"]
     assert all(0 < row["p50_us"] <= row["p99_us"] for row in rows)
 
 

@@ -116,7 +116,7 @@ def test_ctrl_c_during_generation_ends_everything(launcher, scratch):
         assert first.isdigit(), process.stderr.read()
         assert len(processes_marked(scratch.name)) >= 3
         os.killpg(process.pid, signal.SIGINT)
-        stdout, stderr = process.communicate(timeout=60)
+        stdout, stderr = process.communicate(timeout=200)
     finally:
         process.kill()
         process.wait()

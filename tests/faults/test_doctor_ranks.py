@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -76,8 +77,14 @@ SEEDED = {
 }
 
 
-@pytest.mark.parametrize("degree", [2, 4])
-@pytest.mark.parametrize("fault", SEEDED)
+def by_turns(faults: Iterable[str]) -> pytest.MarkDecorator:
+    """Every fault at one degree, 2 or 4 by turns: a diagnosis runs whole engines."""
+    return pytest.mark.parametrize(
+        ("fault", "degree"), [(fault, 2 if n % 2 else 4) for n, fault in enumerate(faults)]
+    )
+
+
+@by_turns(SEEDED)
 def test_a_fault_of_another_test_is_named(fault, degree, llama, seed_fault):
     seed_fault("tests.faults.seeded", fault)
     assert place(diagnose(llama, degree)) == SEEDED[fault]
@@ -132,8 +139,7 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("degree", [2, 4])
-@pytest.mark.parametrize("fault", SMALL)
+@by_turns(SMALL)
 def test_a_fault_of_a_small_model_is_named(fault, degree, llama, seed_fault):
     seed_fault("tests.faults.doctor_faults", fault)
     assert place(diagnose(llama, degree)) == SMALL[fault]
@@ -148,8 +154,7 @@ def test_a_kv_head_that_the_wrong_queries_read_is_named(tmp_path, seed_fault):
     assert found == Place("shard-fault", site, 0, "self_attn.attn", 1)
 
 
-@pytest.mark.parametrize("degree", [2, 4])
-@pytest.mark.parametrize("fault", ["bias_on_all_ranks", "bias_on_all_ranks_but_one"])
+@by_turns(["bias_on_all_ranks", "bias_on_all_ranks_but_one"])
 def test_a_bias_that_moved_into_the_sum_is_named(fault, degree, llama, seed_fault):
     seed_fault("tests.faults.seeded", fault)
     found = place(diagnose(llama, degree))
@@ -157,13 +162,12 @@ def test_a_bias_that_moved_into_the_sum_is_named(fault, degree, llama, seed_faul
     assert found == Place("shard-fault", site, 0, "self_attn.o_proj.bias", 0)
 
 
-@pytest.mark.parametrize("degree", [2, 4])
 @pytest.mark.parametrize(
-    ("fault", "model", "op", "verdict"),
+    ("fault", "model", "op", "verdict", "degree"),
     [
-        ("scale_the_wrong_groups", "ct-int4", "mlp.down_proj", "shard-fault"),
-        ("ignore_g_idx", "gptq-act-order", "self_attn.o_proj", "shard-fault"),
-        ("pad_with_garbage", "ct-int4", "mlp.down_proj", "shard-fault"),
+        ("scale_the_wrong_groups", "ct-int4", "mlp.down_proj", "shard-fault", 2),
+        ("ignore_g_idx", "gptq-act-order", "self_attn.o_proj", "shard-fault", 4),
+        ("pad_with_garbage", "ct-int4", "mlp.down_proj", "shard-fault", 4),
     ],
 )
 def test_a_shard_that_is_not_the_file_is_named(fault, model, op, verdict, degree, seed_fault):
