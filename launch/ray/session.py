@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -30,6 +32,7 @@ RANKS_ENVIRONMENT = {
 OBJECT_STORE_BYTES = 80 << 20
 BELOW = "/r"
 SHUT_DOWN_S = 15.0
+STDERR = 2
 LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"
 LONGEST_RAY_SOCKET = len("/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store")
 
@@ -38,7 +41,7 @@ LONGEST_RAY_SOCKET = len("/session_2026-01-01_00-00-00_000000_1234567/sockets/pl
 def ray_session(address: str | None, most_ranks: int) -> Iterator[None]:
     """A Ray to place ranks on: the cluster at `address`, or one that lives as long as the block.
 
-    The private Ray wants a random token of whoever connects, and leaves no file behind. Raises
+    The private Ray listens on loopback, wants a random token, and leaves no file behind. Raises
     EnvironmentFault E-RAY-CONNECT when Ray cannot be started or reached, and as check_head;
     InputError E-RAY-AUTH and E-USAGE.
     """
@@ -76,8 +79,11 @@ def ray_session(address: str | None, most_ranks: int) -> Iterator[None]:
                 }
             cleanup.enter_context(_messages_logged())
             cleanup.callback(_shut_down, private=address is None)
+            if address is None:
+                cleanup.enter_context(_loopback_stays())
             try:
-                ray.init(**settings)
+                with _stderr_logged():
+                    ray.init(**settings)
             except (OSError, ValueError, RuntimeError, RayError) as error:
                 where = "a local Ray" if address is None else f"Ray at {address}"
                 raise EnvironmentFault(
@@ -87,7 +93,7 @@ def ray_session(address: str | None, most_ranks: int) -> Iterator[None]:
 
 
 def _quiet() -> dict[str, str]:
-    """Ray's C++ writes its errors to the terminal, where ours stand; its own logs keep them."""
+    """Ray's C++ would write its errors to the terminal, where ours stand."""
     return {} if LOG_LEVEL in os.environ else {LOG_LEVEL: "fatal"}
 
 
@@ -129,6 +135,39 @@ def head_is_gone() -> bool:
         return False
     host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
     return silence((host, int(port))) is not None
+
+
+@contextmanager
+def _loopback_stays() -> Iterator[None]:
+    """Let Ray keep 127.0.0.1 as the address of its node, and so listen there alone.
+
+    It would take the address of the network instead, for hosts that a private Ray does not have.
+    """
+    from ray._private import services
+
+    before = services.resolve_ip_for_localhost
+    services.resolve_ip_for_localhost = lambda host: host
+    try:
+        yield
+    finally:
+        services.resolve_ip_for_localhost = before
+
+
+@contextmanager
+def _stderr_logged() -> Iterator[None]:
+    """Log what Ray's C++ writes to standard error while it starts: our own messages stand there."""
+    sys.stderr.flush()
+    kept = os.dup(STDERR)
+    with tempfile.TemporaryFile() as written:
+        os.dup2(written.fileno(), STDERR)
+        try:
+            yield
+        finally:
+            os.dup2(kept, STDERR)
+            os.close(kept)
+            written.seek(0)
+            if said := written.read().decode(errors="replace").strip():
+                log.info("Ray: %s", said)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -49,6 +50,22 @@ def private_folders(scratch: Path) -> list[Path]:
     return [folder for folder in scratch.iterdir() if folder.name.startswith("isobit-ray-")]
 
 
+LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+"""127.0.0.1, the same in IPv6, and ::1, as /proc/net has them."""
+
+
+def listening(scratch: Path) -> list[tuple[str, str]]:
+    """The sockets at which processes of a test listen over TCP: inode and address."""
+    own = set()
+    for process in processes_marked(scratch.name):
+        for file in Path(f"/proc/{process.split()[0]}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                own.add(str(file.readlink()).removeprefix("socket:[").removesuffix("]"))
+    tables = [Path(f"/proc/net/{name}").read_text() for name in ("tcp", "tcp6")]
+    lines = [line.split() for table in tables for line in table.splitlines()]
+    return [(x[9], x[1].partition(":")[0]) for x in lines if x[3] == "0A" and x[9] in own]
+
+
 @pytest.mark.timeout(200)
 def test_a_signal_to_the_whole_group_is_an_interrupt(scratch):
     """As `timeout` sends it: Ray's own processes end by it, before this one can ask them to."""
@@ -56,6 +73,9 @@ def test_a_signal_to_the_whole_group_is_an_interrupt(scratch):
     def strike(process: subprocess.Popen[bytes]) -> None:
         [folder] = private_folders(scratch)
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        heard = listening(scratch)
+        assert len(heard) >= 4
+        assert {address for _, address in heard} <= LOOPBACK
         os.killpg(process.pid, signal.SIGTERM)
 
     status, said = after_the_first_token("ray", strike)
