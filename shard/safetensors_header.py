@@ -20,7 +20,7 @@ from typing import Any
 from ..kernels.errors import DamagedError, InputError, NotSupportedError
 
 MOST_HEADER_BYTES = 100_000_000
-MOST_TENSORS = 500_000
+MOST_TENSORS = 100_000
 MOST_NESTING = 127
 MOST_SHOWN = 20
 LARGEST = 2**64 - 1

@@ -77,6 +77,11 @@ def put_nan_into_a_scale(folder: Path) -> None:
     change(folder, edit)
 
 
+def call_it_another_model(folder: Path) -> None:
+    text = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**text, "architectures": ["MambaForCausalLM"]}))
+
+
 def cut_the_file(folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[: -(1 << 16)])
@@ -90,6 +95,7 @@ CASES = [
     (put_nan_into_a_scale, INT4, "checkpoint-damaged", (LAYER, "mlp.down_proj")),
     (edit_the_intermediate_size, INT4, "config-mismatch", None),
     (cut_the_file, INT4, "checkpoint-damaged", None),
+    (call_it_another_model, INT4, "not-supported", None),
 ]
 
 
