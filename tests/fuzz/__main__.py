@@ -3,7 +3,7 @@
 The children come from one process that has imported torch; memory is polled, and a case that passes
 a bound is killed. A case is right when every command ends with 0, 1 or 2 within the bounds, speaks
 JSON or a coded message, lets no control character through, and inspect refuses what generate
-refuses. Some cases also run as real commands. Ends with status 1 and the list when one is not.
+refuses. One case in a hundred runs as real commands. Ends with status 1 and a list when one is not.
 
 `--only N` runs one case and shows what its commands said.
 """
@@ -23,7 +23,8 @@ from .bounds import Ended, as_command, forked
 from .mutations import make_case
 from .verdict import faults_of
 
-REAL_COMMANDS = 50
+EACH_REAL = 100
+"""One case in so many runs as real commands: 50 of 5000."""
 IDS = ("--prompt-ids", "0", "--max-tokens", "2", "--launcher", "local", "--threads", "1")
 TEXT = ("-p", "def main", *IDS[2:])
 
@@ -63,12 +64,11 @@ def run_case(number: int, seed: int, real: bool, show: bool) -> list[str]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def work(numbers: range, seed: int, cases: int, path: Path) -> None:
+def work(numbers: range, seed: int, path: Path) -> None:
     """One of several processes that share the cases; writes what it finds, a line each."""
-    every = max(1, cases // REAL_COMMANDS)
     with path.open("w") as out:
         for number in numbers:
-            for line in run_case(number, seed, number % every == 0, False):
+            for line in run_case(number, seed, number % EACH_REAL == 0, False):
                 out.write(line.replace("\n", "\\n") + "\n")
                 out.flush()
 
@@ -82,9 +82,13 @@ def main() -> int:
     parser.add_argument("--only", type=int)
     options = parser.parse_args()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    import isobit.launch.cli.app  # noqa: F401
-    import tokenizers  # noqa: F401
+    # All that a command would import, once.
+    import isobit.launch.cli.app
+    import isobit.launch.text
+    import isobit.runtime.rank_process
+    import isobit.runtime.worker  # noqa: F401
     import torch
+    from transformers import AutoTokenizer  # noqa: F401
 
     # A thread of torch's would not live on in a forked child.
     torch.set_num_threads(1)
@@ -100,7 +104,7 @@ def main() -> int:
             numbers = range(options.first + job, total, options.jobs)
             child = os.fork()
             if not child:
-                work(numbers, options.seed, options.cases, path)
+                work(numbers, options.seed, path)
                 os._exit(0)
             children.append(child)
         broken = [child for child in children if os.waitpid(child, 0)[1]]
