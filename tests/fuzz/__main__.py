@@ -17,6 +17,7 @@ import shutil
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 
 from .bounds import Ended, as_command, forked
@@ -104,8 +105,14 @@ def main() -> int:
             numbers = range(options.first + job, total, options.jobs)
             child = os.fork()
             if not child:
-                work(numbers, options.seed, path)
-                os._exit(0)
+                status = 1
+                try:
+                    work(numbers, options.seed, path)
+                    status = 0
+                except Exception:  # noqa: BLE001
+                    traceback.print_exc()
+                finally:
+                    os._exit(status)
             children.append(child)
         broken = [child for child in children if os.waitpid(child, 0)[1]]
         lines = [line for path in Path(results).iterdir() for line in path.read_text().splitlines()]

@@ -75,9 +75,16 @@ def make_case(number: int, seed: int, folder: Path) -> tuple[str, Path]:
     return f"{kind} of {base.name}", folder
 
 
+def remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        path.rmdir()
+    else:
+        path.unlink(missing_ok=True)
+
+
 def replace(path: Path, data: bytes) -> None:
-    """Write a file in place of the link that is there."""
-    path.unlink(missing_ok=True)
+    """Write a file in place of what is there."""
+    remove(path)
     path.write_bytes(data)
 
 
@@ -86,9 +93,11 @@ def dumped(value: Any) -> bytes:
 
 
 def read(path: Path) -> Any:
+    if not path.is_file():
+        return {}
     try:
         return json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
 
 
@@ -144,7 +153,7 @@ def garble(draw: random.Random, data: bytes) -> bytes:
 
 def odd_file(draw: random.Random, path: Path) -> None:
     """Something that is no regular file."""
-    path.unlink(missing_ok=True)
+    remove(path)
     draw.choice(
         (
             lambda: os.mkfifo(path),
@@ -189,9 +198,10 @@ def quantization(draw: random.Random, folder: Path) -> None:
 def split(data: bytes) -> tuple[Any, bytes]:
     length = int.from_bytes(data[:8], "little")
     try:
-        return json.loads(data[8 : 8 + length]), data[8 + length :]
-    except ValueError:
+        fields = json.loads(data[8 : 8 + length])
+    except (ValueError, RecursionError):
         return {}, data
+    return (fields, data[8 + length :]) if isinstance(fields, dict) else ({}, data)
 
 
 def joined(header: bytes, body: bytes) -> bytes:
@@ -225,9 +235,10 @@ def header(draw: random.Random, folder: Path) -> None:
         fields = {new if each == name else each: value for each, value in fields.items()}
         replace(path, joined(dumped(fields), body))
     elif way < 0.6 and names:
-        fields[draw.choice(names)]["dtype"] = draw.choice(
-            ("F32", "F16", "BF16", "F64", "I32", "U32", "F8_E4M3", "F4", "I8", "U8", "BOOL")
-        )
+        kinds = ("F32", "F16", "BF16", "F64", "I32", "U32", "F8_E4M3", "F4", "I8", "U8", "BOOL")
+        name = draw.choice(names)
+        if isinstance(fields[name], dict):
+            fields[name]["dtype"] = draw.choice(kinds)
         replace(path, joined(dumped(fields), body))
     else:
         replace(path, joined(dumped(changed(draw, fields)), body))
