@@ -71,7 +71,7 @@ def work(numbers: range, seed: int, path: Path) -> None:
         for number in numbers:
             for line in run_case(number, seed, number % EACH_REAL == 0, False):
                 out.write(line.replace("\n", "\\n") + "\n")
-                out.flush()
+                print(line, flush=True)
 
 
 def main() -> int:
@@ -116,8 +116,6 @@ def main() -> int:
             children.append(child)
         broken = [child for child in children if os.waitpid(child, 0)[1]]
         lines = [line for path in Path(results).iterdir() for line in path.read_text().splitlines()]
-    lines.sort(key=lambda line: int(line.split()[0]))
-    print("\n".join(lines))
     kinds = collections.Counter(line.split("): ", 1)[1].split(":")[0] for line in lines)
     seconds = time.monotonic() - started
     print(f"{options.cases} cases in {seconds:.0f} s, {len(lines)} faults: {dict(kinds)}")

@@ -10,6 +10,7 @@ from typing import Any
 from .bounds import Ended
 
 CODE = re.compile(r"E-[A-Z0-9]+(-[A-Z0-9]+)*")
+SPOKEN = re.compile(r"^E-[A-Z0-9-]+ ", re.MULTILINE)
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 BY_NUMBERS = ("E-CODES-", "E-SCALE-")
 """What inspect alone knows: it looks at all codes, and a loader does not."""
@@ -37,7 +38,7 @@ def _alone(name: str, each: Ended) -> list[str]:
     if CONTROL.search(each.stdout + each.stderr):
         return ["control character"]
     if "text" in name and "generate" not in name:
-        spoken = each.status == 0 or each.stdout or CODE.match(each.stderr)
+        spoken = each.status == 0 or each.stdout or SPOKEN.search(each.stderr)
         return [] if spoken else ["no code"]
     try:
         value = json.loads(each.stdout)
