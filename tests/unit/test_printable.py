@@ -36,7 +36,7 @@ def test_a_console_prints_codes(capsys, cell):
     table.add_row(HOSTILE)
     console.print(table if cell else HOSTILE, markup=False)
     said = capsys.readouterr().out
-    assert "\\x1b[2J" in said
+    assert "\\x1b]0;owned" in said
     assert "\x1b" not in said
 
 
