@@ -18,6 +18,9 @@ _NAMED_LIKE = {
     "weight_packed": ("compressed-tensors",),
     "SCB": ("bitsandbytes",),
     "quant_state.bitsandbytes__nf4": ("bitsandbytes",),
+    "quant_state.bitsandbytes__fp4": ("bitsandbytes",),
+    "weight_scale": ("compressed-tensors",),
+    "weight_scale_inv": ("fp8",),
 }
 
 

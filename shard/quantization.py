@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
+from functools import cached_property
 
 from ..kernels.errors import InputError
+from .patterns import found_in, matches
 
 CHANNEL = -1
 
@@ -48,19 +49,60 @@ class WeightScheme:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Targets:
+    """Which modules a rule is for; any of these will do.
+
+    `names`: full names. `parts`: text anywhere in the name. `suffixes`: how the name ends.
+    `patterns`: regular expressions that match from the start of the name; `anywhere`: within it;
+    both were checked by patterns.check_pattern. `classes`: torch classes, "Linear" among them.
+    With `within` the name has to begin with one of these too.
+    """
+
+    names: frozenset[str] = frozenset()
+    parts: tuple[str, ...] = ()
+    suffixes: tuple[str, ...] = ()
+    patterns: tuple[str, ...] = ()
+    anywhere: tuple[str, ...] = ()
+    classes: frozenset[str] = frozenset()
+    within: tuple[str, ...] = ()
+
+    def match(self, module: str) -> bool:
+        """Whether a module such as model.layers.0.mlp.up_proj is meant."""
+        if self.within and not module.startswith(self.within):
+            return False
+        return (
+            module in self.names
+            or not self.classes.isdisjoint(_classes(module))
+            or any(part in module for part in self.parts)
+            or module.endswith(self.suffixes)
+            or any(matches(pattern, module) for pattern in self.patterns)
+            or any(found_in(pattern, module) for pattern in self.anywhere)
+        )
+
+
+LINEAR = Targets(classes=frozenset({"Linear"}))
+HEAD = Targets(names=frozenset({"lm_head"}))
+EMBEDDING = "model.embed_tokens"
+
+
+def _classes(module: str) -> tuple[str, ...]:
+    """The torch classes of a module that holds a matrix."""
+    return ("Embedding" if module == EMBEDDING else "Linear", "Module")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Rule:
     """Modules that `targets` match have `scheme`; None leaves them dense."""
 
-    targets: tuple[str, ...]
+    targets: Targets
     scheme: WeightScheme | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizationSpec:
-    """The quantization of a checkpoint: the first rule whose target matches a module decides.
+    """The quantization of a checkpoint: the first rule that matches a module decides.
 
-    A target is the class name "Linear", a "re:" pattern matched from the start of the module's
-    name, "in:" and a part of the name, or the name or its last components.
+    A module that none matches is dense.
     """
 
     method: str
@@ -69,20 +111,15 @@ class QuantizationSpec:
 
     def scheme(self, module: str) -> WeightScheme | None:
         """Return the scheme of a module such as model.layers.0.mlp.up_proj; None means dense."""
-        for rule in self.rules:
-            if any(_matches(target, module) for target in rule.targets):
-                return rule.scheme
-        return None
+        if module not in self._found:
+            rule = next((rule for rule in self.rules if rule.targets.match(module)), None)
+            self._found[module] = None if rule is None else rule.scheme
+        return self._found[module]
 
-
-def _matches(pattern: str, module: str) -> bool:
-    if pattern.startswith("re:"):
-        return re.match(pattern[3:], module) is not None
-    if pattern.startswith("in:"):
-        return pattern[3:] in module
-    if pattern == "Linear":
-        return not module.endswith("embed_tokens")
-    return module == pattern or module.endswith("." + pattern)
+    @cached_property
+    def _found(self) -> dict[str, WeightScheme | None]:
+        """Schemes by module: hundreds of patterns are matched once a module."""
+        return {}
 
 
 def assumed_quantization(name: str, group_size: int) -> QuantizationSpec:
@@ -97,7 +134,7 @@ def assumed_quantization(name: str, group_size: int) -> QuantizationSpec:
             "positive group size or -1",
         )
     scheme = WeightScheme(format="assumed", bits=int(name[3:]), group_size=group_size)
-    rules = (Rule(targets=("lm_head",), scheme=None), Rule(targets=("Linear",), scheme=scheme))
+    rules = (Rule(targets=HEAD, scheme=None), Rule(targets=LINEAR, scheme=scheme))
     return QuantizationSpec(
         method="assumed", rules=rules, evidence=f"--quantization {name} --group-size {group_size}"
     )

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..kernels.errors import InputError, NotSupportedError
-from .formats.config import quantization_from_config
+from .formats.config import check_agreement, companion_settings, quantization_from_config
 from .quantization import QuantizationSpec, WeightScheme
 from .rotary import RotarySpec, rotary_from_config
 from .settings import positive_int, positive_number, read_config, read_json
@@ -134,8 +134,9 @@ def read_spec(model: Path) -> ModelSpec:
     Stop tokens of generation_config.json count too: chat models name their end of turn there.
     """
     config = read_config(model)
-    quantize = model / "quantize_config.json"
-    spec = spec_from_config(config, read_json(quantize) if quantize.is_file() else None)
+    companion = companion_settings(model)
+    check_agreement(config, companion)
+    spec = spec_from_config(config, companion)
     generation = model / "generation_config.json"
     if generation.is_file():
         stop_ids = sorted({*spec.stop_ids, *_stop_ids(read_json(generation))})

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import torch
 
-from ...kernels.errors import InputError
+from ...kernels.errors import NotSupportedError
 from ..checkpoint import Checkpoint
 from ..features import Features
 from ..quantization import WeightScheme
@@ -63,9 +63,9 @@ PACKERS: dict[str, Callable[[str, WholeWeight, WeightScheme], dict[str, torch.Te
 
 
 def quantized_format(name: str) -> QuantizedFormat:
-    """Return the reader of a format; raises InputError E-QUANT-METHOD for one that is not read."""
+    """Return the reader of a format; raises NotSupportedError E-QUANT-METHOD without one."""
     if name not in _FORMATS:
-        raise InputError(
+        raise NotSupportedError(
             "E-QUANT-METHOD", f"format {name!r} is not read. Read: {', '.join(_FORMATS)}"
         )
     return _FORMATS[name]

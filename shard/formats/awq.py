@@ -11,16 +11,17 @@ from typing import Any
 
 import torch
 
-from ...kernels.errors import InputError
+from ...kernels.errors import NotSupportedError
 from ...kernels.stored_codes import StoredCodes
 from ..checkpoint import Checkpoint
 from ..features import Features, bounds, count, part, places
-from ..quantization import QuantizationSpec, Rule, WeightScheme
+from ..patterns import shown
+from ..quantization import HEAD, LINEAR, QuantizationSpec, Rule, Targets, WeightScheme
 from ..safetensors_file import SliceReader, TensorEntry
 from .codes import QuantizedSlice, WholeWeight, column_groups, pack_words
 from .dynamic import dynamic_rules
 from .expected import FLOATS, Expected
-from .settings import bits, flag, group_size, strings, text, warn_unknown
+from .settings import Problems, bits, flag, group_size, strings, text, warn_unknown
 
 COLUMN_OF_NIBBLE = (0, 2, 4, 6, 1, 3, 5, 7)
 NIBBLE_OF_COLUMN = (0, 4, 1, 5, 2, 6, 3, 7)
@@ -36,37 +37,56 @@ _KNOWN = {
 
 def quantization(settings: dict[str, Any]) -> QuantizationSpec:
     """Read an AWQ config; GPTQModel leaves modules dense by `dynamic` instead of AutoAWQ's
-    `modules_to_not_convert`. Raises InputError E-QUANT-SCHEME."""
+    `modules_to_not_convert`, parts of names.
+
+    Raises DamagedError and NotSupportedError E-QUANT-SCHEME and E-QUANT-PATTERN.
+    """
     names = {"w_bit": "bits", "q_group_size": "group_size"}
     settings = {**settings, **{new: settings[old] for old, new in names.items() if old in settings}}
     warn_unknown("awq", settings, _KNOWN)
-    version = (text("awq", settings, "version") or "gemm").lower()
-    if version != "gemm":
-        raise InputError(
-            "E-QUANT-SCHEME",
-            f"awq: version {version!r} is another layout and not read. Read: gemm. AutoAWQ writes "
-            'it with quant_config {"version": "GEMM"}',
-        )
-    kept = strings("awq", settings, "modules_to_not_convert")
-    kept = ("lm_head", *(f"in:{name}" for name in kept))
+    problems = Problems()
+    problems.get(_check_version, settings)
+    kept = problems.get(strings, "awq", settings, "modules_to_not_convert")
+    whole = problems.get(_scheme, settings)
+    if whole is None:
+        problems.raise_all()
+    dynamic = problems.get(dynamic_rules, "awq", settings, _scheme)
+    problems.raise_all()
     return QuantizationSpec(
         method="awq",
         rules=(
-            Rule(targets=kept, scheme=None),
-            *dynamic_rules("awq", settings, _scheme),
-            Rule(targets=("Linear",), scheme=_scheme(settings)),
+            Rule(targets=Targets(names=HEAD.names, parts=kept or ()), scheme=None),
+            *(dynamic or ()),
+            Rule(targets=LINEAR, scheme=whole),
         ),
-        evidence=f"config says awq version {version!r}",
+        evidence="config says awq version 'gemm'",
     )
+
+
+def _check_version(settings: dict[str, Any]) -> None:
+    version = (text("awq", settings, "version") or "gemm").lower()
+    if version != "gemm":
+        raise NotSupportedError(
+            "E-QUANT-SCHEME",
+            f"awq: version {shown(version)} is another layout and not read. Read: gemm. AutoAWQ "
+            'writes it with quant_config {"version": "GEMM"}',
+        )
 
 
 def _scheme(settings: dict[str, Any]) -> WeightScheme:
-    return WeightScheme(
-        format="awq",
-        bits=bits("awq", settings, (4,)),
-        group_size=group_size("awq", settings),
-        symmetric=not flag("awq", settings, "zero_point", True),
-    )
+    zero_point = flag("awq", settings, "zero_point", True)
+    return scheme_of("awq", settings, symmetric=not zero_point)
+
+
+def scheme_of(where: str, settings: dict[str, Any], symmetric: bool) -> WeightScheme:
+    """The scheme that `bits` and `group_size` describe."""
+    problems = Problems()
+    width = problems.get(bits, where, settings, (4,))
+    group = problems.get(group_size, where, settings)
+    problems.raise_all()
+    assert width is not None
+    assert group is not None
+    return WeightScheme(format="awq", bits=width, group_size=group, symmetric=symmetric)
 
 
 def expected_tensors(module: str, n: int, k: int, scheme: WeightScheme) -> dict[str, Expected]:

@@ -15,14 +15,23 @@ from typing import Any
 
 import torch
 
-from ...kernels.errors import InputError
+from ...kernels.errors import DamagedError, NotSupportedError
 from ..checkpoint import Checkpoint
 from ..features import Features, bounds, count
-from ..quantization import CHANNEL, QuantizationSpec, Rule, WeightScheme
+from ..patterns import check_pattern
+from ..quantization import (
+    CHANNEL,
+    HEAD,
+    LINEAR,
+    QuantizationSpec,
+    Rule,
+    Targets,
+    WeightScheme,
+)
 from ..safetensors_file import SliceReader
 from .codes import QuantizedSlice, byte_codes
 from .expected import ANY, FLOATS, Expected
-from .settings import flag, strings, text, warn_unknown
+from .settings import MOST_PATTERNS, Problems, check_count, flag, strings, text, warn_unknown
 
 log = logging.getLogger("isobit.shard")
 
@@ -38,32 +47,58 @@ _KNOWN = {
 
 
 def quantization(settings: dict[str, Any]) -> QuantizationSpec:
-    """Read a bitsandbytes config. Raises InputError E-QUANT-SCHEME."""
+    """Read a bitsandbytes config. Raises DamagedError and NotSupportedError E-QUANT-SCHEME."""
     warn_unknown("bitsandbytes", settings, _KNOWN)
-    if flag("bitsandbytes", settings, "load_in_4bit", False):
-        kind = text("bitsandbytes", settings, "bnb_4bit_quant_type") or "fp4"
-        storage = text("bitsandbytes", settings, "bnb_4bit_quant_storage") or "uint8"
-        if kind != "nf4" or storage != "uint8":
-            raise InputError(
-                "E-QUANT-SCHEME",
-                f"bitsandbytes: {kind} stored as {storage} is not read. Read: nf4 stored as uint8, "
-                "and int8",
-            )
+    problems = Problems()
+    scheme = problems.get(_scheme, settings)
+    kept = problems.get(_kept, settings)
+    problems.raise_all()
+    assert scheme is not None
+    assert kept is not None
+    if scheme.format == NF4:
         log.warning("bitsandbytes nf4: weights are converted to the model's dtype while loading")
-        scheme = WeightScheme(format=NF4, bits=4, group_size=CHANNEL)
-    elif flag("bitsandbytes", settings, "load_in_8bit", False):
-        scheme = WeightScheme(format=INT8, bits=8, group_size=CHANNEL)
-    else:
-        raise InputError(
-            "E-QUANT-SCHEME", "bitsandbytes: neither load_in_8bit nor load_in_4bit is set"
-        )
-    kept = strings("bitsandbytes", settings, "llm_int8_skip_modules")
-    kept = ("lm_head", *(f"in:{name}" for name in kept))
     return QuantizationSpec(
         method="bitsandbytes",
-        rules=(Rule(targets=kept, scheme=None), Rule(targets=("Linear",), scheme=scheme)),
+        rules=(Rule(targets=kept, scheme=None), Rule(targets=LINEAR, scheme=scheme)),
         evidence=f"config says {'load_in_4bit' if scheme.format == NF4 else 'load_in_8bit'}",
     )
+
+
+def _scheme(settings: dict[str, Any]) -> WeightScheme:
+    where = "bitsandbytes"
+    if flag(where, settings, "load_in_4bit", False):
+        kind = text(where, settings, "bnb_4bit_quant_type") or "fp4"
+        storage = text(where, settings, "bnb_4bit_quant_storage") or "uint8"
+        if kind != "nf4" or storage != "uint8":
+            raise NotSupportedError(
+                "E-QUANT-SCHEME",
+                f"bitsandbytes: {kind:.80} stored as {storage:.80} is not read. Read: nf4 stored "
+                "as uint8, and int8. Load the original model in transformers with "
+                'bnb_4bit_quant_type="nf4", or with load_in_8bit, and save it',
+            )
+        return WeightScheme(format=NF4, bits=4, group_size=CHANNEL)
+    if flag(where, settings, "load_in_8bit", False):
+        return WeightScheme(format=INT8, bits=8, group_size=CHANNEL)
+    raise DamagedError(
+        "E-QUANT-SCHEME", "bitsandbytes: neither load_in_8bit nor load_in_4bit is set"
+    )
+
+
+def _kept(settings: dict[str, Any]) -> Targets:
+    """Modules that stay dense by `llm_int8_skip_modules`, matched as transformers does: the end of
+    a name, or a pattern from its start up to a dot (transformers should_convert_module)."""
+    where, problems = "bitsandbytes: llm_int8_skip_modules", Problems()
+    names = strings("bitsandbytes", settings, "llm_int8_skip_modules")
+    check_count(where, "names", len(names), MOST_PATTERNS)
+    for name in names:
+        problems.get(check_pattern, where, name)
+    problems.raise_all()
+    ends = [rf"(?:{name})(?:\.|$)" for name in names]
+    dots = [rf"(?:{name})" for name in names if name.endswith(".")]
+    for pattern in ends:
+        problems.get(check_pattern, where, pattern)
+    problems.raise_all()
+    return Targets(names=HEAD.names, suffixes=names, patterns=(*ends, *dots))
 
 
 def expected_tensors(module: str, n: int, k: int, scheme: WeightScheme) -> dict[str, Expected]:
@@ -116,7 +151,7 @@ def read_nf4(
     """Read a rectangle of an nf4 weight with K = k as dense float32 values.
 
     Codes are read for the rows in question; block scales, 1/16 of the bytes, as a whole. Raises
-    InputError E-CKPT-TENSOR for companions of the weight that are absent or have another length
+    DamagedError E-CKPT-TENSOR for companions of the weight that are absent or have another length
     than its blocks, E-QUANT-SCHEME for a state that cannot be read.
     """
     entries = checkpoint.entries
@@ -164,10 +199,10 @@ def _state(checkpoint: Checkpoint, reader: SliceReader, module: str, k: int) -> 
         if entries[prefix + part].shape != (length,)
     ]
     if wrong:
-        raise InputError("E-CKPT-TENSOR", "\n".join(wrong))
+        raise DamagedError("E-CKPT-TENSOR", "\n".join(wrong))
     dtype = entries[prefix + "absmax"].dtype
     if (dtype == torch.uint8) != bool(state.nested_block):
-        raise InputError(
+        raise DamagedError(
             "E-QUANT-SCHEME",
             f"{prefix}absmax is {dtype}, but {name} says "
             + ("double quantization (uint8)" if state.nested_block else "plain scales (floats)"),
@@ -180,9 +215,9 @@ def _parsed_state(name: str, content: bytes, shape: list[int]) -> _State:
     try:
         fields = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise InputError("E-QUANT-SCHEME", f"{name}: not valid JSON ({error})") from error
+        raise DamagedError("E-QUANT-SCHEME", f"{name}: not valid JSON ({error})") from error
     if not isinstance(fields, dict):
-        raise InputError("E-QUANT-SCHEME", f"{name}: {fields!r}, expected a map (JSON object)")
+        raise DamagedError("E-QUANT-SCHEME", f"{name}: {fields!r}, expected a map (JSON object)")
     nested = "nested_blocksize" in fields
     checks = {"quant_type": ("nf4", fields.get("quant_type") == "nf4")}
     for field in ("blocksize", *(("nested_blocksize",) if nested else ())):
@@ -192,7 +227,7 @@ def _parsed_state(name: str, content: bytes, shape: list[int]) -> _State:
         checks["nested_offset"] = ("a number", _is_number(fields.get("nested_offset")))
     for field, (expected, right) in checks.items():
         if not right:
-            raise InputError(
+            raise DamagedError(
                 "E-QUANT-SCHEME",
                 f"{name}: {field} is {fields.get(field)!r}, expected {expected}",
             )

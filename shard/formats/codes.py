@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ...kernels.errors import InputError
+from ...kernels.errors import DamagedError
 from ...kernels.stored_codes import StoredCodes, unpack_words
 from ..features import Features, bounds, count, part, places
 from ..quantization import WeightScheme
@@ -182,7 +182,7 @@ def group_index(
 ) -> torch.Tensor | None:
     """Return g_idx int32 [K], or None where groups are consecutive: it is absent, or says so.
 
-    compressed-tensors writes -1 for one that was never set. Raises InputError E-QUANT-GIDX for
+    compressed-tensors writes -1 for one that was never set. Raises DamagedError E-QUANT-GIDX for
     groups that do not exist.
     """
     if entry is None:
@@ -193,7 +193,7 @@ def group_index(
         return None
     low, high, groups = int(g_idx.min()), int(g_idx.max()), scheme.groups(k)
     if low < 0 or high >= groups:
-        raise InputError(
+        raise DamagedError(
             "E-QUANT-GIDX",
             f"{entry.name}: values from {low} to {high}, but there are {groups} groups",
         )

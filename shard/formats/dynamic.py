@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..quantization import Rule, WeightScheme
-from .settings import mapping, pattern, warn_unknown
+from ..patterns import check_pattern
+from ..quantization import Rule, Targets, WeightScheme
+from .settings import MOST_PATTERNS, Problems, check_count, mapping, warn_unknown
 
 _OVERRIDES = ("bits", "group_size", "sym", "desc_act")
 # Overrides that steer quantization, and say nothing about what was stored.
@@ -20,18 +21,30 @@ def dynamic_rules(
 ) -> list[Rule]:
     """The rules of `dynamic`: a pattern with "-:" leaves modules dense, others override.
 
-    `scheme` reads changed settings. Raises InputError E-QUANT-SCHEME.
+    `scheme` reads changed settings. Raises what it and patterns.check_pattern raise.
     """
-    where = f"{method}: dynamic"
-    rules, dynamic = [], mapping(method, settings, "dynamic")
-    for key in dynamic:
-        target = "re:" + pattern(where, key.removeprefix("-:").removeprefix("+:"))
-        overrides = mapping(where, dynamic, key)
-        if key.startswith("-:"):
-            rules.append(Rule(targets=(target,), scheme=None))
-            continue
-        known = (*_OVERRIDES, *_OVERRIDES_OF_QUANTIZING)
-        warn_unknown(method, overrides, known, f"dynamic.{key}.")
-        changes = {field: overrides[field] for field in _OVERRIDES if field in overrides}
-        rules.append(Rule(targets=(target,), scheme=scheme({**settings, **changes})))
-    return rules
+    where, problems = f"{method}: dynamic", Problems()
+    dynamic = mapping(method, settings, "dynamic")
+    check_count(where, "patterns", len(dynamic), MOST_PATTERNS)
+    found = [problems.get(_rule, method, where, settings, key, scheme) for key in dynamic]
+    problems.raise_all()
+    return [rule for rule in found if rule is not None]
+
+
+def _rule(
+    method: str,
+    where: str,
+    settings: dict[str, Any],
+    key: str,
+    scheme: Callable[[dict[str, Any]], WeightScheme],
+) -> Rule:
+    dynamic = settings["dynamic"]
+    pattern = check_pattern(where, key.removeprefix("-:").removeprefix("+:"))
+    targets = Targets(patterns=(pattern,))
+    overrides = mapping(where, dynamic, key)
+    if key.startswith("-:"):
+        return Rule(targets=targets, scheme=None)
+    known = (*_OVERRIDES, *_OVERRIDES_OF_QUANTIZING)
+    warn_unknown(method, overrides, known, f"dynamic.{key}.")
+    changes = {field: overrides[field] for field in _OVERRIDES if field in overrides}
+    return Rule(targets=targets, scheme=scheme({**settings, **changes}))

@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 
-from ...kernels.errors import InputError
+from ...kernels.errors import DamagedError, NotSupportedError
 from ..checkpoint import Checkpoint
 from ..features import Features
-from ..quantization import QuantizationSpec, Rule, WeightScheme
+from ..patterns import shown
+from ..quantization import HEAD, LINEAR, QuantizationSpec, Rule, Targets, WeightScheme
 from ..safetensors_file import SliceReader, TensorEntry
 from .codes import (
     QuantizedSlice,
@@ -31,7 +32,18 @@ from .codes import (
 )
 from .dynamic import dynamic_rules
 from .expected import FLOATS, Expected
-from .settings import bits, flag, group_size, mapping, text, warn_unknown
+from .settings import (
+    MOST_PATTERNS,
+    Problems,
+    bits,
+    check_count,
+    flag,
+    group_size,
+    mapping,
+    text,
+    unlike,
+    warn_unknown,
+)
 
 log = logging.getLogger("isobit.shard")
 
@@ -52,51 +64,94 @@ _KNOWN = {
 
 
 def quantization(settings: dict[str, Any]) -> QuantizationSpec:
-    """Read a GPTQ config. `dynamic` overrides settings per module, or leaves modules dense.
+    """Read a GPTQ config. `dynamic` overrides settings per module, or leaves modules dense; where
+    `modules_in_block_to_quantize` lists modules, those that it does not list are dense.
 
-    Raises InputError E-QUANT-SCHEME.
+    Raises DamagedError and NotSupportedError E-QUANT-SCHEME and E-QUANT-PATTERN.
     """
     warn_unknown("gptq", settings, _KNOWN)
+    problems = Problems()
+    label = problems.get(_label, settings) or "gptq"
+    problems.get(_refuse_rotation, settings)
+    with_head = problems.get(flag, "gptq", settings, "lm_head", False)
+    listed = problems.get(listed_modules, "gptq", settings)
+    whole = problems.get(scheme_of, "gptq", settings, ZERO_OFFSETS[label])
+    if whole is None:
+        problems.raise_all()
+    dynamic = problems.get(
+        dynamic_rules, "gptq", settings, lambda some: scheme_of("gptq", some, ZERO_OFFSETS[label])
+    )
+    problems.raise_all()
+    targets = LINEAR
+    if listed:
+        targets = Targets(suffixes=listed, names=HEAD.names if with_head else frozenset())
+    head = () if with_head else (Rule(targets=HEAD, scheme=None),)
+    return QuantizationSpec(
+        method="gptq",
+        rules=(*head, *(dynamic or ()), Rule(targets=targets, scheme=whole)),
+        evidence=f"config says checkpoint_format {label!r}",
+    )
+
+
+def _label(settings: dict[str, Any]) -> str:
     label = text("gptq", settings, "checkpoint_format") or text("gptq", settings, "format")
     label = label or "gptq"
     if flag("gptq", settings, "is_marlin_format", False):
         label = "marlin"
     if label not in ZERO_OFFSETS:
-        raise InputError(
+        raise NotSupportedError(
             "E-QUANT-SCHEME",
-            f"gptq: checkpoint_format {label!r} is another layout and not read. Read: gptq (v1), "
-            "gptq_v2. GPTQModel converts: GPTQModel.load(...).save(...) with format gptq_v2",
+            f"gptq: checkpoint_format {shown(label)} is another layout and not read. Read: gptq "
+            "(v1), gptq_v2. GPTQModel converts: GPTQModel.load(...).save(...) with format gptq_v2",
         )
-    _refuse_rotation(settings)
-    with_head = flag("gptq", settings, "lm_head", False)
-    rules = [] if with_head else [Rule(targets=("lm_head",), scheme=None)]
-    rules += dynamic_rules("gptq", settings, lambda changed: _scheme(changed, label))
-    rules.append(Rule(targets=("Linear",), scheme=_scheme(settings, label)))
-    return QuantizationSpec(
-        method="gptq", rules=tuple(rules), evidence=f"config says checkpoint_format {label!r}"
-    )
+    return label
 
 
 def _refuse_rotation(settings: dict[str, Any]) -> None:
     for place in (settings, mapping("gptq", settings, "meta")):
         if place.get("rotation"):
-            raise InputError(
+            raise NotSupportedError(
                 "E-QUANT-SCHEME",
-                f"gptq: rotation {place['rotation']!r} is not supported: rotated weights belong to "
-                "another computation. Quantize the original model again without rotation",
+                f"gptq: rotation {shown(place['rotation'])} is not supported: rotated weights "
+                "belong to another computation. Quantize the original model again without rotation",
             )
 
 
-def _scheme(settings: dict[str, Any], label: str) -> WeightScheme:
-    symmetric = flag("gptq", settings, "sym", True)
+def listed_modules(where: str, settings: dict[str, Any]) -> tuple[str, ...]:
+    """The modules of a block that `modules_in_block_to_quantize` lists, () when it is absent.
+
+    optimum writes a list of lists, in the order in which they were quantized, and matches the ends
+    of names; AutoRound writes one list.
+    """
+    field = "modules_in_block_to_quantize"
+    found = settings.get(field) or []
+    nested = found if isinstance(found, list) else [found]
+    names = [name for part in nested for name in (part if isinstance(part, list) else [part])]
+    if not all(isinstance(name, str) and name for name in names):
+        raise unlike(where, field, found, "a list of module names, or a list of such lists")
+    check_count(where, f"names in {field}", len(names), MOST_PATTERNS)
+    return tuple(dict.fromkeys(names))
+
+
+def scheme_of(where: str, settings: dict[str, Any], zero_offset: int) -> WeightScheme:
+    """The scheme that `bits`, `group_size`, `sym` and `desc_act` describe."""
+    problems = Problems()
+    width = problems.get(bits, where, settings, BITS)
+    group = problems.get(group_size, where, settings)
+    symmetric = problems.get(flag, where, settings, "sym", True)
+    act_order = problems.get(flag, where, settings, "desc_act", False)
+    by_gptqmodel = problems.get(_by_gptqmodel, settings)
+    problems.raise_all()
+    assert width is not None
+    assert group is not None
     return WeightScheme(
         format="gptq",
-        bits=bits("gptq", settings, BITS),
-        group_size=group_size("gptq", settings),
-        symmetric=symmetric,
-        act_order=flag("gptq", settings, "desc_act", False),
-        zero_offset=ZERO_OFFSETS[label],
-        zero_carry=label == "gptq" and not symmetric and _by_gptqmodel(settings),
+        bits=width,
+        group_size=group,
+        symmetric=bool(symmetric),
+        act_order=bool(act_order),
+        zero_offset=zero_offset,
+        zero_carry=bool(zero_offset and not symmetric and by_gptqmodel),
     )
 
 
@@ -127,7 +182,7 @@ def read_slice(
 ) -> QuantizedSlice:
     """Read a rectangle. With act-order its columns may touch any group, so all groups are read.
 
-    Raises InputError E-QUANT-GIDX; E-QUANT-LABEL when symmetric zero points contradict the label
+    Raises DamagedError E-QUANT-GIDX; E-QUANT-LABEL when symmetric zero points contradict the label
     of the file, E-QUANT-ZEROS when they are neither v1's nor v2's.
     """
     entries = checkpoint.entries
@@ -190,13 +245,13 @@ def _zeros(
     found = sorted(set(stored.unique().tolist()))
     labels = {offset: label for label, offset in ZERO_OFFSETS.items()}
     if found == [middle - other]:
-        raise InputError(
+        raise DamagedError(
             "E-QUANT-LABEL",
             f"{entry.name}: stored zero points are {found[0]}, as in a {labels[other]} file, "
             f"but the config says {labels[scheme.zero_offset]}. Set checkpoint_format to "
             f'"{labels[other]}" in config.json (and quantize_config.json)',
         )
-    raise InputError(
+    raise DamagedError(
         "E-QUANT-ZEROS",
         f"{entry.name}: the config says symmetric, but stored zero points are "
         f"{', '.join(map(str, found[:8]))} instead of {middle - scheme.zero_offset}. If the model "

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from ...kernels.errors import InputError
+from ...kernels.errors import DamagedError, NotSupportedError
 from ..checkpoint import Checkpoint
 from ..features import Features, count
 from ..quantization import WeightScheme
@@ -40,18 +40,29 @@ def read_slice(
     rows: Features,
     columns: Features,
 ) -> QuantizedSlice:
-    """Read a rectangle. Raises InputError E-QUANT-SCHEME for a static zero point other than 0."""
+    """Read a rectangle.
+
+    Raises NotSupportedError E-QUANT-SCHEME for a static zero point of activations other than 0,
+    DamagedError E-QUANT-ZEROS for one of the weight.
+    """
     entries = checkpoint.entries
     input_scale = None
     if scheme.activation == "int8-static":
         input_scale = float(reader.read(entries[f"{module}.input_scale"]))
         zero = entries.get(f"{module}.input_zero_point")
         if zero is not None and int(reader.read(zero)) != 0:
-            raise InputError(
+            raise NotSupportedError(
                 "E-QUANT-SCHEME",
                 f"{module}.input_zero_point is not 0: static asymmetric activations are not read. "
                 "Use dynamic per-token activations",
             )
+    zero = entries.get(f"{module}.weight_zero_point")
+    if zero is not None and bool(reader.read(zero).any()):
+        raise DamagedError(
+            "E-QUANT-ZEROS",
+            f"{module}.weight_zero_point: the config says symmetric, but stored zero points are "
+            f"up to {int(reader.read(zero).abs().max())} instead of 0",
+        )
     return QuantizedSlice(
         stored=byte_codes(reader, entries[f"{module}.weight"], rows, columns),
         scales=reader.read(entries[f"{module}.weight_scale"], rows, slice(0, 1)),

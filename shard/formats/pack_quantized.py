@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import torch
 
+from ...kernels.errors import DamagedError
 from ..checkpoint import Checkpoint
 from ..features import Features
 from ..quantization import WeightScheme
@@ -35,9 +36,9 @@ def expected_tensors(module: str, n: int, k: int, scheme: WeightScheme) -> dict[
         f"{module}.weight_scale": Expected(shape=(n, groups), dtypes=FLOATS),
         f"{module}.weight_shape": Expected(shape=(2,), dtypes=(torch.int64, torch.int32)),
     }
-    if not scheme.symmetric:
-        shape = (-(-n * b // 32), groups)
-        tensors[f"{module}.weight_zero_point"] = Expected(shape=shape, dtypes=words)
+    shape = (-(-n * b // 32), groups)
+    zeros = Expected(shape=shape, dtypes=words, required=not scheme.symmetric)
+    tensors[f"{module}.weight_zero_point"] = zeros
     if scheme.act_order:
         tensors[f"{module}.weight_g_idx"] = Expected(shape=(k,), dtypes=words)
     return tensors
@@ -51,7 +52,11 @@ def read_slice(
     rows: Features,
     columns: Features,
 ) -> QuantizedSlice:
-    """Read a rectangle; a stored code is already unsigned, with zero point 2^(bits-1)."""
+    """Read a rectangle; a stored code is already unsigned, with zero point 2^(bits-1).
+
+    Raises DamagedError E-QUANT-GIDX, and E-QUANT-ZEROS for other zero points beside a weight that
+    the config calls symmetric.
+    """
     entries, bits = checkpoint.entries, scheme.bits
     scales = entries[f"{module}.weight_scale"]
     k = entries[f"{module}.weight_packed"].shape[1] * 32 // bits
@@ -59,16 +64,30 @@ def read_slice(
     if scheme.act_order:
         g_idx = group_index(reader, entries.get(f"{module}.{GROUP_INDEX}"), scheme)
     taken, groups = column_groups(columns, scheme, k, g_idx)
-    zeros = None
-    if not scheme.symmetric:
-        entry = entries[f"{module}.weight_zero_point"]
+    zeros, entry = None, entries.get(f"{module}.weight_zero_point")
+    if entry is not None:
         zeros = read_packed_rows(reader, entry, bits, rows, taken)
+        if scheme.symmetric:
+            _check_middle(entry.name, zeros, bits)
+            zeros = None
     return QuantizedSlice(
         stored=packed_columns(reader, entries[f"{module}.weight_packed"], bits, rows, columns),
         scales=reader.read(scales, rows, taken),
         zeros=zeros,
         groups=groups,
     )
+
+
+def _check_middle(name: str, zeros: torch.Tensor, bits: int) -> None:
+    middle = 1 << (bits - 1)
+    if not bool((zeros == middle).all()):
+        found = sorted(set(zeros.unique().tolist()))
+        raise DamagedError(
+            "E-QUANT-ZEROS",
+            f"{name}: the config says symmetric, but stored zero points are "
+            f"{', '.join(map(str, found[:8]))} instead of {middle}. If the weight was quantized "
+            "with symmetric=False, set symmetric to false for its config group in config.json",
+        )
 
 
 def pack(module: str, weight: WholeWeight, scheme: WeightScheme) -> dict[str, torch.Tensor]:

@@ -9,23 +9,12 @@ from typing import Any
 
 from ...kernels.errors import InputError
 from ..captured_warnings import captured_warnings
+from ..formats.config import QUANTIZE_CONFIG, disagreements
 from ..names import listed, plural
 from ..settings import read_config, read_json
 from ..spec import ModelSpec, read_spec, spec_from_config
 from .findings import Finding, from_error
 
-QUANTIZE_CONFIG = "quantize_config.json"
-# Two names of one setting, old and new; only settings that decide how weights are read.
-_ALIASES = {
-    "checkpoint_format": "format",
-    "method": "quant_method",
-    "w_bit": "bits",
-    "q_group_size": "group_size",
-}
-_DECISIVE = (
-    "quant_method", "format", "bits", "group_size", "sym", "desc_act", "zero_point", "version",
-    "lm_head", "dynamic", "modules_to_not_convert", "is_marlin_format",
-)  # fmt: skip
 MOST_SHOWN = 60
 _RESTORE = "restore the file from where the model came from; shapes and codes were not checked"
 _WAY_OUT = {"E-MODEL-MISSING": "copy config.json from where the weights came from"}
@@ -46,7 +35,6 @@ def read_labels(folder: Path) -> Labels:
         spec, findings = _spec(folder)
     settings = _quantization_settings(folder)
     findings += _from_warnings(records)
-    findings += _disagreements(*settings)
     merged = {**settings[1], **settings[0]}
     method = merged.get("quant_method") or merged.get("method")
     return Labels(spec=spec, method=str(method) if method else None, findings=findings)
@@ -57,7 +45,11 @@ def _spec(folder: Path) -> tuple[ModelSpec | None, list[Finding]]:
     try:
         return read_spec(folder), []
     except InputError as error:
-        findings = [from_error(error, folder, _WAY_OUT.get(error.code, _RESTORE))]
+        findings = [
+            _disagreement(error, folder)
+            if error.code == "E-QUANT-LABEL"
+            else from_error(error, folder, _WAY_OUT.get(error.code, _RESTORE))
+        ]
     try:
         quantize = folder / QUANTIZE_CONFIG
         other = read_json(quantize) if quantize.is_file() else None
@@ -80,37 +72,19 @@ def _quantization_settings(folder: Path) -> tuple[dict[str, Any], dict[str, Any]
     return found[0], found[1]
 
 
-def _disagreements(first: dict[str, Any], second: dict[str, Any]) -> list[Finding]:
-    """One finding that names every decisive setting with two values."""
-    one, other = _decisive(first), _decisive(second)
-    apart = [key for key in _DECISIVE if key in one and key in other and one[key] != other[key]]
-    if not apart:
-        return []
-    both = {key: {"config.json": one[key], QUANTIZE_CONFIG: other[key]} for key in apart}
-    return [
-        Finding(
-            severity="error",
-            code="E-QUANT-LABEL",
-            where=f"config.json, {QUANTIZE_CONFIG}",
-            what="the two files disagree: "
-            + "; ".join(
-                f"{key} is {one[key]!r} in config.json and {other[key]!r} in {QUANTIZE_CONFIG}"
-                for key in apart
-            ),
-            numbers=both,
-            way_out="engines differ in which file they believe (isobit: config.json). Restore both "
-            "from where the model came from",
-        )
-    ]
-
-
-def _decisive(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings under one name each; a value of None or {} says nothing."""
-    values: dict[str, Any] = {}
-    for key, value in settings.items():
-        if value not in (None, {}, []):
-            values[_ALIASES.get(key, key)] = value.lower() if isinstance(value, str) else value
-    return values
+def _disagreement(error: InputError, folder: Path) -> Finding:
+    """The finding for two files that describe the quantization in two ways."""
+    apart = disagreements(read_config(folder), read_json(folder / QUANTIZE_CONFIG))
+    return Finding(
+        severity="error",
+        code=error.code,
+        where=f"config.json, {QUANTIZE_CONFIG}",
+        what=error.message,
+        numbers={
+            key: {"config.json": one, QUANTIZE_CONFIG: other} for key, (one, other) in apart.items()
+        },
+        way_out="correct the file that is wrong",
+    )
 
 
 def _from_warnings(records: list[logging.LogRecord]) -> list[Finding]:

@@ -41,7 +41,7 @@ def found_version(histogram: torch.Tensor, bits: int) -> str | None:
 def zero_findings(
     found: Iterable[tuple[str, WeightScheme, torch.Tensor]],
 ) -> list[Finding]:
-    """Compare the zero points of GPTQ weights (name of qzeros, scheme, histogram) with the label.
+    """Compare zero points (name of the tensor, scheme, histogram) with the label of the config.
 
     Symmetric zero points have one value in each version, so they prove which it is. Asymmetric
     ones prove nothing, except that no quantizer makes every one the same.
@@ -51,6 +51,10 @@ def zero_findings(
     wrapped: dict[str, int] = {}
     label, agreeing = LABELS[1], 0
     for name, scheme, histogram in found:
+        if scheme.format == "pack-quantized" and scheme.symmetric:
+            values = histogram.nonzero().flatten().tolist()
+            if values != [1 << (scheme.bits - 1)]:
+                odd[name] = values
         if scheme.format != "gptq":
             continue
         label = LABELS[scheme.zero_offset]

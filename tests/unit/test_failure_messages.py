@@ -112,8 +112,9 @@ def test_an_unknown_field_is_named_and_an_unknown_method_refused(caplog):
     error = error_of(spec_from_config, config(quantization_config={"quant_method": "hqq"}), None)
     assert (error.code, error.message) == (
         "E-QUANT-METHOD",
-        "quantization method 'hqq' is not read. Read: gptq, awq, compressed-tensors, bitsandbytes. "
-        "Take the original model and quantize it again, for example with isobit quantize",
+        "quantization method 'hqq' is not supported. Read: gptq, awq, compressed-tensors, "
+        "bitsandbytes, auto-round. Take the original model and quantize it again, for example with "
+        "isobit quantize, or take a checkpoint in one of these formats",
     )
 
 
@@ -134,7 +135,10 @@ W4 = pack_quantized()["config_groups"]["group_0"]
         ({**GPTQ, "group_size": 0}, "gptq: group_size is 0"),
         ({**AWQ, "version": "gemv"}, "awq: version 'gemv' is another layout"),
         ({**AWQ, "version": "gemv_fast"}, "awq: version 'gemv_fast' is another layout"),
-        ({**BNB, "bnb_4bit_quant_type": "fp4"}, "bitsandbytes: fp4"),
+        (
+            {**BNB, "bnb_4bit_quant_type": "fp4"},
+            "bitsandbytes: fp4 stored as uint8 is not read. Read: nf4",
+        ),
         ({**pack_quantized(), "kv_cache_scheme": {"num_bits": 8}}, "a quantized KV cache"),
         ({**pack_quantized(), "format": "marlin-24"}, "format 'marlin-24' is not read"),
         (pack_quantized(bits=3), "3 bits of type 'int', expected int and 4 or 8"),

@@ -45,7 +45,7 @@ BOOL = "expected true or false"
         ({**GPTQ, "dynamic": {"+:.*": 8}}, f"gptq: dynamic: +:.* is 8, {MAP}"),
         ({**GPTQ, "dynamic": {"-:layers(": {}}}, "gptq: dynamic: 'layers(' is not a regular"),
         ({**GPTQ, "dynamic": {"a{99999999999}": {}}}, "'a{99999999999}' is not a regular"),
-        ({**GPTQ, "dynamic": {"up": {"bits": "8"}}}, "gptq: '8' bits are not read"),
+        ({**GPTQ, "dynamic": {"up": {"bits": "8"}}}, "gptq: bits is '8', expected 4 or 8"),
         ({**GPTQ, "meta": "x"}, f"gptq: meta is 'x', {MAP}"),
         ({**GPTQ, "sym": "false"}, f"gptq: sym is 'false', {BOOL}"),
         ({**GPTQ, "desc_act": 1}, f"gptq: desc_act is 1, {BOOL}"),
@@ -67,7 +67,7 @@ BOOL = "expected true or false"
         ({**BNB, "load_in_8bit": "true"}, f"bitsandbytes: load_in_8bit is 'true', {BOOL}"),
         ({**BNB, "load_in_4bit": True, "bnb_4bit_quant_type": 4}, "bnb_4bit_quant_type is 4"),
         ({**PACKED, "config_groups": [GROUP]}, "config_groups is [{"),
-        ({**PACKED, "config_groups": {"g": None}}, "g: targets is empty"),
+        ({**PACKED, "config_groups": {"g": None}}, "g: targets is [], expected at least one name"),
         ({**PACKED, "config_groups": {"g": ["Linear"]}}, f"g is ['Linear'], {MAP}"),
         ({**PACKED, "ignore": "lm_head"}, f"ignore is 'lm_head', {LIST}"),
         ({**PACKED, "ignore": ["re:*"]}, "ignore: '*' is not a regular expression"),
@@ -78,7 +78,7 @@ BOOL = "expected true or false"
         (groups(input_activations=[8]), f"g: input_activations is [8], {MAP}"),
         (groups(format=["pack-quantized"]), "g: format is ['pack-quantized'], expected a string"),
         (pack_quantized(symmetric="yes"), f"group_0: weights: symmetric is 'yes', {BOOL}"),
-        (pack_quantized(num_bits=4.0), "4.0 bits of type 'int', expected int and 4 or 8"),
+        (pack_quantized(num_bits=4.0), "num_bits is 4.0, expected 2 or 3"),
         ({**PACKED, "sparsity_config": "dense"}, f"sparsity_config is 'dense', {MAP}"),
         (
             {**PACKED, "sparsity_config": {"format": "sparse-bitmask"}},
@@ -118,9 +118,8 @@ def test_absent_and_dense_are_genuine(settings):
     assert spec.quantization.scheme(UP) is not None
 
 
-@pytest.mark.parametrize("settings", [None, {}])
-def test_no_settings_mean_a_dense_model(settings):
-    assert spec_of(settings).quantization is None
+def test_null_means_a_dense_model_as_in_transformers():
+    assert spec_of(None).quantization is None
 
 
 @pytest.mark.parametrize(
