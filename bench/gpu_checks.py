@@ -125,7 +125,7 @@ def attention() -> str:
         head_to_kv=torch.tensor(to_kv), scale=head**-0.5,
     )  # fmt: skip
     there = ops.KVCache(cache.keys.to(CUDA), cache.values.to(CUDA))
-    shared = Heads.of(to_kv, kv, CUDA)
+    shared = Heads.of(to_kv, kv, CUDA, head)
 
     def run(rows: slice, columns: int, split: bool) -> torch.Tensor:
         chunks = plan_chunks(sequence[rows], positions[rows], shared, CUDA, columns=columns)

@@ -7,6 +7,7 @@ from typing import Protocol, TypeVar
 import torch
 
 from .checks import CPU
+from .gpu.card import Card
 from .gpu.weight import GpuWeight
 from .program import AnyProgram, Program
 from .step import StepLimits
@@ -18,13 +19,17 @@ Made_co = TypeVar("Made_co", bound=AnyWeight, covariant=True)
 
 
 class Device(Protocol[Made_co]):
-    """`device`: where tensors lie. `spare_pages`: pages of a KV cache that no sequence may have."""
+    """`device`: where tensors lie. `spare_pages`: pages of a KV cache that no sequence may have.
+    `card`: whose memory limits the KV cache, where there is one."""
 
     @property
     def device(self) -> torch.device: ...
 
     @property
     def spare_pages(self) -> int: ...
+
+    @property
+    def card(self) -> Card | None: ...
 
     def weight(self, packed: PackedWeight) -> Made_co:
         """A weight in the form of the device; raises InputError for one that it cannot take."""
@@ -38,7 +43,7 @@ class Device(Protocol[Made_co]):
 class Cpu:
     """The CPUs of this machine, as loaded weights are."""
 
-    device, spare_pages = CPU, 0
+    device, spare_pages, card = CPU, 0, None
 
     def weight(self, packed: PackedWeight) -> PackedWeight:
         """See Device."""

@@ -112,3 +112,18 @@ def last_row(program: AnyProgram, x: Buffer, out: torch.Tensor) -> None:
         program.gpu.last_row(program, x, out)
         return
     program.recorded(program.native.last_row(x.id, x.row_bytes, out.data_ptr()), out)
+
+
+def read_out(
+    program: AnyProgram, hidden: Buffer, normed: torch.Tensor, last: Buffer, logits: Buffer
+) -> None:
+    """Say what is going to be read of every step: hidden fp32 `[T, W]`, normed `[N, W]`, last
+    `[L, W]`, logits fp32 `[L, V]`. A device finds out on the way what a host reads afterwards.
+    """
+    checks = Checks("read_out", program.device)
+    checks.tensor("normed", normed, (None, hidden.width), last.dtype)
+    checks.that(last.width == hidden.width, f"last is {last.width} wide, hidden {hidden.width}")
+    checks.that(hidden.dtype == logits.dtype == torch.float32, f"{hidden.dtype}, {logits.dtype}")
+    checks.done()
+    if not isinstance(program, Program):
+        program.gpu.read_out(program, hidden, normed, last, logits)

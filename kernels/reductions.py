@@ -45,12 +45,20 @@ class Outcome:
                 *rows.shape,
             )
 
-    def read(self, digests: bool) -> tuple[list[int], list[int]]:
-        """As `greatest` for the rows, and `digest` of every tensor and then of every row."""
+    def read(self, digests: bool, keep_rows: bool = False) -> tuple[list[int], list[int]]:
+        """As `greatest` for the rows, and `digest` of every tensor and then of every row.
+
+        `keep_rows`: `host_rows` is going to be asked for, and comes with the same wait.
+        """
         if self.native is None:
             found = [digest(tensor) for tensor in (*self.tensors, *self.rows)] if digests else []
             return greatest(self.rows) if len(self.rows) else [], found
         return self.native.read(digests)
+
+    @property
+    def host_rows(self) -> torch.Tensor:
+        """The rows in memory of the host."""
+        return self.rows.cpu()
 
 
 def digest(tensor: torch.Tensor, seed: int = 0) -> int:

@@ -121,10 +121,11 @@ def assign_pages(requests: Seq[Request], available: int) -> None:
         first += need
 
 
-def form_step(requests: Seq[Request], most_rows: int) -> StepRows:
+def form_step(requests: Seq[Request], most_rows: int, most_sampled: int | None = None) -> StepRows:
     """Take the next rows of every unfinished request, at most `most_rows` in all.
 
-    A prompt longer than the room left is cut; its logits come with its last piece.
+    A prompt longer than the room left is cut; its logits come with its last piece. With
+    `most_sampled` no more requests are sampled; those that would be wait for their turn.
     """
     rows = StepRows(tokens=[], positions=[], owner=[], sampled=[])
     for index, request in enumerate(requests):
@@ -132,6 +133,9 @@ def form_step(requests: Seq[Request], most_rows: int) -> StepRows:
         if request.finished or not room:
             continue
         tokens = request.tokens
+        left = len(tokens) - request.computed
+        if left <= room and len(rows.sampled) == most_sampled:
+            continue
         piece = tokens[request.computed : request.computed + room]
         rows.tokens.extend(piece)
         rows.positions.extend(range(request.computed, request.computed + len(piece)))

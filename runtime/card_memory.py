@@ -10,6 +10,7 @@ import torch
 
 from ..kernels.cache import PAGE
 from ..kernels.errors import EnvironmentFault, InputError
+from ..kernels.gpu.card import MOST_GRAPHS, MOST_SAMPLED, Card, CardMemory
 from ..shard.memory import RankMemory, memory_model
 from ..shard.plan import ShardPlan
 from ..shard.safetensors_file import TensorEntry
@@ -18,31 +19,17 @@ from ..shard.spec import ModelSpec
 log = logging.getLogger("isobit.runtime")
 
 RESERVE = 512 << 20
-"""Bytes a rank leaves free beside everything planned: graphs, NCCL, gaps between tensors."""
+"""Bytes a rank leaves free beside everything planned: NCCL, what ops need between their kernels,
+gaps between tensors."""
 MARGIN_SHARE, MARGIN_BYTES = 0.05, 256 << 20
 """What a rank holds after loading may differ by both together from the plan, which counts weights
 as CPUs have them: a card's tables of scales are up to 4 % of int4 weights larger."""
-SEQUENCES = 64
-"""Rows of a step that may be sampled: their logits need room."""
+GRAPH_NODE_BYTES = 8 << 10
+"""What a launch in a CUDA graph is allowed to take of the card. A guess until a card has told."""
+LAUNCHES_PER_LAYER, LAUNCHES_BESIDE = 20, 12
+"""At most, of one step."""
 GIB = 1 << 30
 MOST_PAGES = 1 << 30
-
-
-@dataclass(frozen=True, kw_only=True)
-class CardMemory:
-    """Bytes of one device. `allocated` is what this process holds in tensors; `free` is what no
-    process holds."""
-
-    total: int
-    free: int
-    allocated: int
-
-
-def measure_card(device: torch.device) -> CardMemory:
-    """Ask CUDA, once memory that torch no longer needs has been given back. Not run on hardware."""
-    torch.cuda.empty_cache()
-    free, total = torch.cuda.mem_get_info(device)
-    return CardMemory(total=total, free=free, allocated=torch.cuda.memory_allocated(device))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +37,8 @@ class Demand:
     """What a rank is to have room for.
 
     `utilization` is the share of the card that isobit may use, all ranks on it together. `pages` 0
-    takes as many pages as there is room for; `sequences` are sampled in one step.
+    takes as many pages as there is room for; `sequences` are sampled in one step. `graphs`: bytes
+    of CUDA graphs, all that are kept.
     """
 
     planned: RankMemory
@@ -58,6 +46,17 @@ class Demand:
     ranks_on_card: int
     sequences: int
     pages: int
+    graphs: int = 0
+
+    @property
+    def of_step(self) -> int:
+        """Bytes of a step's buffers and graphs."""
+        return self.planned.step.total(self.sequences) + self.graphs
+
+
+def graph_bytes(layers: int) -> int:
+    """Room for as many graphs of a model as a program keeps."""
+    return MOST_GRAPHS * (LAUNCHES_PER_LAYER * layers + LAUNCHES_BESIDE) * GRAPH_NODE_BYTES
 
 
 def check_utilization(utilization: float) -> None:
@@ -83,7 +82,7 @@ def unplanned(demand: Demand, card: CardMemory) -> str:
 
 def room_for_pages(demand: Demand, card: CardMemory) -> int:
     """How many pages of KV cache a loaded rank has room for; less than 0 where all is full."""
-    spoken_for = demand.planned.step.total(demand.sequences) + RESERVE
+    spoken_for = demand.of_step + RESERVE
     limit = int(card.total * demand.utilization)
     used = card.total - card.free
     left = (limit - used) // demand.ranks_on_card - spoken_for
@@ -99,7 +98,7 @@ def short_of(demand: Demand, card: CardMemory) -> str:
     if room >= wanted:
         return ""
     page = PAGE * demand.planned.kv_per_token
-    step = demand.planned.step.total(demand.sequences)
+    step = demand.of_step
     shared = f" for {demand.ranks_on_card} ranks" if demand.ranks_on_card > 1 else ""
     return (
         f"rank {demand.planned.rank}: the KV cache needs {_gib(wanted * page)} ({wanted} pages of "
@@ -154,21 +153,23 @@ def rank_memory(
 
 def pages_on_card(
     planned: RankMemory,
-    device: torch.device,
+    card: Card,
     utilization: float,
     pages: int,
+    graphs: int,
     tell: Callable[[str], list[str]],
 ) -> int:
-    """As settle_pages, of a loaded rank on a CUDA device; `pages` 0 takes all there is room for."""
-    identity = str(torch.cuda.get_device_properties(device).uuid)
+    """As settle_pages, of a loaded rank on a card; `pages` 0 takes all there is room for."""
+    identity = card.identity()
     demand = Demand(
         planned=planned,
         utilization=utilization,
         ranks_on_card=tell(identity).count(identity),
-        sequences=SEQUENCES,
+        sequences=MOST_SAMPLED,
         pages=pages,
+        graphs=graphs,
     )
-    return settle_pages(demand, lambda: measure_card(device), tell)
+    return settle_pages(demand, card.memory, tell)
 
 
 def _gib(count: float) -> str:

@@ -11,6 +11,7 @@ import torch
 
 from ..kernels.cache import PAGE
 from ..kernels.errors import InputError
+from ..kernels.gpu.card import MOST_SAMPLED
 from ..shard.plan import PlanSettings
 from ..shard.quantization import assumed_quantization
 from ..shard.spec import DTYPES, ModelSpec, read_spec
@@ -66,10 +67,11 @@ class EngineSettings:
     ranks loaded and what every step gave, "full" every site of every layer as well, "off" nothing.
     `all_reduce` "auto" takes "custom", over shared memory, where all ranks share a host,
     "hierarchical" where some do, and "gather" elsewhere or where the self-test fails; "library" is
-    not invariant. A collective waits
-    `collective_timeout_s` for the other ranks. `trace` keeps what was seen at sites, and lets ranks
-    differ. `examine` makes ranks watch their own operations and answer the doctor. `model_files`
-    says what hosts do that lack the model's files at the driver's path: see model_files.mode.
+    not invariant. A collective waits `collective_timeout_s` for the other ranks; what ranks agree
+    on before the first step, which they reach each at its own pace, `load_timeout_s`. `trace` keeps
+    what was seen at sites, and lets ranks differ. `examine` makes ranks watch their own operations
+    and answer the doctor. `model_files` says what hosts do that lack the model's files at the
+    driver's path: see model_files.mode.
 
     `device` "cpu", "cuda" for a card a rank, or one for each rank, as "cuda:0,cuda:0". On CUDA
     decode runs as graphs; with `enforce_eager` it does not. `gpu_memory_utilization` is the share
@@ -147,6 +149,11 @@ def card_share(settings: EngineSettings) -> float:
     return CARD_SHARE if given is None else given
 
 
+def most_sampled(settings: EngineSettings) -> int:
+    """How many rows of one step may be sampled: on a card as many as memory is planned for."""
+    return settings.max_step_rows if settings.device == CPU else MOST_SAMPLED
+
+
 def check_device(settings: EngineSettings, dtype: torch.dtype) -> None:
     """Raise InputError E-DEVICE for devices that do not fit the ranks, and E-DEVICE-SETTING naming
     every setting that the device cannot take."""
@@ -212,6 +219,7 @@ class RankJob:
     check: str
     all_reduce: Mode
     collective_timeout_s: float
+    load_timeout_s: float
     verify_load: bool
     device: str
     max_step_rows: int
@@ -229,6 +237,7 @@ def told_to_ranks(settings: EngineSettings) -> dict[str, Any]:
         "check",
         "all_reduce",
         "collective_timeout_s",
+        "load_timeout_s",
         "verify_load",
         "max_step_rows",
         "enforce_eager",

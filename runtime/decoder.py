@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from ..kernels import ops
 from ..kernels.device import HOST, AnyWeight, Device
+from ..kernels.program import Program
+from ..kernels.reductions import Outcome
 from ..kernels.step import Step
 from ..shard.load import RankWeights
 from ..shard.plan import ShardPlan
@@ -15,6 +19,9 @@ from .doctor.op_check import OpCheck
 from .forward import ForwardPass
 from .product_check import ProductCheck
 from .trace import Tracer
+
+if TYPE_CHECKING:
+    from ..kernels.gpu.readout import StepOutcome
 
 
 class Decoder:
@@ -76,6 +83,20 @@ class Decoder:
         program = self.recorded.program
         program.run(step)
         return program.rows_of(self.recorded.hidden), program.rows_of(self.recorded.logits)
+
+    def prepare(self) -> int:
+        """Have a card compile every kernel that a step can start; returns how many there are."""
+        program = self.recorded.program
+        return 0 if isinstance(program, Program) else program.prepare()
+
+    def outcome(self, hidden: torch.Tensor, logits: torch.Tensor) -> StepOutcome | Outcome:
+        """What reads tokens and digests of the step of which `forward` gave these."""
+        recorded = self.recorded
+        program = recorded.program
+        own = program.rows_of(recorded.hidden), program.rows_of(recorded.logits)
+        if isinstance(program, Program) or hidden is not own[0] or logits is not own[1]:
+            return Outcome((hidden, *self.normed()), logits)
+        return program.outcome(hidden, logits)
 
     def normed(self) -> list[torch.Tensor]:
         """Samples of what every rank normalized alike in the last step, for comparing ranks.

@@ -105,7 +105,8 @@ def open_device(name: str, *, most_rows: int, eager: bool) -> Device[AnyWeight]:
     """The device of this process; "cuda" alone is the first that it sees.
 
     Raises EnvironmentFault E-DEVICE-NONE where there is none, E-KERNEL-MISSING without triton,
-    E-KERNEL-ARCH for a card without kernels.
+    E-KERNEL-ARCH for a card without kernels, E-DEVICE-OPEN where CUDA does not give it to this
+    process.
     """
     if name == CPU:
         return HOST
@@ -115,7 +116,12 @@ def open_device(name: str, *, most_rows: int, eager: bool) -> Device[AnyWeight]:
     from ..kernels.gpu.card import CudaCard
     from ..kernels.gpu.device import Gpu
 
-    return Gpu(CudaCard(_index(name) or 0), most_rows=most_rows, eager=eager)
+    try:
+        card = CudaCard(_index(name) or 0)
+    except RuntimeError as error:
+        said = str(error).splitlines()[0]
+        raise EnvironmentFault("E-DEVICE-OPEN", f"{name} cannot be used: {said}") from error
+    return Gpu(card, most_rows=most_rows, eager=eager)
 
 
 def _index(name: str) -> int | None:

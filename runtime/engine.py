@@ -23,7 +23,7 @@ from .batch import (
     steps_after,
 )
 from .completion import Batch, completions
-from .config import EngineSettings, SamplingSettings, run_dtype, told_to_ranks
+from .config import EngineSettings, SamplingSettings, most_sampled, run_dtype, told_to_ranks
 from .consistency import check_files, check_loaded, differing_ranks, divergence, wrong_products
 from .devices import device_names
 from .launcher import Launcher
@@ -114,7 +114,9 @@ class Engine:
         in_flight: deque[list[StepRows]] = deque()
         while not all(request.finished for request in requests):
             if not in_flight:
-                first = form_step(requests, self.settings.max_step_rows)
+                first = form_step(
+                    requests, self.settings.max_step_rows, most_sampled(self.settings)
+                )
                 self._send(requests, in_flight, [first])
             most = pace.steps_in_one_go
             if self._sends_ahead and (following := steps_after(requests, in_flight[-1], most)):
@@ -151,7 +153,13 @@ class Engine:
     def _load(self, model: Path) -> list[dict[str, Any]]:
         settings = self.settings
         weights = settings.load.format != "dummy"
-        settle_files(self._group, model, settings.model_files, weights=weights)
+        settle_files(
+            self._group,
+            model,
+            settings.model_files,
+            weights=weights,
+            timeout_s=settings.load_timeout_s,
+        )
         job = {
             "kind": "load",
             "model": str(model.absolute()),

@@ -56,6 +56,7 @@ class ForwardPass(LayerRecorder):
         assert pending is not None
         self.record_end(pending)
         self._logits()
+        record_rows.read_out(self.program, self.hidden, self.normed, self.last, self.logits)
 
     def _embed(self) -> None:
         """Every rank looks up the tokens in its part of the vocabulary; the owner's row counts."""

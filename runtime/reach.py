@@ -23,19 +23,21 @@ ANSWERS_S = 20.0
 KEY_BYTES = 16
 
 
-def meet(store: Any, rank: int, degree: int) -> None:
+def meet(store: Any, rank: int, degree: int, seconds: float | None = None) -> None:
     """Wait until every rank has come to the store.
 
-    Raises RankFault E-RANK-TIMEOUT naming those that have not within ALL_HERE_S.
+    Raises RankFault E-RANK-TIMEOUT naming those that have not within `seconds` (ALL_HERE_S unless
+    given).
     """
+    seconds = ALL_HERE_S if seconds is None else seconds
     store.set(f"here/{rank}", "")
     keys = [f"here/{other}" for other in range(degree)]
     try:
-        store.wait(keys, timedelta(seconds=ALL_HERE_S))
+        store.wait(keys, timedelta(seconds=seconds))
     except RuntimeError as error:
         late = [f"rank {other}" for other, key in enumerate(keys) if not store.check([key])]
         raise RankFault(
-            "E-RANK-TIMEOUT", f"{', '.join(late)}: not here within {ALL_HERE_S:.0f} s of the others"
+            "E-RANK-TIMEOUT", f"{', '.join(late)}: not here within {seconds:.0f} s of the others"
         ) from error
 
 

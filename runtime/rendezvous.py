@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from ..kernels.errors import EnvironmentFault
 from . import network
+from .collectives.process_group import open_set_up_group
 from .reach import check_routes, meet
 
 BACKLOG = 128
@@ -58,11 +59,14 @@ def join(
     timeout_s: float = 60.0,
     hosts: Sequence[str] = (),
     cuda: bool = False,
+    set_up_timeout_s: float | None = None,
 ) -> network.Route | None:
     """Join the default gloo group of an engine (a group of one needs none) over one interface.
 
-    An operation of the group waits `timeout_s` for the other ranks. `hosts` names the host of every
-    rank; ways between different ones are tried first. Raises EnvironmentFault E-NET-INTERFACE,
+    A collective of the group waits `timeout_s` for the other ranks; meeting here, and everything
+    ranks agree on before the first step, `set_up_timeout_s`: ranks load and compile each at its own
+    pace. `hosts` names the host of every rank; ways between different ones are tried first. Raises
+    EnvironmentFault E-NET-INTERFACE,
     E-NET-DRIVER or E-NET-ROUTE where the network does not serve, RankFault E-RANK-TIMEOUT where
     ranks do not come.
 
@@ -82,7 +86,7 @@ def join(
         store = dist.FileStore(  # pyright: ignore[reportPrivateImportUsage]
             address.removeprefix("file://"), degree
         )
-    meet(store, rank, degree)
+    meet(store, rank, degree, set_up_timeout_s)
     if len(set(hosts)) > 1:
         check_routes(store, rank, hosts, route.address)
     dist.init_process_group(
@@ -92,4 +96,6 @@ def join(
         world_size=degree,
         timeout=timedelta(seconds=timeout_s),
     )
+    if set_up_timeout_s is not None:
+        open_set_up_group(set_up_timeout_s)
     return route

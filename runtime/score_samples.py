@@ -11,7 +11,7 @@ from pathlib import Path
 from ..kernels.errors import InputError
 from ..shard.spec import ModelSpec
 from .batch import Request, advance, assign_pages, form_step, pages_for
-from .config import SamplingSettings
+from .config import SamplingSettings, most_sampled
 from .engine import Engine
 
 # A step's logits stand in every rank's memory; a large vocabulary takes fewer rows a step.
@@ -87,7 +87,11 @@ def score(
         divergences=[0.0] * (total if exchange is not None and exchange.mode == "read" else 0),
     )
     fitting = MOST_LOGITS_BYTES // (4 * engine.spec.vocab_size)
-    most_rows = min(engine.settings.max_step_rows, max(FEWEST_ROWS, fitting))
+    most_rows = min(
+        engine.settings.max_step_rows,
+        max(FEWEST_ROWS, fitting),
+        most_sampled(engine.settings),
+    )
     for group in _groups(samples, engine.kv_pages):
         # The last token of a sample is only looked for, never looked at.
         requests = [

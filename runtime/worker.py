@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -24,7 +24,7 @@ from ..shard.verify_load import padding_faults, rank_fingerprints
 from . import rendezvous
 from .affinity import share_cores
 from .batch import StepRows
-from .card_memory import pages_on_card, rank_memory
+from .card_memory import graph_bytes, pages_on_card, rank_memory
 from .collectives.choose import choose
 from .collectives.process_group import exchange
 from .config import (
@@ -45,6 +45,9 @@ from .sampler import sample
 from .score import score_rows
 from .trace import Tracer
 from .trace_settings import TraceSettings
+
+if TYPE_CHECKING:
+    from ..kernels.gpu.readout import StepOutcome
 
 
 class Worker:
@@ -68,6 +71,7 @@ class Worker:
             timeout_s,
             hosts=job.hosts,
             cuda=on_cuda,
+            set_up_timeout_s=job.load_timeout_s,
         )
         self.choice = choose(
             job.all_reduce,
@@ -89,13 +93,14 @@ class Worker:
             self.spec = with_stored_head(self.spec, checkpoint)
             weights = load_rank(checkpoint, self.spec, self.plan, self.rank, dtype, device)
         self.kv_pages = job.kv_pages
-        if on_cuda:
+        if device.card is not None:
             self.kv_pages = (
                 pages_on_card(
                     rank_memory(self.spec, self.plan, self.rank, dtype, job.max_step_rows, entries),
-                    device.device,
+                    device.card,
                     job.gpu_memory_utilization,
                     job.kv_pages + device.spare_pages if job.kv_pages else 0,
+                    0 if job.enforce_eager else graph_bytes(self.spec.layers),
                     lambda text: exchange(text, self.rank, self.plan.degree, "sizing the KV cache"),
                 )
                 - device.spare_pages
@@ -142,12 +147,16 @@ class Worker:
             "load_s": round(time.perf_counter() - started, 3),
         }
         self._sampled: list[int] = []
-        self._outcome: ops.Outcome | None = None
+        self._outcome: StepOutcome | ops.Outcome | None = None
         self._ended = time.perf_counter()
         self._memory = StepMemory()
         self._fault = inject_fault(
             FaultContext(rank=self.rank, plan=self.plan, decoder=self.decoder)
         )
+        if device.card is not None:
+            compiling = time.perf_counter()
+            self.report["kernels_compiled"] = self.decoder.prepare()
+            self.report["compile_s"] = round(time.perf_counter() - compiling, 3)
         if job.check != "off":
             self.report["software"] = software(job.model, dtype, device.device)
             self.report["replicated"] = replicated(self.spec, self.plan, self.rank, weights)
@@ -192,7 +201,7 @@ class Worker:
     def _decode(self, first: int, count: int) -> Iterator[dict[str, Any]]:
         """Answers to steps like the last one, each row with what was sampled before."""
         program, outcome = self.decoder.recorded.program, self._outcome
-        assert isinstance(program, Program) and outcome is not None
+        assert isinstance(program, Program) and isinstance(outcome, ops.Outcome)
         compares, fault = self.check != "off", None
         made: list[Decoded] = []
         try:
@@ -242,15 +251,16 @@ class Worker:
         )
         hidden, logits = self.decoder.forward(step)
         kernels_s, collectives_s = ops.busy_seconds() - busy, ops.external_seconds() - waited
-        greatest, digests = self._outcome_of(hidden, logits).read(self.check != "off")
+        outcome, keep = self._outcome_of(hidden, logits), self._needs_logits(message)
+        greatest, digests = outcome.read(self.check != "off", keep)
         answer = self._answer(number, {}, len(greatest), digests)
         if "score" not in message:
             # All ranks: the driver sends steps before it knows what the last one sampled.
-            self._sampled = sampled(message, logits, greatest)
+            self._sampled = sampled(message, outcome.host_rows if keep else logits, greatest)
             if self.rank == 0:
                 answer["tokens"] = self._sampled
         elif self.rank == 0:
-            answer |= score_rows(logits.cpu().numpy(), greatest, message["score"])
+            answer |= score_rows(outcome.host_rows.numpy(), greatest, message["score"])
         self.choice.collectives.check()
         if self.products is not None:
             answer["findings"] = self.products.take()
@@ -259,11 +269,17 @@ class Worker:
         outside_s = max(0.0, self._lap() - kernels_s - collectives_s)
         return answer | _times(outside_s, kernels_s, collectives_s)
 
-    def _outcome_of(self, hidden: torch.Tensor, logits: torch.Tensor) -> ops.Outcome:
+    def _needs_logits(self, message: dict[str, Any]) -> bool:
+        """Whether the host reads logits, and not only which is greatest."""
+        if "score" in message:
+            return self.rank == 0
+        return any(settings["temperature"] > 0 for settings in message["sampling"])
+
+    def _outcome_of(self, hidden: torch.Tensor, logits: torch.Tensor) -> StepOutcome | ops.Outcome:
         """What reads the outcome of a step: the last one's, while its tensors are the same."""
         last = self._outcome
         if last is None or hidden is not last.tensors[0] or logits is not last.rows:
-            last = self._outcome = ops.Outcome((hidden, *self.decoder.normed()), logits)
+            last = self._outcome = self.decoder.outcome(hidden, logits)
         return last
 
     def close(self) -> None:
@@ -282,16 +298,17 @@ def _times(outside_s: float, kernels_s: float, collectives_s: float) -> dict[str
 
 
 def sampled(message: dict[str, Any], logits: torch.Tensor, greatest: list[int]) -> list[int]:
-    """A token for each row of logits, -1 where they are not finite; `greatest` as ops gives it."""
+    """A token for each row of logits, -1 where they are not finite; `greatest` as ops gives it.
+
+    Logits are on the host, unless all rows are greedy.
+    """
     tokens = list(greatest)
     for place, (settings, index) in enumerate(
         zip(message["sampling"], message["sampled"], strict=True)
     ):
         if tokens[place] >= 0 and settings["temperature"] > 0:
             position = message["positions"][index] + 1
-            tokens[place] = sample(
-                logits[place].cpu().numpy(), SamplingSettings(**settings), position
-            )
+            tokens[place] = sample(logits[place].numpy(), SamplingSettings(**settings), position)
     return tokens
 
 

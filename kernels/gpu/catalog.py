@@ -199,7 +199,7 @@ def _attention() -> Iterator[Entry]:
                 torch.empty(99, kv, head, PAGE, dtype=dtype, device="meta"),
                 torch.empty(99, kv, PAGE, head, dtype=dtype, device="meta"),
             )
-            heads = Heads.of([h * kv // query for h in range(query)], kv, "meta")
+            heads = Heads.of([h * kv // query for h in range(query)], kv, "meta", head)
             q = torch.empty(32, query * head, dtype=dtype, device="meta")
             index = torch.empty(32, dtype=torch.int32, device="meta")
             for columns in (16, 32):

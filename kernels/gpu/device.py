@@ -18,11 +18,11 @@ class Gpu:
     spare_pages = 1
 
     def __init__(self, card: Card, *, most_rows: int, eager: bool) -> None:
-        self._card, self._most_rows, self._eager = card, most_rows, eager
+        self.card, self._most_rows, self._eager = card, most_rows, eager
 
     @property
     def device(self) -> torch.device:
-        return self._card.device
+        return self.card.device
 
     def weight(self, packed: PackedWeight) -> GpuWeight:
         """See Device; raises InputError E-KERNEL-KIND for float32 weights."""
@@ -30,4 +30,4 @@ class Gpu:
 
     def program(self, limits: StepLimits) -> GpuProgram:
         """See Device."""
-        return GpuProgram(limits, self._card, most_rows=self._most_rows, eager=self._eager)
+        return GpuProgram(limits, self.card, most_rows=self._most_rows, eager=self._eager)

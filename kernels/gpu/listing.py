@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -17,9 +17,16 @@ class Call:
 
     function: Callable[[], None]
     capturable: bool
+    first: Callable[[], None] | None = None
+    """Does the same the first time, when other ranks may be late."""
+    launches: Callable[[], Sequence[Launch]] = tuple
+    """The kernels that it starts, to be compiled before."""
 
     def run(self) -> None:
         self.function()
+
+    def run_first(self) -> None:
+        (self.first or self.function)()
 
 
 Item = Launch | Call
@@ -29,12 +36,25 @@ class Listing:
     """Items in order, over tensors that stay where they are."""
 
     def __init__(self, items: Sequence[Item]) -> None:
-        self._items = tuple(items)
-        self._parts: list[Callable[[], None]] = [item.run for item in self._items]
-        self.captured = False
+        self.items = tuple(items)
+        self._parts: list[Callable[[], None]] = [item.run for item in self.items]
+        self._ran = self.captured = False
+
+    def launches(self) -> Iterator[Launch]:
+        """Every kernel that a run starts, those of calls included."""
+        for item in self.items:
+            if isinstance(item, Launch):
+                yield item
+            else:
+                yield from item.launches()
 
     def run(self) -> None:
         """Run everything in order."""
+        if not self._ran:
+            self._ran = True
+            for item in self.items:
+                item.run() if isinstance(item, Launch) else item.run_first()
+            return
         for part in self._parts:
             part()
 
@@ -44,7 +64,7 @@ class Listing:
         Every item must have run before, so that nothing is compiled or set up meanwhile.
         """
         self._parts = []
-        for held, stretch in groupby(self._items, key=_capturable):
+        for held, stretch in groupby(self.items, key=_capturable):
             runs = [item.run for item in stretch]
             self._parts += [card.capture(_together(runs))] if held else runs
         self.captured = True

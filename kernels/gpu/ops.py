@@ -132,7 +132,7 @@ def attention(
     tables, sequence, places = block_tables.cpu(), row_sequence.cpu(), positions.cpu()
     check_indices("attention: row_sequence", sequence, len(tables))
     check_pages("attention", tables, sequence, places, window, cache.pages)
-    heads = Heads.of(head_to_kv.tolist(), cache.kv_heads, q.device)
+    heads = Heads.of(head_to_kv.tolist(), cache.kv_heads, q.device, cache.head_size)
     work = attention_work(
         q, cache, out, block_tables=block_tables, row_sequence=row_sequence, positions=positions,
         heads=heads, chunks=plan_chunks(sequence, places, heads, q.device), scale=scale,

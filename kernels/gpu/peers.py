@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .jit.peers import add_gathered, gather_over_peers, reduce_over_peers
+from .jit.peers import add_gathered, gather_over_peers, reduce_over_peers, touch_regions
 from .launch import Launch, ceil_div
 
 PROGRAMS = 64
@@ -173,3 +173,10 @@ def add_planes_of_peers(
     return Launch(
         kernel=add_gathered, grid=(ceil_div(out.numel(), ADD_BLOCK),), arguments=arguments
     )
+
+
+def touch_peers(regions: torch.Tensor, seen: torch.Tensor, rank: int) -> Launch:
+    """Write to every region and read from it; regions int64 `[peers]` are addresses of int64
+    `[peers]` each. seen int64 `[peers]`."""
+    arguments = {"regions": regions, "seen": seen, "RANK": rank, "PEERS": len(regions)}
+    return Launch(kernel=touch_regions, grid=(1,), arguments=arguments, warps=1)

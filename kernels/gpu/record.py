@@ -14,12 +14,18 @@ from ..program import Buffer
 from ..weight import PackedWeight
 from . import moves, rows
 from .attention import Chunks, attention_work
+from .launch import Launch
 from .linear import HALVES, Node, check_dtypes, product_work, tree_nodes
 from .listing import Call, Item
+from .readout import Spoken
 from .weight import GpuWeight
 
 if TYPE_CHECKING:
     from .program import Bound, GpuProgram, Op
+
+
+Meeting = Callable[[torch.Tensor, torch.Tensor], None]
+"""A collective, given what a rank has and where the result goes."""
 
 
 def linear(
@@ -136,7 +142,7 @@ def attention(
             "E-KERNEL-DTYPE",
             f"attention: q is {cache.dtype}; the CUDA kernels take bfloat16 and float16",
         )
-    heads = program.heads_of(head_to_kv.tolist(), cache.kv_heads)
+    heads = program.heads_of(head_to_kv.tolist(), cache.kv_heads, cache.head_size)
 
     def items(at: Bound) -> Sequence[Item]:
         shape, memory = at.shape, at.memory
@@ -224,19 +230,36 @@ def last_row(program: GpuProgram, x: Buffer, out: torch.Tensor) -> None:
 
 def collective(
     program: GpuProgram,
-    call: Callable[[torch.Tensor, torch.Tensor], None],
+    call: Meeting,
     x: Buffer,
     out: Buffer,
     *,
     planes: bool,
     capturable: bool,
+    first: Meeting | None = None,
+    launches: Callable[[torch.Tensor, torch.Tensor], Sequence[Launch]] = lambda *_: (),
 ) -> None:
     """Record `call` with all rows of x and out, those beyond the step included: they are as many on
-    every rank. `planes`: x has a dimension of planes, even of one."""
+    every rank. `planes`: x has a dimension of planes, even of one. `first` and `launches` as those
+    of a Call."""
 
     def items(at: Bound) -> Sequence[Item]:
         given = at.planes(x) if planes else at.rows(x)
         made = at.rows(out)
-        return [Call(function=lambda: call(given, made), capturable=capturable)]
+        return [
+            Call(
+                function=lambda: call(given, made),
+                capturable=capturable,
+                first=lambda: (first or call)(given, made),
+                launches=lambda: launches(given, made),
+            )
+        ]
 
     program.record(items)
+
+
+def read_out(
+    program: GpuProgram, hidden: Buffer, normed: torch.Tensor, last: Buffer, logits: Buffer
+) -> None:
+    """As record_rows.read_out."""
+    program.read_out(Spoken(hidden=hidden, normed=normed, last=last, logits=logits))

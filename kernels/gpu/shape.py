@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,8 @@ from .launch import ceil_div, power_of_2
 MULTIPLE = 64
 SPLIT_ROWS = 32
 """More rows than this fill a card without splitting their keys; their states would take memory."""
+MOST_STATES = 1024
+"""Rows times stretches, beyond which keys are not split either."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +53,8 @@ def shape_of(step: Step, heads: Heads | None) -> tuple[Shape, list[tuple[int, in
     chunks, columns, stretches = [], 0, 1
     if heads is not None:
         chunks, columns = cut_chunks(sequences, heads)
-        if decode and rows <= SPLIT_ROWS:
-            stretches = power_of_2(ceil_div(most, STRETCH_KEYS))
+        if decode:
+            stretches = _stretches(rows, most)
     shape = Shape(
         rows=rows,
         sampled=padded(step.sampled_rows),
@@ -61,6 +64,40 @@ def shape_of(step: Step, heads: Heads | None) -> tuple[Shape, list[tuple[int, in
         decode=decode,
     )
     return shape, chunks
+
+
+def _stretches(rows: int, positions: int) -> int:
+    count = power_of_2(ceil_div(positions, STRETCH_KEYS))
+    return count if rows <= SPLIT_ROWS and rows * count <= MOST_STATES else 1
+
+
+def sizes(most: int) -> list[int]:
+    """Everything that up to `most` rows are padded to."""
+    return sorted({padded(count) for count in range(1, most + 1)})
+
+
+def prepared_shapes(
+    rows: int, sampled: int, positions: int, heads: Heads | None
+) -> Iterator[Shape]:
+    """Shapes whose kernels are those of every shape that steps have, the one with most rows first.
+
+    A kernel is compiled for the rows of a step or for its sampled rows, never for both together,
+    and for no number of chunks.
+    """
+    columns = (0,) if heads is None else sorted(set(heads.columns))
+    lengths = [STRETCH_KEYS << power for power in range(power_of_2(positions).bit_length())]
+    ends = [length for length in lengths if length < positions] + [positions]
+    for count in reversed(sizes(rows)):
+        for width in columns:
+            common = {"rows": count, "columns": width, "chunks": count}
+            some = min(count, sampled)
+            yield Shape(**common, sampled=some, stretches=1, decode=False)
+            for stretches in sorted({_stretches(count, end) for end in ends}):
+                yield Shape(**common, sampled=some, stretches=stretches, decode=True)
+    for count in sizes(sampled):
+        yield Shape(
+            rows=rows, columns=columns[-1], chunks=rows, sampled=count, stretches=1, decode=False
+        )
 
 
 def largest_shape(rows: int, heads: Heads | None) -> Shape:

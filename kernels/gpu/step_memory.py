@@ -18,7 +18,8 @@ class StepMemory:
     """The rows of a step, padded to a shape, for steps of up to `rows` rows.
 
     On the device, as in `Step`: `tokens`, `slots`, `sampled` int64, `positions`, `sequence` int32,
-    all `[rows]`. `chunks` int32 `[rows, 2]`, `last` int64 `[1]`, the last row, and `tables` int32
+    all `[rows]`. `chunks` int32 `[rows, 2]`, `last` int64 `[1]`, the last row, `counts` int64
+    `[2]`, the rows and the sampled rows that are not padding, and `tables` int32
     `[rows, pages]`, one of every sequence that has rows in this step.
 
     Rows beyond the step have token 0 at position 0 and write to `spare_page`, of which no table
@@ -30,6 +31,7 @@ class StepMemory:
         # Tables last: a copy ends behind those of the sequences of a step.
         sizes = {
             "last": (torch.int64, (1,)),
+            "counts": (torch.int64, (2,)),
             "tokens": (torch.int64, (rows,)),
             "slots": (torch.int64, (rows,)),
             "sampled": (torch.int64, (rows,)),
@@ -55,6 +57,7 @@ class StepMemory:
             }
 
         self._on_host, there = views(self._host), views(self._there)
+        self.counts = there["counts"]
         self.last, self.tokens, self.slots = there["last"], there["tokens"], there["slots"]
         self.sampled, self.positions = there["sampled"], there["positions"]
         self.sequence, self.chunks = there["sequence"], there["chunks"]
@@ -68,6 +71,7 @@ class StepMemory:
         for sequence in sequences:
             place.setdefault(sequence, len(place))
         self._fill("last", torch.tensor([step.rows - 1]), 1, 0)
+        self._fill("counts", torch.tensor([step.rows, step.sampled_rows]), 2, 0)
         self._fill("tokens", step.tokens, shape.rows, 0)
         self._fill("slots", step.slots, shape.rows, self._spare_slot)
         self._fill("sampled", step.sampled, shape.sampled, 0)

@@ -17,8 +17,9 @@ class GatherCollectives:
     invariant = True
     capturable = False
 
-    def __init__(self, plan: ShardPlan, rank: int) -> None:
-        self.plan, self.rank = plan, rank
+    def __init__(self, plan: ShardPlan, rank: int, group: dist.ProcessGroup | None = None) -> None:
+        """`group`: of all ranks, the default one unless given."""
+        self.plan, self.rank, self._group = plan, rank, group
         self.sequence = 0
         self._nodes = [complete_subtrees(plan.atoms, plan.owned(r)) for r in range(plan.degree)]
         self._most = max(len(nodes) for nodes in self._nodes)
@@ -49,7 +50,7 @@ class GatherCollectives:
             self._gather(tensor, out)
 
     def _gather(self, tensor: torch.Tensor, out: torch.Tensor) -> None:
-        dist.all_gather(list(out.unbind()), tensor.contiguous())
+        dist.all_gather(list(out.unbind()), tensor.contiguous(), group=self._group)
 
     def check(self) -> None:
         """Nothing to do: what fails raises."""

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import torch
+
+if TYPE_CHECKING:
+    from ...kernels.gpu.launch import Launch
 
 Mode = Literal["auto", "custom", "hierarchical", "gather", "library"]
 MODES: tuple[Mode, ...] = ("auto", "custom", "hierarchical", "gather", "library")
@@ -49,6 +54,27 @@ class Collectives(Protocol):
 
     def close(self) -> None:
         """Tell the other ranks that no call will follow. Safe to call twice."""
+        ...
+
+
+@runtime_checkable
+class DeviceCollectives(Collectives, Protocol):
+    """Collectives whose calls start kernels, compiled before ranks wait for each other."""
+
+    def all_reduce_launches(
+        self, nodes: torch.Tensor, out: torch.Tensor, site: str
+    ) -> Sequence[Launch]:
+        """The kernels that all_reduce would start."""
+        ...
+
+    def all_gather_launches(
+        self, tensor: torch.Tensor, out: torch.Tensor, site: str
+    ) -> Sequence[Launch]:
+        """The kernels that all_gather would start."""
+        ...
+
+    def patiently(self) -> AbstractContextManager[None]:
+        """Calls within may find other ranks late: they start something for the first time."""
         ...
 
 

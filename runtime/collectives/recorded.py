@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 
 from ...kernels.program import AnyProgram, Buffer, External, Program
-from .interface import Collectives
+from .interface import Collectives, DeviceCollectives
 from .shared import SharedCollectives
+
+if TYPE_CHECKING:
+    from ...kernels.gpu.program import GpuProgram
+
+Call = Callable[[torch.Tensor, torch.Tensor], None]
 
 
 def record_all_reduce(
@@ -20,7 +27,8 @@ def record_all_reduce(
         collectives,
         nodes,
         out,
-        call=lambda given, made: collectives.all_reduce(given, made, site),
+        name="all_reduce",
+        site=site,
         native=lambda shared: shared.native_all_reduce(out.width, site),
         planes=True,
     )
@@ -35,7 +43,8 @@ def record_all_gather(
         collectives,
         buffer,
         out,
-        call=lambda given, made: collectives.all_gather(given, made, site),
+        name="all_gather",
+        site=site,
         native=lambda shared: shared.native_all_gather(buffer.row_bytes, site),
         planes=False,
     )
@@ -47,16 +56,44 @@ def _record(
     x: Buffer,
     out: Buffer,
     *,
-    call: Callable[[torch.Tensor, torch.Tensor], None],
+    name: str,
+    site: str,
     native: Callable[[SharedCollectives], External],
     planes: bool,
 ) -> None:
     """`planes`: x has a dimension of planes, even of one."""
+
+    def call(given: torch.Tensor, made: torch.Tensor) -> None:
+        getattr(collectives, name)(given, made, site)
+
     if not isinstance(program, Program):
-        capturable = collectives.capturable
-        program.gpu.collective(program, call, x, out, planes=planes, capturable=capturable)
+        _record_on_device(program, collectives, call, x, out, name=name, site=site, planes=planes)
     elif isinstance(collectives, SharedCollectives):
         program.external(native(collectives), x, out, collectives.raise_fault)
     else:
         given = program.planes_of if planes else program.rows_of
         program.call(lambda: call(given(x), program.rows_of(out)))
+
+
+def _record_on_device(
+    program: GpuProgram,
+    collectives: Collectives,
+    call: Call,
+    x: Buffer,
+    out: Buffer,
+    *,
+    name: str,
+    site: str,
+    planes: bool,
+) -> None:
+    common = {"planes": planes, "capturable": collectives.capturable}
+    if not isinstance(collectives, DeviceCollectives):
+        program.gpu.collective(program, call, x, out, **common)
+        return
+
+    def first(given: torch.Tensor, made: torch.Tensor) -> None:
+        with collectives.patiently():
+            call(given, made)
+
+    launches = partial(getattr(collectives, f"{name}_launches"), site=site)
+    program.gpu.collective(program, call, x, out, first=first, launches=launches, **common)

@@ -33,18 +33,25 @@ HUB_TIMEOUT_S = 24 * 3600.0
 _HEAD = "--model-files head sends the driver's files to each host instead"
 
 
-def settle_files(group: RankGroup, model: Path, mode: ModelFiles, *, weights: bool = True) -> None:
+def settle_files(
+    group: RankGroup,
+    model: Path,
+    mode: ModelFiles,
+    *,
+    weights: bool = True,
+    timeout_s: float = COMPARE_TIMEOUT_S,
+) -> None:
     """Have each rank read the driver's files or a copy of them. Without other hosts: nothing.
 
-    Without `weights` only configs matter. Raises InputError E-MODEL-MISSING or E-MODEL-DIFFERS
-    naming hosts and files, EnvironmentFault when a copy cannot be made, and RankFault as
-    RankGroup.collect.
+    Without `weights` only configs matter. A rank has `timeout_s` to look at its files. Raises
+    InputError E-MODEL-MISSING or E-MODEL-DIFFERS naming hosts and files, EnvironmentFault when a
+    copy cannot be made, and RankFault as RankGroup.collect.
     """
     if not group.several_hosts:
         return
     wanted, folder = read_manifest(model, weights=weights), str(model.absolute())
     look = {"folder": folder, "weights": weights}
-    seen = _seen(_ask(group, LOOK, look, COMPARE_TIMEOUT_S))
+    seen = _seen(_ask(group, LOOK, look, timeout_s))
     found = _found(wanted, seen)
     for each in found:
         if each.kind == "tokenizer":

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from .groups import run_groups
 
@@ -27,12 +28,23 @@ JOBS: dict[str, dict[str, Any]] = {
         "modes": ["auto"],
         "environment": {"NCCL_P2P_DISABLE": "1"},
     },
-    "blind": {
+    "blind later": {
         "scenario": "choice",
         "degree": 2,
         "modes": ["auto"],
-        "trouble": "blind",
+        "trouble": "blind later",
         "self_test_s": 2,
+    },
+    **{
+        trouble: {"scenario": "choice", "degree": 2, "modes": ["auto"], "trouble": trouble}
+        for trouble in ("blind", "faults", "kills")
+    },
+    "hangs": {
+        "scenario": "choice",
+        "degree": 2,
+        "modes": ["auto"],
+        "trouble": "hangs",
+        "probe_s": 1,
     },
     "refused": {"scenario": "choice", "degree": 2, "modes": FEW, "trouble": "refused"},
     "one GPU": {"scenario": "choice", "degree": 2, "modes": MODES, "one_gpu": True},
@@ -49,6 +61,16 @@ def results(tmp_path_factory) -> dict[str, list[Any]]:
 def test_every_way_gives_the_bits_of_the_tree(degree: int, way: str, results) -> None:
     for found in results[f"sums of {degree}"]:
         assert found[way] == []
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_ranks_that_share_a_gpu_add_up_the_tree_there(tmp_path: Path) -> None:
+    """The same calls over the memory of the device and of the host, through the CUDA driver."""
+    jobs = {f"sums of {degree}": JOBS[f"sums of {degree}"] for degree in (2, 3)}
+    found = run_groups(tmp_path, jobs, "cuda_ranks", {"ISOBIT_TEST_CARD": "1"})
+    for ranks in found.values():
+        for rank in ranks:
+            assert rank == {"peer memory": [], "host memory": [], "probe": ""}
 
 
 def test_closing_unmaps_once_and_leaves_no_name_behind(results) -> None:
@@ -108,10 +130,28 @@ def test_cards_that_cannot_read_each_other_meet_in_the_memory_of_the_host(result
 
 
 def test_peer_memory_that_fails_its_self_test_is_left_with_the_way_out(results) -> None:
-    for (auto,) in results["blind"]:
+    for (auto,) in results["blind later"]:
         assert auto[0] == "custom" and auto[2].startswith("passed in ")
         for part in ("over host memory", "E-COLL-SELF-TEST", "did not come", "ACS", "iommu=pt"):
             assert part in auto[1]
+
+
+@pytest.mark.parametrize(
+    ("trouble", "said"),
+    [
+        ("blind", "not what was written: 0 received from rank 1"),
+        ("faults", "memory of rank 1: CUDA error: an illegal memory access was encountered"),
+        ("kills", "the probe was killed by signal 9"),
+        ("hangs", "no answer to a probe within 1 s"),
+    ],
+)
+def test_a_child_meets_the_faults_of_peer_memory_and_ranks_go_on(
+    trouble: str, said: str, results
+) -> None:
+    for (auto,) in results[trouble]:
+        assert auto[0] == "custom" and auto[2].startswith("passed in ")
+        assert f"over host memory since peer memory failed: E-COLL-CUDA rank 0: {said}" in auto[1]
+        assert "iommu=pt" in auto[1]
 
 
 def test_where_no_memory_can_be_shared_ranks_gather_and_say_why(results) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +16,32 @@ class SimulatedLauncher(ForkedLauncher):
     """A launcher of ranks that were told "cuda".
 
     With a `folder` they choose their collectives as on CUDA; memory of the devices are files there,
-    with the `trouble` of FileDriver.
+    with the `trouble` of FileDriver. The last rank needs `slow_load_s` longer to load.
     """
 
-    def __init__(self, folder: Path | None = None, trouble: str = "") -> None:
+    def __init__(
+        self, folder: Path | None = None, trouble: str = "", slow_load_s: float = 0
+    ) -> None:
         super().__init__()
-        self._memory = (folder, trouble)
+        self._memory, self._slow_load_s = (folder, trouble), slow_load_s
 
     def launch(self, tickets: list[RankTicket]) -> None:
         assert all(ticket.device == "cuda" for ticket in tickets)
         for ticket in tickets:
+            slow_s = self._slow_load_s if ticket is tickets[-1] else 0
             process = SERVER.Process(
-                target=_rank, args=(ticket, dict(os.environ), *self._memory), daemon=True
+                target=_rank, args=(ticket, dict(os.environ), *self._memory, slow_s), daemon=True
             )
             process.start()
             self._forked.append(process)
 
 
 def _rank(
-    ticket: RankTicket, environment: dict[str, str], folder: Path | None, trouble: str
+    ticket: RankTicket,
+    environment: dict[str, str],
+    folder: Path | None,
+    trouble: str,
+    slow_load_s: float,
 ) -> None:
     os.environ.clear()
     os.environ.update(environment)
@@ -49,7 +57,14 @@ def _rank(
         assert name == "cuda"
         return Gpu(SimulatedCard(), most_rows=most_rows, eager=eager)
 
-    worker.open_device = open_device
+    load_rank = worker.load_rank
+
+    def load_slowly(*arguments: Any) -> Any:
+        time.sleep(slow_load_s)
+        return load_rank(*arguments)
+
+    worker.open_device, worker.load_rank = open_device, load_slowly
+    _run_loaded_kernels_alone()
     if folder is not None:
         worker.choose = _chooser(folder, trouble)
     run_rank(ticket)
@@ -68,3 +83,20 @@ def _chooser(folder: Path, trouble: str) -> Any:
         )  # fmt: skip
 
     return choose
+
+
+def _run_loaded_kernels_alone() -> None:
+    """A kernel that was not compiled and loaded before it is started ends the rank."""
+    from isobit.kernels.gpu.launch import Launch
+
+    loaded, load, run = set(), Launch.load, Launch.run
+
+    def noted(launch: Launch) -> None:
+        loaded.add(launch.key)
+        load(launch)
+
+    def strict(launch: Launch) -> None:
+        assert launch.key in loaded or not all(launch.grid), launch.key
+        run(launch)
+
+    Launch.load, Launch.run = noted, strict

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from isobit.kernels import ops, reference
-from isobit.kernels.errors import InputError
-from isobit.kernels.gpu.attention import Heads, attention_work, plan_chunks
+from isobit.kernels.errors import InputError, NotSupportedError
+from isobit.kernels.gpu.architecture import ARCHITECTURES, Architecture
+from isobit.kernels.gpu.attention import (
+    MOST_HEAD,
+    Heads,
+    attention_work,
+    most_columns,
+    plan_chunks,
+    shared_bytes,
+)
 from isobit.kernels.gpu.launch import run_all
 
 PAGE = ops.PAGE
@@ -36,10 +44,19 @@ class Setting:
         }
 
     def run(
-        self, rows: slice | list[int], device: str, columns: int = 32, split: bool | None = None
+        self,
+        rows: slice | list[int],
+        device: str,
+        columns: int = 32,
+        split: bool | None = None,
+        room: int | None = None,
     ) -> torch.Tensor:
         q, tables = self.q[rows].contiguous(), self.pick(rows)
-        heads = Heads.of(self.head_to_kv.tolist(), self.cache.kv_heads, device)
+        heads = Heads.of(
+            self.head_to_kv.tolist(), self.cache.kv_heads, device, self.cache.head_size
+        )
+        if room is not None:
+            heads = replace(heads, room=room)
         chunks = plan_chunks(
             tables["row_sequence"], tables["positions"], heads, device, columns=columns
         )
@@ -117,9 +134,40 @@ def test_bits_of_a_row(window: int, device: str) -> None:
             assert torch.equal(case.run([row], device, split=split)[0], wanted[row])
 
 
+@pytest.mark.parametrize("split", [False, True])
+def test_heads_that_one_program_has_no_room_for_have_the_same_bits(
+    split: bool, device: str
+) -> None:
+    """40 query heads read one KV head, 3 another: in one block of 64 columns, of 32, of 16."""
+    case = setting([70], torch.bfloat16, rows=3, head_to_kv=(0,) * 40 + (1,) * 3)
+    wanted = case.run(slice(None), device, columns=64, split=split)
+    for room in (32, 16):
+        found = case.run(slice(None), device, columns=64, split=split, room=room)
+        assert torch.equal(found, wanted)
+
+
+def test_room_for_columns_shrinks_as_heads_grow() -> None:
+    heads = (64, 80, 128, 192, 256, 512)
+    assert [most_columns(head) for head in heads] == [64, 64, 64, 32, 32, 16]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES.values(), ids=lambda one: one.name)
+def test_no_head_needs_more_shared_memory_than_a_card_has(architecture: Architecture) -> None:
+    """`test_room` holds the formula against what the compiler takes."""
+    pages = 2 if architecture.capability == 90 else 1
+    for head in range(2, MOST_HEAD + 1, 2):
+        needed = shared_bytes(head, most_columns(head), pages)
+        assert needed <= architecture.shared_bytes, head
+
+
+def test_heads_that_are_too_large_are_refused_with_numbers() -> None:
+    with pytest.raises(NotSupportedError, match=r"heads of 320 features.* up to 256.* 101376"):
+        Heads.of([0], 1, "cpu", 320)
+
+
 def test_long_sequences_of_single_rows_are_split(device: str) -> None:
     case = setting([1100], torch.float16, rows=1)
-    heads = Heads.of(case.head_to_kv.tolist(), 2, device)
+    heads = Heads.of(case.head_to_kv.tolist(), 2, device, 16)
     chunks = plan_chunks(case.row_sequence, case.positions, heads, device)
     assert (chunks.stretches, chunks.columns, chunks.rows.tolist()) == (3, 16, [[0, 1]])
     q = case.q.flatten(1).to(device)
@@ -138,7 +186,7 @@ def test_a_nan_among_the_keys_shows(device: str) -> None:
 
 
 def test_chunks_end_where_sequences_do() -> None:
-    heads = Heads.of([0] * 5 + [1] * 3, 2, "cpu")
+    heads = Heads.of([0] * 5 + [1] * 3, 2, "cpu", 16)
     sequence = torch.tensor([0] * 9 + [1] * 2 + [0], dtype=torch.int32)
     chunks = plan_chunks(sequence, torch.arange(12, dtype=torch.int32), heads, "cpu")
     assert chunks.rows.tolist() == [[0, 6], [6, 9], [9, 11], [11, 12]]
@@ -146,4 +194,4 @@ def test_chunks_end_where_sequences_do() -> None:
 
 def test_heads_out_of_order_are_refused() -> None:
     with pytest.raises(InputError, match=r"E-KERNEL-SHAPE head_to_kv is \[1, 0\]"):
-        Heads.of([1, 0], 2, "cpu")
+        Heads.of([1, 0], 2, "cpu", 16)

@@ -7,17 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 from isobit.kernels.errors import InputError
-from isobit.kernels.gpu.simulated.card import SimulatedCard
 from isobit.runtime.digest import tensor_digest
 from isobit.runtime.trace import Tracer
 from isobit.runtime.trace_settings import TraceSettings
 from transformers import AutoModelForCausalLM
 
-from .conftest import INTERPRETED
+from .cards import CountingCard
 from .tiny import KINDS, MOST_ROWS, VOCABULARY, decoder, save, step
 
 pytestmark = [
-    pytest.mark.skipif(not INTERPRETED, reason="the card is simulated"),
     pytest.mark.usefixtures("device"),
     # Rows that fill up a shape go through memory that nobody wrote.
     pytest.mark.filterwarnings("ignore:(invalid value|overflow) encountered:RuntimeWarning"),
@@ -40,7 +38,7 @@ def int4(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def whole(int4: Path) -> torch.Tensor:
     """Logits of every position of IDS, from one piece."""
-    return decoder(int4, SimulatedCard()).forward(step((0, 0, IDS)))[1].clone()
+    return decoder(int4, CountingCard()).forward(step((0, 0, IDS)))[1].clone()
 
 
 @pytest.mark.parametrize(
@@ -51,7 +49,7 @@ def whole(int4: Path) -> torch.Tensor:
 @torch.no_grad()
 def test_logits_against_transformers(kind: str, dtype: torch.dtype, tmp_path: Path) -> None:
     model = save(tmp_path, kind, dtype)
-    ours = decoder(model, SimulatedCard()).forward(step((0, 0, IDS)))[1]
+    ours = decoder(model, CountingCard()).forward(step((0, 0, IDS)))[1].cpu()
     oracle = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
     theirs = oracle(torch.tensor([IDS])).logits[0]
     assert ours.shape == theirs.shape
@@ -59,7 +57,7 @@ def test_logits_against_transformers(kind: str, dtype: torch.dtype, tmp_path: Pa
 
 
 def test_pieces_and_neighbours_change_no_bit(int4: Path, whole: torch.Tensor) -> None:
-    rank = decoder(int4, SimulatedCard())
+    rank = decoder(int4, CountingCard())
     first = rank.forward(step((0, 0, IDS[:3]), (1, 0, OTHER[:2])))[1]
     assert torch.equal(first[:3], whole[:3])
     hidden, logits = rank.forward(step((1, 2, OTHER[2:3]), (0, 3, IDS[3:5]), sampled=[2]))
@@ -71,13 +69,13 @@ def test_pieces_and_neighbours_change_no_bit(int4: Path, whole: torch.Tensor) ->
 
 
 def test_a_step_without_logits_leaves_the_cache_right(int4: Path, whole: torch.Tensor) -> None:
-    rank = decoder(int4, SimulatedCard())
+    rank = decoder(int4, CountingCard())
     assert rank.forward(step((0, 0, IDS[:5]), sampled=[]))[1].shape == (0, VOCABULARY)
     assert torch.equal(rank.forward(step((0, 5, IDS[5:])))[1][0], whole[5])
 
 
 def test_graphs_do_what_lists_do(int4: Path, whole: torch.Tensor) -> None:
-    card, plain = SimulatedCard(), SimulatedCard()
+    card, plain = CountingCard(), CountingCard()
     graphs, lists = decoder(int4, card), decoder(int4, plain, eager=True)
     for position, token in enumerate(IDS[:4]):
         one = step((0, position, [token]))
@@ -86,19 +84,34 @@ def test_graphs_do_what_lists_do(int4: Path, whole: torch.Tensor) -> None:
         assert torch.equal(replayed[1], listed[1]) and torch.equal(replayed[1][0], whole[position])
     # One graph for one row: the first step runs the list, which compiles; three replay.
     assert (card.graphs, card.replays, plain.graphs) == (1, 3, 0)
-    assert len(card.uploads) == 4
+    assert card.uploads == 4
+
+
+@torch.no_grad()
+def test_replayed_graphs_against_transformers(int4: Path) -> None:
+    """Greedy decoding: 20 tokens on a card, the last 18 of them from a graph."""
+    rank = decoder(int4, CountingCard())
+    oracle = AutoModelForCausalLM.from_pretrained(int4, dtype=torch.float32).eval()
+    count, tokens = (20, [*IDS]) if torch.cuda.is_available() else (4, [*IDS])
+    logits = rank.forward(step((0, 0, tokens)))[1][-1:].clone()
+    for _ in range(count):
+        tokens.append(int(logits[0].argmax()))
+        logits = rank.forward(step((0, len(tokens) - 1, tokens[-1:])))[1].clone()
+        theirs = oracle(torch.tensor([tokens])).logits[0, -1]
+        error = (logits[0].cpu() - theirs).abs().max() / theirs.abs().max()
+        assert float(error) < BOUNDS[torch.bfloat16]
 
 
 def test_long_contexts_split_over_the_card_or_not(int4: Path) -> None:
     """Decode gives each 512 keys programs of their own; a piece of a prompt does not."""
-    rank = decoder(int4, SimulatedCard())
+    rank = decoder(int4, CountingCard())
     pair = rank.forward(step((0, 598, IDS[:2])))[1].clone()
     single = [rank.forward(step((1, 598 + i, IDS[i : i + 1])))[1][0].clone() for i in range(2)]
     assert torch.equal(pair, torch.stack(single))
 
 
 def test_steps_that_do_not_fit_are_refused(int4: Path) -> None:
-    rank = decoder(int4, SimulatedCard())
+    rank = decoder(int4, CountingCard())
     with pytest.raises(InputError, match=rf"{MOST_ROWS + 1} rows; memory is there for {MOST_ROWS}"):
         rank.forward(step((0, 0, [1] * (MOST_ROWS + 1))))
     spare = step((0, 0, [1]))
@@ -109,7 +122,7 @@ def test_steps_that_do_not_fit_are_refused(int4: Path) -> None:
 
 def test_sites_are_seen_on_the_way(int4: Path, whole: torch.Tensor) -> None:
     """A look at a site is a call between graphs, and sees the rows of the step alone."""
-    card, tracer = SimulatedCard(), Tracer(TraceSettings(records=("digest",)))
+    card, tracer = CountingCard(), Tracer(TraceSettings(records=("digest",)))
     rank = decoder(int4, card, tracer=tracer)
     for position in range(2):
         rank.forward(step((0, position, IDS[position : position + 1])))

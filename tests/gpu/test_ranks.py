@@ -10,13 +10,14 @@ import pytest
 from isobit.runtime.completion import Batch
 from isobit.runtime.config import EngineSettings, SamplingSettings
 from isobit.runtime.engine import Engine
+from isobit.runtime.launcher import LocalLauncher
 from isobit.shard.plan import PlanSettings
 
 from .conftest import INTERPRETED
 from .simulated_ranks import SimulatedLauncher
 from .tiny import save
 
-pytestmark = pytest.mark.skipif(not INTERPRETED, reason="the cards are simulated")
+simulated = pytest.mark.skipif(not INTERPRETED, reason="what goes wrong is simulated")
 
 PROMPTS = [[5, 17, 40], [61]]
 # Greedy and drawn: drawing needs the logits on the CPU.
@@ -29,16 +30,23 @@ SAMPLING = [
 def run(
     model: Path, degree: int, launcher: SimulatedLauncher | None = None, **changes: Any
 ) -> Batch:
+    """On real cards all ranks share the first, over which NCCL does not gather."""
+    if INTERPRETED:
+        launcher, device = launcher or SimulatedLauncher(), "cuda"
+        changes = {"all_reduce": "gather", **changes}
+    else:
+        device = ",".join(["cuda:0"] * degree)
     settings = EngineSettings(
         plan=PlanSettings(degree=degree),
-        device="cuda",
+        device=device,
         kv_pages=2,
         max_step_rows=8,
         threads=1,
-        **{"all_reduce": "gather", **changes},
+        **changes,
     )
-    with Engine(model, settings, launcher or SimulatedLauncher()) as engine:
-        assert {rank["device"] for rank in engine.ranks} == {"cuda"}
+    with Engine(model, settings, launcher or LocalLauncher()) as engine:
+        assert {rank["device"] for rank in engine.ranks} == set(device.split(","))
+        assert all(rank["kernels_compiled"] > 10 for rank in engine.ranks)
         return engine.generate(PROMPTS, SAMPLING)
 
 
@@ -60,6 +68,7 @@ def test_every_degree_has_the_bits_of_one_rank(degree: int, model: Path, alone: 
     assert found.hidden_digests == alone.hidden_digests
 
 
+@simulated
 @pytest.mark.parametrize(
     ("degree", "trouble", "over"), [(2, "", "peer memory"), (3, "apart", "host memory")]
 )
@@ -73,6 +82,14 @@ def test_sums_within_graphs_have_the_bits_of_one_rank(
     assert found.hidden_digests == alone.hidden_digests
     (said,) = [text for text in caplog.messages if text.startswith("all-reduce: custom")]
     assert over in said and "self-test passed" in said
+
+
+@simulated
+def test_ranks_load_each_at_its_own_pace(model: Path, alone: Batch) -> None:
+    """What ranks tell each other of their cards after loading waits longer than a collective."""
+    launcher = SimulatedLauncher(slow_load_s=3)
+    found = run(model, 2, launcher, collective_timeout_s=1.0)
+    assert found.completions == alone.completions
 
 
 def test_lists_have_the_bits_of_graphs(model: Path, alone: Batch) -> None:

@@ -9,7 +9,7 @@ from isobit.kernels.gpu.simulated.card import SimulatedCard
 
 from .tiny import step
 
-HEADS = Heads.of([0, 0, 1, 1], 2, "cpu")
+HEADS = Heads.of([0, 0, 1, 1], 2, "cpu", 16)
 
 
 def test_padding() -> None:

@@ -1,4 +1,4 @@
-"""Small random models on a simulated card, and steps for them."""
+"""Small random models on the card of a test, and steps for them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 from isobit.kernels.gpu.device import Gpu
-from isobit.kernels.gpu.simulated.card import SimulatedCard
 from isobit.kernels.step import Step
 from isobit.runtime.collectives.gather import GatherCollectives
 from isobit.runtime.decoder import Decoder
@@ -20,6 +19,7 @@ from isobit.shard.spec import read_spec
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from ..support import save_random_model
+from .cards import CountingCard
 
 KINDS = {"int4": 4, "int8": 8, "dense": 0}
 VOCABULARY = 66
@@ -49,7 +49,7 @@ def save(folder: Path, kind: str, dtype: torch.dtype = torch.bfloat16) -> Path:
 
 
 def decoder(
-    model: Path, card: SimulatedCard, *, eager: bool = False, tracer: Tracer | None = None
+    model: Path, card: CountingCard, *, eager: bool = False, tracer: Tracer | None = None
 ) -> Decoder:
     """A single rank with a cache of 2 * PAGES pages of zeros."""
     spec, checkpoint = read_spec(model), open_checkpoint(model)

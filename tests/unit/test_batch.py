@@ -38,6 +38,18 @@ def test_a_prompt_is_cut_at_the_room_and_sampled_with_its_last_piece():
     assert (second.tokens, second.positions, second.sampled) == ([8, 9], [3, 4], [1])
 
 
+def test_no_more_requests_are_sampled_than_there_is_memory_for():
+    """The third waits for its turn, a prompt that does not end yet goes on."""
+    requests = [request([5]), request([6]), request([7]), request(range(8, 20))]
+    rows = form_step(requests, 8, most_sampled=2)
+    assert rows.owner == [0, 1, *[3] * 6] and rows.sampled == [0, 1]
+    advance(requests, rows)
+    for each in requests[:2]:
+        each.finish_reason = "length"
+    rows = form_step(requests, 8, most_sampled=2)
+    assert rows.owner == [2, *[3] * 6] and rows.sampled == [0, 6]
+
+
 def test_prefill_and_decode_share_a_step():
     decoding = request([5, 6], emitted=[7], computed=2)
     rows = form_step([decoding, request([8, 9])], 10)

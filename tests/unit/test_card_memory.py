@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from isobit.kernels.cache import PAGE
 from isobit.kernels.errors import EnvironmentFault, InputError
+from isobit.kernels.gpu.card import MOST_GRAPHS, MOST_SAMPLED, CardMemory
+from isobit.runtime.batch import StepRows
 from isobit.runtime.card_memory import (
+    GRAPH_NODE_BYTES,
     MARGIN_BYTES,
     RESERVE,
-    CardMemory,
     Demand,
     check_utilization,
+    graph_bytes,
     room_for_pages,
     settle_pages,
 )
-from isobit.runtime.config import EngineSettings, check_device
+from isobit.runtime.config import EngineSettings, check_device, most_sampled
+from isobit.runtime.score_samples import score
 from isobit.shard.memory import RankMemory
 from isobit.shard.stored import WeightBytes
 from isobit.shard.workspace import StepBytes
@@ -49,6 +55,39 @@ def test_what_is_left_of_the_share_becomes_pages() -> None:
     kv = PAGE * PER_TOKEN
     assert taken + pages * kv <= 0.9 * 24 * GIB < taken + (pages + 1) * kv
     assert settle_pages(DEMAND, lambda: CARD, alone) == pages
+
+
+def test_graphs_and_all_rows_that_may_be_sampled_take_their_room() -> None:
+    """Graphs of 48 layers, and logits of a vocabulary of 152064."""
+    graphs = graph_bytes(48)
+    assert MOST_GRAPHS * 48 * 15 * GRAPH_NODE_BYTES < graphs < GIB / 4
+    step = replace(PLANNED.step, per_sampled=8 * 152064)
+    less = replace(DEMAND, graphs=graphs, planned=replace(PLANNED, step=step))
+    missing = (room_for_pages(DEMAND, CARD) - room_for_pages(less, CARD)) * PAGE * PER_TOKEN
+    assert abs(missing - graphs - 16 * 8 * 152064) < PAGE * PER_TOKEN
+
+
+@pytest.mark.parametrize(("device", "rows"), [("cpu", 512), ("cuda", MOST_SAMPLED)])
+def test_a_card_scores_no_more_rows_at_once_than_were_planned(device: str, rows: int) -> None:
+    assert most_sampled(EngineSettings(device=device)) == rows
+    steps: list[int] = []
+
+    def score_step(_: object, step: StepRows, __: object) -> dict:
+        count = len(step.sampled)
+        steps.append(count)
+        return {
+            "tokens": [0] * count, "finite": [True] * count, "log_probabilities": [0.0] * count,
+            "divergences": [],
+        }  # fmt: skip
+
+    engine: Any = SimpleNamespace(
+        spec=SimpleNamespace(vocab_size=1000, max_positions=4096),
+        settings=EngineSettings(device=device),
+        kv_pages=64,
+        score_step=score_step,
+    )
+    assert len(score(engine, [[1] * 601]).tokens) == 600
+    assert max(steps) == rows and sum(steps) == 600
 
 
 def test_ranks_of_one_card_share_what_is_left() -> None:

@@ -10,6 +10,10 @@ import torch
 from isobit.kernels.errors import EnvironmentFault
 from isobit.runtime.collectives.cuda import driver as module
 from isobit.runtime.collectives.cuda.driver import HANDLE_BYTES, IPC_BLOCK, CudaDriver
+from isobit.runtime.collectives.gather import GatherCollectives
+from isobit.runtime.collectives.measure import even_plan
+from isobit.runtime.collectives.self_test import self_test
+from isobit.runtime.collectives.shared import SharedSettings
 
 ADDRESS = 0x7F0012340000
 
@@ -74,6 +78,41 @@ def test_a_failing_call_says_its_name_and_what_cuda_says(library: Library) -> No
     assert str(caught.value) == (
         "E-COLL-CUDA cuMemHostRegister_v2: an illegal memory access was encountered (700)"
     )
+
+
+def test_a_card_that_drives_a_display_ends_long_kernels(library: Library) -> None:
+    driver = CudaDriver(torch.device("cuda", 1))
+    assert not driver.ends_long_kernels()
+    name, (_, attribute, index) = library.calls[-1]
+    # CU_DEVICE_ATTRIBUTE_KERNEL_EXEC_TIMEOUT of cuda.h
+    assert (name, attribute, index.value) == ("cuDeviceGetAttribute", 17, 1)
+
+
+@pytest.mark.usefixtures("library")
+def test_what_a_kernel_did_wrong_has_a_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = CudaDriver(torch.device("cuda", 0))
+
+    def fail(_: torch.device) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nCompile with")
+
+    monkeypatch.setattr(torch.cuda, "synchronize", fail)
+    with pytest.raises(EnvironmentFault) as caught:
+        driver.wait()
+    assert str(caught.value) == (
+        "E-COLL-CUDA cuda:0: CUDA error: an illegal memory access was encountered"
+    )
+
+
+def test_a_self_test_that_ends_a_context_is_one_that_fails() -> None:
+    """Nothing else is raised: all ranks hear of it and go on to the next way together."""
+
+    class Faulting(GatherCollectives):
+        def all_reduce(self, *_: object) -> None:
+            raise RuntimeError("CUDA error: unspecified launch failure\nCompile with")
+
+    plan = even_plan(1)
+    (said,) = self_test(Faulting(plan, 0), plan, 0, SharedSettings())
+    assert said == "rank 0: E-COLL-CUDA CUDA error: unspecified launch failure"
 
 
 @pytest.mark.usefixtures("library")

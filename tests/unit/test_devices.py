@@ -221,3 +221,16 @@ def test_a_cpu_rank_imports_no_triton() -> None:
         "assert not any(name.startswith('isobit.kernels.gpu.jit') for name in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=200)
+
+
+def test_a_card_that_cuda_does_not_give_has_a_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: int) -> None:
+        raise RuntimeError("CUDA error: all CUDA-capable devices are busy or unavailable\nCompile")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", refuse)
+    said = error_of(open_device, "cuda:1", most_rows=1, eager=False)
+    assert said == (
+        "E-DEVICE-OPEN cuda:1 cannot be used: CUDA error: all CUDA-capable devices are busy or "
+        "unavailable"
+    )

@@ -76,18 +76,20 @@ def stretch_state(
 def attend(
     q, keys, values, tables, row_sequence, positions, chunks, head_begins, out,
     tops, weights, partial, q_heads, kv_heads, D, pages, stretches, scale, window,
-    BM: tl.constexpr, BD: tl.constexpr, STAGES: tl.constexpr,
+    PARTS: tl.constexpr, BM: tl.constexpr, BD: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """out `[M, Hq, D]` for the rows of a chunk and the query heads of one KV head.
+    """out `[M, Hq, D]` for the rows of a chunk and the query heads of one KV head, of which each of
+    PARTS programs takes up to BM; with more than one part a chunk is one row.
 
     chunks int32 `[C, 2]`: rows begin..end - 1, all of one sequence. head_begins int32 `[Hkv + 1]`.
     scale is in base 2. Without `tops` a program walks all stretches; with it, one, and leaves its
     state in tops and weights fp32 `[M, Hq, stretches]` and partial fp32 `[M, Hq, stretches, D]`.
     """
-    chunk, kv_head = tl.program_id(0), tl.program_id(1)
+    chunk = tl.program_id(0)
+    kv_head, part = tl.program_id(1) // PARTS, tl.program_id(1) % PARTS
     begin, end = tl.load(chunks + 2 * chunk), tl.load(chunks + 2 * chunk + 1)
-    head_begin = tl.load(head_begins + kv_head)
-    heads = tl.load(head_begins + kv_head + 1) - head_begin
+    head_begin = tl.load(head_begins + kv_head) + part * BM
+    heads = tl.minimum(tl.load(head_begins + kv_head + 1) - head_begin, BM)
     if heads > 0:
         column = tl.arange(0, BM)
         row, head = begin + column // heads, head_begin + column % heads

@@ -255,3 +255,12 @@ def add_gathered(
     inside = place < size
     value = tree_of_planes(planes, size, place, inside, TREE, 0, LEVEL, MOST)
     tl.store(out + place, value, mask=inside)
+
+
+@triton.jit
+def touch_regions(regions, seen, RANK: tl.constexpr, PEERS: tl.constexpr):
+    """Write RANK + 1 to word RANK of every region; seen int64 `[PEERS]`: word i of region i."""
+    for peer in tl.static_range(PEERS):
+        region = tl.load(regions + peer)
+        store_release(region + RANK * 8, region * 0 + RANK + 1)
+        tl.store(seen + peer, load_acquire(region + peer * 8))

@@ -18,6 +18,7 @@ from ..shared import SharedSettings
 from .custom import CustomCollectives, KernelSettings
 from .driver import CudaDriver, Driver
 from .gather import CudaGatherCollectives
+from .probe import probe_peers
 from .regions import Transport
 
 log = logging.getLogger("isobit.runtime")
@@ -29,6 +30,13 @@ PEER_HELP = (
     "Where cards cannot read each other although CUDA says so, as on RTX 3090s, PCIe ACS or the "
     "IOMMU is in the way: switch ACS off in the BIOS, boot with iommu=pt, or set "
     f"{NO_PEERS}=1, which leaves peer memory out at once"
+)
+
+
+ENDS_KERNELS = (
+    "cuda:{index} drives a display: CUDA ends its kernels after some seconds, and the rank "
+    "with them, while a sum waits up to {seconds:g} s for a late rank. Let another "
+    "card drive the display, or none"
 )
 
 
@@ -65,7 +73,7 @@ def choose_on_cuda(
             "hierarchical collectives add up on CPUs, the ranks are on CUDA devices. Take gather",
         )
     if mode in ("gather", "library"):
-        return _over_nccl(mode, plan, rank, "asked for", tell(driver.identity()))
+        return _over_nccl(mode, plan, rank, "asked for", tell(driver.identity()), device)
     if plan.degree == 1 and mode == "auto":
         return chosen(CudaGatherCollectives(plan, rank), "gather", "a single rank")
     if obstacles:
@@ -73,10 +81,16 @@ def choose_on_cuda(
             raise EnvironmentFault(
                 "E-COLL-CUSTOM", f"{obstacles}. Run without asking for custom collectives"
             )
-        return _over_nccl("gather", plan, rank, obstacles, tell(driver.identity()))
+        return _over_nccl("gather", plan, rank, obstacles, tell(driver.identity()), device)
     why = "asked for" if mode == "custom" else "all ranks share a host"
     refused = unreachable(device.index or 0, driver, tell)
     faults = []
+    if not refused and plan.degree > 1 and (found := probe_peers(driver, rank, plan.degree, tell)):
+        refused = f"peer memory failed: E-COLL-CUDA {found}. {PEER_HELP}"
+        log.warning("no collectives over peer memory: %s", refused)
+        faults.append(refused)
+    if driver.ends_long_kernels():
+        log.warning("%s", ENDS_KERNELS.format(index=device.index or 0, seconds=timeout_s))
     for transport in transports(refused):
         reason = f"{why}, over {transport}" + (f" since {refused}" if refused else "")
         try:
@@ -88,7 +102,7 @@ def choose_on_cuda(
             faults.append(refused)
     if mode == "custom":
         raise EnvironmentFault("E-COLL-CUSTOM", "\n".join(faults))
-    return _over_nccl("gather", plan, rank, "; ".join(faults), tell(driver.identity()))
+    return _over_nccl("gather", plan, rank, "; ".join(faults), tell(driver.identity()), device)
 
 
 def unreachable(index: int, driver: Driver, tell: Callable[[str], Sequence[str]]) -> str:
@@ -140,17 +154,24 @@ def _custom(
 
 
 def _over_nccl(
-    mode: Mode, plan: ShardPlan, rank: int, reason: str, identities: Sequence[str]
+    mode: Mode,
+    plan: ShardPlan,
+    rank: int,
+    reason: str,
+    identities: Sequence[str],
+    device: torch.device,
 ) -> Choice:
     """Raises EnvironmentFault E-COLL-NCCL where two ranks have one device."""
-    for device in identities:
-        if identities.count(device) > 1:
-            ranks = ", ".join(str(peer) for peer, each in enumerate(identities) if each == device)
+    for card in identities:
+        if identities.count(card) > 1:
+            ranks = ", ".join(str(peer) for peer, each in enumerate(identities) if each == card)
             raise EnvironmentFault(
                 "E-COLL-NCCL",
-                f"ranks {ranks} share the GPU {device}, which NCCL refuses ({reason}). Give each "
+                f"ranks {ranks} share the GPU {card}, which NCCL refuses ({reason}). Give each "
                 "rank a GPU of its own, or run with --all-reduce custom",
             )
+    gather = CudaGatherCollectives(plan, rank)
+    gather.start(device)
     if mode == "library":
         return chosen(LibraryCollectives(plan, rank), "library", reason)
-    return chosen(CudaGatherCollectives(plan, rank), "gather", reason)
+    return chosen(gather, "gather", reason)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NoReturn
 
 import torch
 
 from ....kernels.errors import RankFault
-from ....kernels.gpu.launch import Launch
+from ....kernels.gpu.launch import Launch, run_all
 from ....kernels.gpu.peers import (
     BLOCK,
     MOST_SITES,
@@ -26,6 +28,9 @@ from ..process_group import exchange
 from .driver import Driver
 from .regions import Transport, map_regions
 
+FIRST_TIMEOUT_S = 60.0
+"""How long a call waits at least that another rank may make for the first time: it sets up a step,
+and captures it, at its own pace."""
 CAUSES = {1: "E-COLL-TIMEOUT", 2: "E-COLL-MISMATCH", 3: "E-COLL-FAILED"}
 
 
@@ -104,28 +109,42 @@ class CustomCollectives:
         self.timeout_s = seconds
         self._peer = dataclasses.replace(self._peer, patience_ns=int(seconds * 1e9))
 
+    @contextmanager
+    def patiently(self) -> Iterator[None]:
+        """See DeviceCollectives."""
+        usual = self.timeout_s
+        self.set_timeout(max(usual, FIRST_TIMEOUT_S))
+        try:
+            yield
+        finally:
+            self.set_timeout(usual)
+
     def all_reduce(self, nodes: torch.Tensor, out: torch.Tensor, site: str) -> None:
         """See Collectives."""
-        self.all_reduce_launch(nodes, out, site).run()
+        run_all(self.all_reduce_launches(nodes, out, site))
 
     def all_gather(self, tensor: torch.Tensor, out: torch.Tensor, site: str) -> None:
         """See Collectives."""
-        self.all_gather_launch(tensor, out, site).run()
+        run_all(self.all_gather_launches(tensor, out, site))
 
-    def all_reduce_launch(self, nodes: torch.Tensor, out: torch.Tensor, site: str) -> Launch:
-        """The kernel that all_reduce starts; every start is one call of the sequence."""
+    def all_reduce_launches(
+        self, nodes: torch.Tensor, out: torch.Tensor, site: str
+    ) -> Sequence[Launch]:
+        """See DeviceCollectives; every start is one call of the sequence."""
         assert nodes.dtype == out.dtype == torch.float32, (nodes.dtype, out.dtype)
         assert nodes.is_contiguous() and out.is_contiguous()
         assert nodes.shape == (self._planes, *out.shape), (nodes.shape, out.shape)
         number = self._number(site)
-        return self._peer.all_reduce(nodes, out, self._tree, site=number, name=site)
+        return [self._peer.all_reduce(nodes, out, self._tree, site=number, name=site)]
 
-    def all_gather_launch(self, tensor: torch.Tensor, out: torch.Tensor, site: str) -> Launch:
-        """The kernel that all_gather starts."""
+    def all_gather_launches(
+        self, tensor: torch.Tensor, out: torch.Tensor, site: str
+    ) -> Sequence[Launch]:
+        """See DeviceCollectives."""
         assert tensor.dtype == out.dtype, (tensor.dtype, out.dtype)
         assert tensor.is_contiguous() and out.is_contiguous()
         assert out.shape == (self.plan.degree, *tensor.shape), (tensor.shape, out.shape)
-        return self._peer.all_gather(tensor, out, site=self._number(site), name=site)
+        return [self._peer.all_gather(tensor, out, site=self._number(site), name=site)]
 
     def check(self) -> None:
         """See Collectives; raises E-COLL-TIMEOUT, E-COLL-MISMATCH or E-COLL-FAILED."""

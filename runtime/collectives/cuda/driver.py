@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from ....kernels.errors import EnvironmentFault
+
+if TYPE_CHECKING:
+    from .probe import Child
 
 LIBRARY = "libcuda.so.1"
 HANDLE_BYTES = 64
 IPC_BLOCK = 2 << 20
 """What is smaller may lie in one block with other memory, which would be exported with it."""
 LAZY_PEER_ACCESS = 1
+KERNEL_EXEC_TIMEOUT = 17
+"""CU_DEVICE_ATTRIBUTE_KERNEL_EXEC_TIMEOUT"""
 HOST_PORTABLE, HOST_DEVICE_MAPPED = 1, 2
 
 
@@ -31,6 +36,14 @@ class Driver(Protocol):
 
     def reaches(self, index: int) -> bool | None:
         """Whether this device reads the memory of another one; None if that is not known here."""
+        ...
+
+    def ends_long_kernels(self) -> bool:
+        """Whether CUDA ends kernels of this device after some seconds: it drives a display."""
+        ...
+
+    def start_probe(self, rank: int, degree: int) -> Child:
+        """A process on this device that tries the memory of peers, as probe.serve does."""
         ...
 
     def allocate(self, nbytes: int) -> int:
@@ -89,7 +102,7 @@ class CudaDriver:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         # Makes torch's context of the device the current one, in which all calls are.
-        torch.cuda.synchronize(device)
+        self.wait()
 
     def identity(self) -> str:
         """See Driver."""
@@ -103,13 +116,26 @@ class CudaDriver:
             return None
         return torch.cuda.can_device_access_peer(self.device, index)
 
+    def ends_long_kernels(self) -> bool:
+        """See Driver."""
+        found = ctypes.c_int()
+        index = ctypes.c_int(self.device.index or 0)
+        _call("cuDeviceGetAttribute", ctypes.byref(found), KERNEL_EXEC_TIMEOUT, index)
+        return bool(found.value)
+
+    def start_probe(self, rank: int, degree: int) -> Child:
+        """See Driver."""
+        from .probe import start_child
+
+        return start_child(self.device.index or 0, rank, degree)
+
     def allocate(self, nbytes: int) -> int:
         """See Driver. Not torch's memory: an exported piece of its pool would export its
         neighbours."""
         address, size = ctypes.c_uint64(), ctypes.c_size_t(-(-nbytes // IPC_BLOCK) * IPC_BLOCK)
         _call("cuMemAlloc_v2", ctypes.byref(address), size)
         _call("cuMemsetD8_v2", address, ctypes.c_ubyte(0), size)
-        torch.cuda.synchronize(self.device)
+        self.wait()
         return address.value
 
     def share(self, address: int) -> bytes:
@@ -152,7 +178,11 @@ class CudaDriver:
 
     def wait(self) -> None:
         """See Driver."""
-        torch.cuda.synchronize(self.device)
+        try:
+            torch.cuda.synchronize(self.device)
+        except RuntimeError as error:
+            said = str(error).splitlines()[0]
+            raise EnvironmentFault("E-COLL-CUDA", f"{self.device}: {said}") from error
 
     def report(self) -> torch.Tensor:
         """See Driver: pinned memory has one address on the host and on the device."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 import torch.distributed as dist
 
+from ....kernels.gpu.launch import Launch
 from ....kernels.gpu.peers import add_planes_of_peers, peer_tree
 from ....shard.plan import ShardPlan
 from ..gather import GatherCollectives
@@ -31,6 +35,30 @@ class CudaGatherCollectives(GatherCollectives):
         gathered = own.new_empty((self.plan.degree, *own.shape))
         self.all_gather(own, gathered, site)
         add_planes_of_peers(gathered, out, self._tree).run()
+
+    def all_reduce_launches(
+        self, nodes: torch.Tensor, out: torch.Tensor, site: str
+    ) -> Sequence[Launch]:
+        """See DeviceCollectives: of which the kernels are none of NCCL's."""
+        gathered = nodes.new_empty((self.plan.degree, self._most, *out.shape))
+        return [add_planes_of_peers(gathered, out, self._tree)]
+
+    def all_gather_launches(
+        self, tensor: torch.Tensor, out: torch.Tensor, site: str
+    ) -> Sequence[Launch]:
+        """See DeviceCollectives: NCCL has its kernels compiled."""
+        return []
+
+    def patiently(self) -> AbstractContextManager[None]:
+        """See DeviceCollectives: NCCL waits as long as its group was told."""
+        return nullcontext()
+
+    def start(self, device: torch.device) -> None:
+        """Have NCCL connect all ranks now, and not within the first step."""
+        if self.plan.degree > 1:
+            own = torch.zeros(1, device=device)
+            self.all_gather(own, own.new_empty(self.plan.degree, 1), "connecting ranks")
+            own.cpu()
 
     def _gather(self, tensor: torch.Tensor, out: torch.Tensor) -> None:
         gather_into(out.view(-1), tensor.view(-1))
