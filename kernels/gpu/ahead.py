@@ -1,4 +1,8 @@
-"""Compiling launches for an architecture without its card, and what the machine code says."""
+"""Compiling launches for an architecture without its card, and what the machine code says.
+
+Launches go through Triton's own JIT, which looks at the arguments of each: a number that is 1
+becomes a constant, and so does None; numbers and addresses that 16 divides are known to be so.
+"""
 
 from __future__ import annotations
 
@@ -10,28 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-import triton
 from triton import knobs
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from triton.runtime.driver import driver
 
 from .architecture import Architecture
 from .launch import Launch
 
-POINTERS = {
-    torch.bfloat16: "*bf16",
-    torch.float16: "*fp16",
-    torch.float32: "*fp32",
-    torch.int8: "*i8",
-    torch.uint8: "*u8",
-    torch.int16: "*i16",
-    torch.int32: "*i32",
-    torch.int64: "*i64",
-}
 MATRIX = re.compile(r"\b(?:HMMA|IMMA|HGMMA|IGMMA)\b")
-MEETING = re.compile(r"\b(?:bar\.sync|[ls][dt]\.(?:acquire|release|volatile)[\w.]*)")
+FENCE = re.compile(r"\bMEMBAR\b")
+MEETING = re.compile(
+    r"\b(?:bar\.sync|fence\.acq_rel\.sys|[ls][dt]\.(?:acquire|release|relaxed|volatile)[\w.]*)"
+)
 LOCAL = re.compile(r"\b(?:LDL|STL)\b")
+LAYOUT = re.compile(r"#ttg\.nvidia_mma<\{.*?warpsPerCTA = \[\d+, (\d+)\]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,38 +43,53 @@ class Compiled:
     operand_widths: tuple[int, ...]
     """How many neighbours along k a thread hands to the matrix unit at once: part of the order in
     which products are added."""
+    loop_instructions: int
+    """Instructions of the longest innermost loop with matrix instructions, which a warp issues for
+    each round; 0 without such a loop."""
+    unpacked: int
+    """Warps of a block that hold the same part of the first operand, hence unpack it each; 0
+    without matrix instructions."""
     spilling_loops: int
     """Innermost loops with matrix instructions that touch local memory."""
     meeting_instructions: tuple[str, ...]
-    """Distinct ones of the PTX by which programs of several devices meet: barriers, loads and
-    stores that others see in order, loads that find no old copy."""
+    """Distinct ones of the PTX by which programs of several devices meet: barriers, fences, loads
+    and stores that others see in order, loads that find no old copy."""
+    fences: int
+    """Memory barriers in the machine code."""
     gpu_ir: str
     """Triton's IR for GPUs (TTGIR)."""
 
 
+class AbsentCard:
+    """What Triton's JIT asks of a card in order to compile for it."""
+
+    def __init__(self) -> None:
+        self.capability = 0
+
+    def get_current_device(self) -> int:
+        """The JIT keeps what it compiled by this number."""
+        return self.capability
+
+    def get_current_stream(self, device: int) -> int:
+        """None: nothing is started."""
+        return 0
+
+    def get_current_target(self) -> GPUTarget:
+        """The card to compile for."""
+        return GPUTarget("cuda", self.capability, 32)
+
+
+_ABSENT: Any = AbsentCard()
+
+
 def compile_launch(launch: Launch, architecture: Architecture) -> Compiled:
     """Compile for an architecture; tensors may lie on the meta device."""
-    kernel = launch.kernel
-    signature, constants, attributes = {}, {}, {}
-    for index, parameter in enumerate(kernel.params):
-        value = launch.arguments[parameter.name]
-        kind, divisible = _kind(parameter, value)
-        signature[parameter.name] = kind
-        if kind == "constexpr":
-            constants[parameter.name] = value
-        elif divisible:
-            attributes[(index,)] = [["tt.divisibility", 16]]
-    made: Any = triton.compile(
-        ASTSource(kernel, signature, constants, attributes),
-        target=GPUTarget("cuda", architecture.capability, 32),
-        options={
-            "num_warps": launch.warps,
-            "num_stages": launch.stages,
-            "enable_fp_fusion": False,
-        },
-    )
+    _ABSENT.capability = architecture.capability
+    driver.set_active(_ABSENT)
+    made = launch.compile()
     ptx, ir = made.asm["ptx"], made.asm["ttgir"]
     usage, code = _machine_code(made.asm["cubin"])
+    loops = [loop for loop in innermost_loops(code) if any(map(MATRIX.search, loop))]
     return Compiled(
         registers=_number(r"REG:(\d+)", usage),
         local_bytes=_number(r"STACK:(\d+)", usage) + _number(r"LOCAL:(\d+)", usage),
@@ -87,27 +98,13 @@ def compile_launch(launch: Launch, architecture: Architecture) -> Compiled:
             sorted(set(re.findall(r"(?:mma\.sync|wgmma\.mma_async)\.[\w.:]+", ptx)))
         ),
         operand_widths=tuple(sorted({int(width) for width in re.findall(r"kWidth = (\d+)", ir)})),
-        spilling_loops=sum(
-            any(map(MATRIX.search, loop)) and any(map(LOCAL.search, loop))
-            for loop in innermost_loops(code)
-        ),
+        loop_instructions=max(map(len, loops), default=0),
+        unpacked=max((int(warps) for warps in LAYOUT.findall(ir)), default=0),
+        spilling_loops=sum(any(map(LOCAL.search, loop)) for loop in loops),
         meeting_instructions=tuple(sorted(set(MEETING.findall(ptx)))),
+        fences=len(FENCE.findall(code)),
         gpu_ir=ir,
     )
-
-
-def _kind(parameter: Any, value: Any) -> tuple[str, bool]:
-    """A type, and whether 16 divides it, as Triton finds them when it starts a kernel."""
-    if parameter.is_constexpr or value is None:
-        return "constexpr", False
-    if isinstance(value, torch.Tensor):
-        return POINTERS[value.dtype], value.data_ptr() % 16 == 0
-    if isinstance(value, float):
-        return "fp32", False
-    width = "i32" if -(1 << 31) <= value < 1 << 31 else "i64"
-    if parameter.do_not_specialize:
-        return width, False
-    return ("constexpr", False) if value == 1 else (width, value % 16 == 0)
 
 
 def _machine_code(cubin: bytes) -> tuple[str, str]:

@@ -11,10 +11,12 @@ from ..errors import EnvironmentFault
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """`capability` as 86 for sm_86. `shared_bytes` one block may use at most."""
+    """`capability` as 86 for sm_86. `shared_bytes` one block may use at most; `processors` are the
+    multiprocessors of its largest card here."""
 
     capability: int
     shared_bytes: int
+    processors: int
     cards: str
 
     @property
@@ -25,20 +27,21 @@ class Architecture:
 ARCHITECTURES = {
     one.capability: one
     for one in (
-        Architecture(capability=80, shared_bytes=166912, cards="A100, A30"),
-        Architecture(capability=86, shared_bytes=101376, cards="RTX 3090, A10, A40"),
-        Architecture(capability=89, shared_bytes=101376, cards="RTX 4090, L4, L40"),
-        Architecture(capability=90, shared_bytes=232448, cards="H100, H200"),
+        Architecture(capability=80, shared_bytes=166912, processors=108, cards="A100, A30"),
+        Architecture(capability=86, shared_bytes=101376, processors=84, cards="RTX 3090, A10, A40"),
+        Architecture(capability=89, shared_bytes=101376, processors=142, cards="RTX 4090, L4, L40"),
+        Architecture(capability=90, shared_bytes=232448, processors=132, cards="H100, H200"),
     )
 }
 
 
 def architecture_of(device: torch.device) -> Architecture:
-    """The architecture of a CUDA device; of a CPU, where the interpreter runs, that of sm_80.
+    """The architecture of a CUDA device; that of sm_80 for a CPU, where the interpreter runs, and
+    for memory that is nowhere (meta).
 
     Raises EnvironmentFault E-KERNEL-ARCH for a card without a table of configurations.
     """
-    if device.type == "cpu":
+    if device.type in ("cpu", "meta"):
         return ARCHITECTURES[80]
     major, minor = torch.cuda.get_device_capability(device)
     found = ARCHITECTURES.get(10 * major + minor)

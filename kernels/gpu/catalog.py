@@ -5,19 +5,20 @@ The launches are those that run: only the tensors are missing.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
 from ..cache import PAGE, KVCache
-from . import moves, reductions, rows
+from . import moves, readout, reductions, rows
 from .architecture import Architecture
 from .attention import Chunks, Heads, attention_work
 from .launch import Launch
-from .linear import Node, product_work
-from .peers import Peer, RegionShape, TreeNode, add_planes_of_peers
-from .table import product_blocks
+from .linear import Node, Work, product_work
+from .peers import Peer, RegionShape, TreeNode, add_planes_of_peers, touch_peers
+from .table import Block, product_blocks
 from .weight import CHUNK, TILE, GpuWeight
 
 ATOMS = 8
@@ -119,7 +120,8 @@ def short(dtype: torch.dtype) -> str:
 def entries(architecture: Architecture) -> list[Entry]:
     """All kernels in all configurations, each once."""
     found = {entry.name: entry for entry in _products(architecture)}
-    found |= {entry.name: entry for entry in (*_row_ops(), *_attention(), *_peers())}
+    found |= {entry.name: entry for entry in (*_reordered(architecture), *_row_ops())}
+    found |= {entry.name: entry for entry in (*_attention(), *_peers())}
     return list(found.values())
 
 
@@ -135,20 +137,45 @@ def _products(architecture: Architecture) -> Iterator[Entry]:
                 x = torch.empty(block.rows, K, dtype=dtype, device="meta")
                 out = torch.empty(1, block.rows, N, device="meta")
                 for launch in product_work(x, weight, out, [root], block=block).launches:
-                    kernel, level = launch.kernel.__name__, launch.arguments.get("LEVEL", 0)
-                    product = "BM" in launch.arguments
-                    same = f"{kernel}: {form.name}, {short(dtype)}" if product else kernel
-                    blocks = f", blocks of {block.rows} x {block.columns}" if product else ""
-                    yield Entry(
-                        name=same + blocks + ("" if product else f", {short(dtype)}"),
-                        same=same,
-                        launch=launch,
-                        # A running sum in a loop has one addition for each level of the tree.
-                        additions=level if product else (1 << level) - 1,
-                        matrix=product,
-                        spills=product and block.spills,
-                        basic=dtype == torch.bfloat16 and form in BASIC,
-                    )
+                    yield _of_product(launch, form, dtype, block)
+
+
+def _of_product(
+    launch: Launch, form: WeightForm, dtype: torch.dtype, block: Block, how: str = ""
+) -> Entry:
+    kernel, level = launch.kernel.__name__, launch.arguments.get("LEVEL", 0)
+    product = "BM" in launch.arguments
+    same = f"{kernel}: {form.name}, {short(dtype)}" if product else kernel
+    blocks = f", {short(dtype)}"
+    if product:
+        blocks = f", blocks of {block.rows} x {block.columns}{', loop' if block.loop else ''}"
+    return Entry(
+        name=same + blocks + how,
+        same=same,
+        launch=launch,
+        # A running sum in a loop has one addition for each level of the tree.
+        additions=level if product else (1 << level) - 1,
+        matrix=product,
+        spills=product and block.spills,
+        basic=dtype == torch.bfloat16 and form in BASIC,
+    )
+
+
+def _reordered(architecture: Architecture) -> Iterator[Entry]:
+    """Products of weights whose inputs are in another order, with a bias; int8 activations with a
+    scale that is known before."""
+    root, block = Node(0, (ATOMS - 1).bit_length()), product_blocks(architecture)[0]
+    gather = torch.empty(K, dtype=torch.int32, device="meta")
+    x = torch.empty(block.rows, K, dtype=torch.bfloat16, device="meta")
+    out = torch.empty(1, block.rows, N, device="meta")
+    for form in BASIC:
+        scale = 0.1 if form.activation == "int8" else None
+        weight = dataclasses.replace(meta_weight(form), gather=gather, input_scale=scale)
+        work = product_work(x, weight, out, [root], bias=out[0, 0], block=block)
+        leaves = product_work(x, weight, out, None, bias=out[0, 0], block=block)
+        for launch in (*work.launches, *leaves.launches):
+            biased = ", bias" if launch.arguments.get("bias") is not None else ""
+            yield _of_product(launch, form, torch.bfloat16, block, f", reordered{biased}")
 
 
 def _row_ops() -> Iterator[Entry]:
@@ -160,6 +187,11 @@ def _row_ops() -> Iterator[Entry]:
         "greatest_rows": reductions.greatest(empty(4, 152064), empty(4, dtype=torch.int64)),
         "digest_words": reductions.digest(x, 0, empty(5, dtype=torch.int64)),
     }
+    for dtype in (torch.bfloat16, torch.float16):
+        normed, counts = empty(4, N, dtype=dtype), empty(2, dtype=torch.int64)
+        words = empty(11, dtype=torch.int64)
+        said = readout.step_launches(x, normed, normed, empty(4, 152064), counts, words, Work())
+        launches |= {f"{launch.kernel.__name__}: {short(dtype)}": launch for launch in said}
     for dtype in (torch.bfloat16, torch.float16):
         name, weight, out = short(dtype), empty(N, dtype=dtype), empty(4, N, dtype=dtype)
         launches[f"rms_norm_rows: {name}"] = rows.rms_norm(x, weight, 1e-6, out)
@@ -188,7 +220,7 @@ def _row_ops() -> Iterator[Entry]:
     launches["join_columns"] = moves.join_columns(gathered, index, x)
     launches["rms_norm_rows: residual alone"] = rows.rms_norm(x, None, 0.0, None, add=x)
     for name, launch in launches.items():
-        yield Entry(name=name, same=name, launch=launch, basic="float16" not in name)
+        yield Entry(name=name, same=name, launch=launch, basic=not name.endswith(" float16"))
 
 
 def _attention() -> Iterator[Entry]:
@@ -269,3 +301,5 @@ def _peers() -> Iterator[Entry]:
                 meets=kernel != "add_gathered",
                 basic=peers == 3,
             )
+    touch = touch_peers(empty(3, dtype=torch.int64), empty(3, dtype=torch.int64), 1)
+    yield Entry(name="touch_regions", same="touch_regions", launch=touch, basic=True)

@@ -92,7 +92,9 @@ def product_work(
     bit. `work` says where memory between kernels comes from.
     """
     work = Work() if work is None else work
-    block = block or product_block(architecture_of(x.device), x.shape[0])
+    if block is None:
+        found = architecture_of(x.device)
+        block = product_block(found, x.shape[0], weight.n, weight.segments)
     inputs, scales = _inputs(work, x, weight)
     if nodes is None:
         nodes = [Node(segment, 0) for segment in range(weight.segments)]

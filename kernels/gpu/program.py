@@ -182,6 +182,10 @@ class GpuProgram:
         if shape.decode and not self._eager and not listing.captured:
             listing.capture(self._card)
 
+    def items(self, step: Step) -> Sequence[Item]:
+        """What `run` would start for a step, in order; nothing of it is checked or started."""
+        return self._listed(shape_of(step, self._heads)[0]).items
+
     def close(self) -> None:
         """Let go of all that was recorded, after which nothing can be run.
 

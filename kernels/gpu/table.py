@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .architecture import Architecture
+from .launch import ceil_div
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,27 +29,63 @@ class Block:
     spills: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class Blocks:
+    """The blocks for products of up to `rows` rows.
+
+    `wide` gets through more bytes of weights with each instruction; where its programs would leave
+    multiprocessors of the card without work, `narrow` has twice as many.
+    """
+
+    rows: int
+    wide: Block
+    narrow: Block | None = None
+
+
 _MANY_ROWS = 1 << 30
 _AMPERE = (
-    (8, Block(rows=8, columns=64, warps=4, stages=4)),
-    (16, Block(rows=16, columns=64, warps=4, stages=4)),
-    (64, Block(rows=32, columns=64, warps=4, stages=3)),
-    (_MANY_ROWS, Block(rows=64, columns=128, warps=8, stages=3, loop=True, spills=True)),
+    Blocks(rows=8, wide=Block(rows=8, columns=64, warps=4, stages=4)),
+    Blocks(rows=16, wide=Block(rows=16, columns=64, warps=4, stages=4)),
+    Blocks(
+        rows=64,
+        wide=Block(rows=32, columns=128, warps=4, stages=3),
+        narrow=Block(rows=32, columns=64, warps=4, stages=3),
+    ),
+    Blocks(
+        rows=_MANY_ROWS,
+        wide=Block(rows=64, columns=128, warps=8, stages=3, loop=True, spills=True),
+    ),
 )
 _HOPPER = (
-    (16, Block(rows=16, columns=64, warps=4, stages=4)),
-    (64, Block(rows=32, columns=64, warps=4, stages=4)),
-    (128, Block(rows=32, columns=128, warps=8, stages=3, loop=True)),
-    (_MANY_ROWS, Block(rows=128, columns=128, warps=8, stages=3, loop=True, spills=True)),
+    Blocks(
+        rows=16,
+        wide=Block(rows=16, columns=128, warps=4, stages=4),
+        narrow=Block(rows=16, columns=64, warps=4, stages=4),
+    ),
+    Blocks(
+        rows=64,
+        wide=Block(rows=32, columns=128, warps=4, stages=4),
+        narrow=Block(rows=32, columns=64, warps=4, stages=4),
+    ),
+    Blocks(rows=128, wide=Block(rows=32, columns=128, warps=8, stages=3, loop=True)),
+    Blocks(
+        rows=_MANY_ROWS,
+        wide=Block(rows=128, columns=128, warps=8, stages=3, loop=True, spills=True),
+    ),
 )
 BLOCKS = {80: _AMPERE, 86: _AMPERE, 89: _AMPERE, 90: _HOPPER}
 
 
-def product_block(architecture: Architecture, rows: int) -> Block:
-    """The block for a product of so many rows."""
-    return next(block for most, block in BLOCKS[architecture.capability] if rows <= most)
+def product_block(architecture: Architecture, rows: int, columns: int, segments: int) -> Block:
+    """The block for a product of so many rows with a weight of so many columns and segments."""
+    found = next(each for each in BLOCKS[architecture.capability] if rows <= each.rows)
+    programs = ceil_div(rows, found.wide.rows) * ceil_div(columns, found.wide.columns) * segments
+    if found.narrow is None or programs >= architecture.processors:
+        return found.wide
+    return found.narrow
 
 
 def product_blocks(architecture: Architecture) -> list[Block]:
     """Every block of the table."""
-    return [block for _, block in BLOCKS[architecture.capability]]
+    each = BLOCKS[architecture.capability]
+    return [block for found in each for block in (found.wide, found.narrow) if block is not None]

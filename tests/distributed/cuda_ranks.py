@@ -118,11 +118,13 @@ def trouble(plan: ShardPlan, rank: int, folder: Path, job: dict[str, Any]) -> li
     timeout_s = job.get("timeouts", {}).get(str(rank), 20)
     collectives = CustomCollectives(
         plan, rank, device=DEVICE, driver=FileDriver(folder, rank), transport="host memory",
-        timeout_s=timeout_s, settings=SMALL,
+        timeout_s=20, settings=SMALL,
     )  # fmt: skip
     results = []
     for number in (1, 2, 3, 4):
         rows, site = 2, f"layers.{number}.out"
+        if number == 3:  # The first calls of a process take what time they take.
+            collectives.set_timeout(timeout_s)
         if rank == plan.degree - 1 and number == 3:
             match job["trouble"]:
                 case "late":

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
-from isobit.kernels.gpu.jit.peers import MISMATCH, TIMEOUT
+from isobit.kernels.errors import EnvironmentFault
+from isobit.kernels.gpu.jit.peers import LANES, MISMATCH, TIMEOUT
 from isobit.kernels.gpu.peers import (
     Failure,
     Peer,
@@ -15,6 +17,9 @@ from isobit.kernels.gpu.peers import (
     peer_tree,
     read_report,
 )
+from isobit.runtime.collectives.cuda.choose import choose_on_cuda
+from isobit.runtime.collectives.cuda.simulated import FileDriver
+from isobit.runtime.collectives.measure import plan_of_atoms
 from isobit.runtime.collectives.tree import sum_root, sum_subtrees
 from isobit.shard.atoms import atoms_of_rank, complete_subtrees
 
@@ -174,6 +179,15 @@ def test_a_peer_in_another_call_is_named(device: str) -> None:
     stage = Stage(2, 0, device)
     stage.come([torch.zeros(1, 7)] * 2, tag=1)
     assert failing(stage, device) == Failure(cause=MISMATCH, peer=1, site=5, number=1)
+
+
+def test_more_ranks_than_lanes_do_not_meet(tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentFault, match="E-COLL-CUSTOM 64 ranks share a host") as caught:
+        choose_on_cuda(
+            "custom", plan_of_atoms(64, 64), 0, "", timeout_s=1, device=torch.device("cpu"),
+            driver=FileDriver(tmp_path, 0),
+        )  # fmt: skip
+    assert f"takes {LANES}" in caught.value.message
 
 
 def test_regions_hold_flags_and_slots_apart() -> None:

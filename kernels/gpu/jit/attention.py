@@ -72,7 +72,7 @@ def stretch_state(
     return top, weight, sums
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["q_heads", "kv_heads", "pages", "stretches", "window"])
 def attend(
     q, keys, values, tables, row_sequence, positions, chunks, head_begins, out,
     tops, weights, partial, q_heads, kv_heads, D, pages, stretches, scale, window,
@@ -135,7 +135,7 @@ def attend(
                 tl.store(partial + state[None, :] * D + d[:, None], sums, mask=own)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["q_heads", "stretches", "window"])
 def combine_stretches(
     tops, weights, partial, positions, out, q_heads, D, stretches, window, BD: tl.constexpr
 ):

@@ -7,6 +7,7 @@ is done with n. So one meeting a sum is enough, and a flag waits to be read unti
 
 A program keeps its count of meetings in device memory, so that a CUDA graph may repeat it, and has
 flags and slots of its own, so that programs wait for nobody but their likes on the other devices.
+The first warp tells and waits, all peers at once; the others wait for it at a barrier.
 Waiting ends after a time, or when a peer says that it has given up; a device that has given up
 never waits nor tells again.
 """
@@ -21,8 +22,21 @@ import triton.language as tl
 TIMEOUT, MISMATCH, ABANDONED = 1, 2, 3
 """Causes of a failure: a peer is late, makes another call, or has given up."""
 _TIMEOUT, _MISMATCH, _ABANDONED = (tl.constexpr(each) for each in (1, 2, 3))
-_STORE_RELEASE = tl.constexpr("st.release.sys.global.b64 [$1], $2; mov.b32 $0, 0;")
-_LOAD_ACQUIRE = tl.constexpr("ld.acquire.sys.global.b64 $0, [$1];")
+LANES = 32
+"""Peers at most: each has a lane of the warp that meets them."""
+_LANES = tl.constexpr(LANES)
+_FIRST_WARP = (
+    ".reg .pred first; .reg .b32 thread; mov.u32 thread, %tid.x; setp.lt.u32 first, thread, 32;"
+)
+_FENCE = tl.constexpr(f"{{ {_FIRST_WARP} @first fence.acq_rel.sys; mov.b32 $0, 0; }}")
+_STORE = tl.constexpr(
+    f"{{ {_FIRST_WARP} .reg .pred there; setp.ne.and.s64 there, $1, 0, first; "
+    "@there st.relaxed.sys.global.b64 [$1], $2; mov.b32 $0, 0; }"
+)
+_LOAD = tl.constexpr(
+    f"{{ {_FIRST_WARP} .reg .pred there; setp.ne.and.s64 there, $1, 0, first; mov.b64 $0, $2; "
+    "@there ld.acquire.sys.global.b64 $0, [$1]; }"
+)
 _CLOCK = tl.constexpr("mov.u64 $0, %globaltimer;")
 
 
@@ -42,21 +56,29 @@ def node_field(tree: Sequence[Sequence[int]], place: int, field: int) -> int:
 
 
 @triton.jit
-def store_release(address, word):
-    """Everything stored before, by any thread of this program, is seen by whoever reads this.
+def fence():
+    """By the first warp: what this program stored before the last barrier, by any of its threads,
+    is seen by whoever sees what the first warp stores next."""
+    tl.inline_asm_elementwise(_FENCE, "=r", [], dtype=tl.int32, is_pure=False, pack=1)
 
-    Plain stores: atomics need not work across PCIe. `tl.debug_barrier` has to come before.
+
+@triton.jit
+def store_words(addresses, word):
+    """The first warp stores int64 words at addresses; nothing where one is 0.
+
+    Plain stores: atomics need not work across PCIe.
     """
     tl.inline_asm_elementwise(
-        _STORE_RELEASE, "=r,l,l", [address, word], dtype=tl.int32, is_pure=False, pack=1
+        _STORE, "=r,l,l", [addresses, word], dtype=tl.int32, is_pure=False, pack=1
     )
 
 
 @triton.jit
-def load_acquire(address):
-    """An int64 at an address; nothing read after it is older."""
+def load_words(addresses, other):
+    """The first warp loads int64 words, and nothing it reads afterwards is older; `other` where an
+    address is 0, and in all other warps."""
     return tl.inline_asm_elementwise(
-        _LOAD_ACQUIRE, "=l,l", [address], dtype=tl.int64, is_pure=False, pack=1
+        _LOAD, "=&l,l,l", [addresses, other], dtype=tl.int64, is_pure=False, pack=1
     )
 
 
@@ -67,55 +89,72 @@ def clock():
 
 
 @triton.jit
+def other_peers(RANK: tl.constexpr, PEERS: tl.constexpr):
+    """A lane for every peer, and which of them are others."""
+    peer = tl.arange(0, _LANES)
+    return peer, (peer < PEERS) & (peer != RANK)
+
+
+@triton.jit
 def meet(
-    regions, block, number, tag, cause, patience,
+    bases, own, block, number, tag, cause, patience,
     RANK: tl.constexpr, PEERS: tl.constexpr, PROGRAMS: tl.constexpr,
 ):  # fmt: skip
-    """Tell every peer, then wait for every peer; returns why that failed, or 0, and which peer.
+    """Tell every peer, then wait for every peer; returns why that failed, or 0, and which peer: in
+    the first warp, whose lanes do both, one for each peer. bases int64 `[LANES]`: their regions.
 
     A flag is number * 2^32 + tag; the tag says what is being called.
+
+    Why one fence is enough. Data go out by all threads, then comes a barrier, then the fence of the
+    first warp, then its relaxed stores of flags: a release, which is cumulative, so that it carries
+    what the barrier has ordered before it. On the other side a lane loads the flag with acquire,
+    then comes a barrier, then all threads read: what they read is ordered behind the flag, and they
+    read past the first cache (volatile). Reads of the meeting before are ordered likewise, before
+    the flag of this one, by the same barrier and fence.
+
+    Only the first warp may take another way than the rest: between the barriers nothing here needs
+    another one, and its lanes decide together, by reductions over all of them.
     """
     tl.debug_barrier()
     word = (number.to(tl.int64) << 32) | tag
     row = (number & 1).to(tl.int64) * PEERS
+    peer, others = other_peers(RANK, PEERS)
+    told = bases + ((row + RANK) * PROGRAMS + block) * 8
+    flags = tl.where(others, own + ((row + peer) * PROGRAMS + block) * 8, 0)
+    gone = tl.where(others, own + (2 * PEERS * PROGRAMS + peer) * 8, 0)
+    fence()
+    store_words(tl.where(others & (cause == 0), told, 0), word)
     late = cause * 0
-    if cause == 0:
-        for peer in tl.static_range(PEERS):
-            if peer != RANK:
-                place = ((row + RANK) * PROGRAMS + block) * 8
-                store_release(tl.load(regions + peer) + place, word)
-    own = tl.load(regions + RANK)
     begin = clock()
-    for peer in tl.static_range(PEERS):
-        if peer != RANK:
-            address = own + ((row + peer) * PROGRAMS + block) * 8
-            gone = own + (2 * PEERS * PROGRAMS + peer) * 8
-            seen = load_acquire(address)
-            while (seen >> 32 != number) & (cause == 0):
-                if load_acquire(gone) != 0:
-                    cause, late = cause + _ABANDONED, late + peer
-                elif clock() - begin > patience:
-                    cause, late = cause + _TIMEOUT, late + peer
-                seen = load_acquire(address)
-            if (cause == 0) & (seen != word):
-                cause, late = cause + _MISMATCH, late + peer
+    seen = load_words(flags, word)
+    while (tl.max((seen >> 32 != number).to(tl.int32), 0) != 0) & (cause == 0):
+        missing = seen >> 32 != number
+        left = tl.min(tl.where(missing & (load_words(gone, word * 0) != 0), peer, _LANES), 0)
+        if left < _LANES:
+            cause, late = cause + _ABANDONED, late + left
+        elif tl.max(clock() - begin + peer * 0, 0) > patience:
+            cause, late = cause + _TIMEOUT, late + tl.min(tl.where(missing, peer, _LANES), 0)
+        seen = load_words(flags, word)
+    other = tl.min(tl.where(seen != word, peer, _LANES), 0)
+    if (cause == 0) & (other < _LANES):
+        cause, late = cause + _MISMATCH, late + other
     tl.debug_barrier()
     return cause, late
 
 
 @triton.jit
 def give_up(
-    regions, status, report, cause, late, number, site,
+    bases, status, report, cause, late, number, site,
     RANK: tl.constexpr, PEERS: tl.constexpr, PROGRAMS: tl.constexpr,
 ):  # fmt: skip
     """Keep the cause for later calls and for the host, and tell every peer."""
     found = (cause.to(tl.int64) << 60) | (late.to(tl.int64) << 52) | (site.to(tl.int64) << 32)
     found = found | (number.to(tl.int64) & 0xFFFFFFFF)
-    store_release(status.to(tl.int64), found)
-    store_release(report.to(tl.int64), found)
-    for peer in tl.static_range(PEERS):
-        if peer != RANK:
-            store_release(tl.load(regions + peer) + (2 * PEERS * PROGRAMS + RANK) * 8, found)
+    _, others = other_peers(RANK, PEERS)
+    fence()
+    store_words(status.to(tl.int64), found)
+    store_words(report.to(tl.int64), found)
+    store_words(tl.where(others, bases + (2 * PEERS * PROGRAMS + RANK) * 8, 0), found)
 
 
 @triton.jit
@@ -176,16 +215,20 @@ def reduce_over_peers(
     number = tl.load(counts + block)
     cause = (tl.load(status) != 0).to(tl.int32)
     before, lane = cause, tl.arange(0, BLOCK)
+    peers = tl.arange(0, _LANES)
+    bases, region = tl.load(regions + peers, mask=peers < PEERS, other=0), tl.load(regions + RANK)
     for piece in range(block, tl.cdiv(size, BLOCK), tl.num_programs(0)):
         number += 1
         inside = piece * BLOCK + lane < size
-        own = slot_of(tl.load(regions + RANK), block, number, tl.float32, PEERS, PROGRAMS, SLOT)
+        own = slot_of(region, block, number, tl.float32, PEERS, PROGRAMS, SLOT)
         for plane in tl.static_range(PLANES):
             node = tl.load(nodes + plane * size + piece * BLOCK + lane, mask=inside, other=0.0)
             tl.store(own + plane * BLOCK + lane, node, mask=inside)
-        cause, late = meet(regions, block, number, tag, cause, patience, RANK, PEERS, PROGRAMS)
+        cause, late = meet(
+            bases, region, block, number, tag, cause, patience, RANK, PEERS, PROGRAMS
+        )
         if (cause != 0) & (before == 0):
-            give_up(regions, status, report, cause, late, number, site, RANK, PEERS, PROGRAMS)
+            give_up(bases, status, report, cause, late, number, site, RANK, PEERS, PROGRAMS)
             before = cause
         value = tree_of_peers(
             regions, nodes, size, piece, block, number, lane, inside,
@@ -207,17 +250,21 @@ def gather_over_peers(
     cause = (tl.load(status) != 0).to(tl.int32)
     before, lane = cause, tl.arange(0, BLOCK)
     kind: tl.constexpr = words.dtype.element_ty
+    peers = tl.arange(0, _LANES)
+    bases, region = tl.load(regions + peers, mask=peers < PEERS, other=0), tl.load(regions + RANK)
     for piece in range(block, tl.cdiv(size, BLOCK), tl.num_programs(0)):
         number += 1
         place = piece * BLOCK + lane
         inside = place < size
-        own = slot_of(tl.load(regions + RANK), block, number, kind, PEERS, PROGRAMS, SLOT)
+        own = slot_of(region, block, number, kind, PEERS, PROGRAMS, SLOT)
         word = tl.load(words + place, mask=inside, other=0)
         tl.store(own + lane, word, mask=inside)
         tl.store(out + RANK * size + place, word, mask=inside)
-        cause, late = meet(regions, block, number, tag, cause, patience, RANK, PEERS, PROGRAMS)
+        cause, late = meet(
+            bases, region, block, number, tag, cause, patience, RANK, PEERS, PROGRAMS
+        )
         if (cause != 0) & (before == 0):
-            give_up(regions, status, report, cause, late, number, site, RANK, PEERS, PROGRAMS)
+            give_up(bases, status, report, cause, late, number, site, RANK, PEERS, PROGRAMS)
             before = cause
         for peer in tl.static_range(PEERS):
             if peer != RANK:
@@ -262,5 +309,5 @@ def touch_regions(regions, seen, RANK: tl.constexpr, PEERS: tl.constexpr):
     """Write RANK + 1 to word RANK of every region; seen int64 `[PEERS]`: word i of region i."""
     for peer in tl.static_range(PEERS):
         region = tl.load(regions + peer)
-        store_release(region + RANK * 8, region * 0 + RANK + 1)
-        tl.store(seen + peer, load_acquire(region + peer * 8))
+        store_words(region + RANK * 8, region * 0 + RANK + 1)
+        tl.store(seen + peer, load_words(region + peer * 8, region * 0))

@@ -104,7 +104,7 @@ def long_runs(
     return total
 
 
-@triton.jit(do_not_specialize=["M", "first_segment"])
+@triton.jit(do_not_specialize=["M", "chunks", "runs", "first_segment"])
 def quantized_product(
     x, words, tables, run_chunks, offsets, bias, out, M, N, K, chunks, runs, first_segment,
     LEVEL: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, STAGES: tl.constexpr,

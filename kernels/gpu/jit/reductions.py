@@ -37,7 +37,7 @@ def greatest_rows(x, out, width, BLOCK: tl.constexpr):
     tl.store(out + row, tl.where(finite, tl.min(first, 0), -1).to(tl.int64))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["size", "seed"])
 def digest_words(words, sums, size, seed, BLOCK: tl.constexpr):
     """sums int64: for each block, the sum modulo 2^64 of its words, each mixed with its place.
 

@@ -69,7 +69,7 @@ def _turned(head, norm, angles_cos, angles_sin, eps, D, HALF: tl.constexpr):
     return tl.fma(low, cos, -(high * sin)), tl.fma(high, cos, low * sin)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["q_heads", "kv_heads"])
 def rope_and_cache_rows(
     q, k, v, cos, sin, positions, slots, q_norm, k_norm, out, keys, values, eps,
     q_heads, kv_heads, D, HALF: tl.constexpr,

@@ -4,6 +4,7 @@ those on memory that other processes see."""
 from __future__ import annotations
 
 import ctypes
+import functools
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -28,23 +29,52 @@ def run(text: str, inputs: Sequence[np.ndarray], outputs: int) -> list[np.ndarra
     return [registers[f"${i}"] for i in range(outputs)]
 
 
+@functools.cache
+def _lines(text: str) -> list[tuple[str, str, str, list[str]]]:
+    """Of each instruction the register that has to be true or "", name, target, sources."""
+    lines = []
+    for line in filter(None, map(str.strip, text.strip("{} ").split(";"))):
+        guard, _, rest = line[1:].partition(" ") if line[0] == "@" else ("", "", line)
+        name, _, rest = rest.strip().partition(" ")
+        target, *sources = [part.strip() for part in rest.split(",")]
+        if name != ".reg":
+            lines.append((guard, name, target, sources))
+    return lines
+
+
 def run_on_memory(text: str, inputs: Sequence[int]) -> int:
-    """Run loads, stores, reads of the clock, of 64 bits: `inputs` are $1, $2, ...; gives $0."""
-    registers = {f"${i}": value for i, value in enumerate(inputs, 1)}
-    for line in filter(str.strip, text.split(";")):
-        name, _, rest = line.strip().partition(" ")
-        target, source = [part.strip() for part in rest.split(",")]
-        if name == "st.release.sys.global.b64":
-            ctypes.c_int64.from_address(registers[target.strip("[]")]).value = registers[source]
-        elif name == "ld.acquire.sys.global.b64":
-            registers[target] = ctypes.c_int64.from_address(registers[source.strip("[]")]).value
-        elif (name, source) == ("mov.u64", "%globaltimer"):
-            # Asked while waiting for another process, which may need the core.
-            time.sleep(20e-6)
-            registers[target] = time.monotonic_ns()
-        else:
-            assert name == "mov.b32", line
-            registers[target] = int(source)
+    """Run loads, stores, fences, reads of the clock of one thread of the first warp: `inputs` are
+    $1, $2, ...; gives $0."""
+    registers: dict[str, int] = {f"${i}": value for i, value in enumerate(inputs, 1)}
+
+    def value(source: str) -> int:
+        return registers[source] if source in registers else int(source)
+
+    for guard, name, target, sources in _lines(text):
+        if guard and not registers[guard]:
+            continue
+        match name, sources:
+            case "fence.acq_rel.sys", []:
+                pass  # Processes of one host see each other's stores in order.
+            case "st.relaxed.sys.global.b64", [source]:
+                ctypes.c_int64.from_address(registers[target.strip("[]")]).value = value(source)
+            case "ld.acquire.sys.global.b64", [source]:
+                place = registers[source.strip("[]")]
+                registers[target] = ctypes.c_int64.from_address(place).value
+            case "mov.u64", ["%globaltimer"]:
+                # Asked while waiting for another process, which may need the core.
+                time.sleep(1e-3)
+                registers[target] = time.monotonic_ns()
+            case "mov.u32", ["%tid.x"]:
+                registers[target] = 0
+            case "mov.b32" | "mov.b64", [source]:
+                registers[target] = value(source)
+            case "setp.lt.u32", [left, right]:
+                registers[target] = value(left) < value(right)
+            case "setp.ne.and.s64", [left, right, other]:
+                registers[target] = value(left) != value(right) and value(other)
+            case _:
+                raise AssertionError(name)
     return registers["$0"]
 
 

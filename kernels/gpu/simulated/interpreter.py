@@ -36,6 +36,27 @@ def install() -> None:
         scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
 
     interpreter._patch_lang_tensor = patch_tensor
+    patch_language, patched = interpreter._patch_lang, set()
+
+    def patch_once(function: Any) -> Any:
+        """A function that a kernel calls finds patched what the kernel itself uses; to do it again
+        takes milliseconds."""
+        used = function.__globals__.values()
+        modules = frozenset(one.__name__ for one in used if one is tl or one is tl.core)
+        if modules in patched:
+            return interpreter._LangPatchScope()
+        scope = patch_language(function)
+        patched.add(modules)
+        restore = scope.restore
+
+        def unpatch() -> None:
+            patched.discard(modules)
+            restore()
+
+        scope.restore = unpatch
+        return scope
+
+    interpreter._patch_lang = patch_once
 
 
 def _numbers(handle: TensorHandle) -> np.ndarray:
@@ -92,12 +113,16 @@ def _inline_asm(
     _pure: bool,
     pack: int,
 ) -> _Results:
-    """Elements go through in pairs, as two registers of 32 bits or one of twice 16; or it is one
-    number."""
+    """Elements go through in pairs, as two registers of 32 bits or one of twice 16; or one by one,
+    each a number of a thread."""
     if pack == 1:
-        out = assembly.run_on_memory(text, [int(value.data.item()) for value in values])
-        kind = types[0]
-        return _Results([TensorHandle(np.array([out], interpreter._get_np_dtype(kind)), kind)])
+        lanes = np.broadcast_arrays(*(value.data for value in values)) if values else [np.zeros(1)]
+        inputs = list(zip(*(lane.reshape(-1).tolist() for lane in lanes), strict=True))
+        # Most lanes have no peer, and do the same nothing.
+        done = {each: assembly.run_on_memory(text, each if values else ()) for each in set(inputs)}
+        out = [done[each] for each in inputs]
+        number = np.array(out, interpreter._get_np_dtype(types[0]))
+        return _Results([TensorHandle(number.reshape(lanes[0].shape), types[0].scalar)])
     assert pack == 2
     shape = values[0].data.shape
     registers = []

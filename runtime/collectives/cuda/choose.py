@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from ....kernels.errors import EnvironmentFault
+from ....kernels.gpu.jit.peers import LANES
 from ....shard.plan import ShardPlan
 from ..choose import Choice, chosen, self_tested
 from ..interface import Mode
@@ -76,6 +77,8 @@ def choose_on_cuda(
         return _over_nccl(mode, plan, rank, "asked for", tell(driver.identity()), device)
     if plan.degree == 1 and mode == "auto":
         return chosen(CudaGatherCollectives(plan, rank), "gather", "a single rank")
+    if not obstacles and plan.degree > LANES:
+        obstacles = f"{plan.degree} ranks share a host, the kernel takes {LANES}"
     if obstacles:
         if mode == "custom":
             raise EnvironmentFault(
