@@ -42,7 +42,7 @@ def arguments() -> argparse.Namespace:
         "--collectives",
         choices=("custom", "gather"),
         default="custom",
-        help="own kernels inside boxes and gathers between, or the library's gathers alone",
+        help="own kernels in one box and the library over several, or the library alone",
     )
     parser.add_argument("--quantization", choices=("int4", "int8", "none"), default="int4")
     parser.add_argument("--group-size", type=int, default=128)

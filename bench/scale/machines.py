@@ -17,12 +17,16 @@ from isobit.kernels.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """One device. `read_gb_s`: 10^9 bytes of memory a second; `tflop_s`: dense, summed in fp32."""
+    """One device. `read_gb_s`: 10^9 bytes of memory a second; `tflop_s`: dense, summed in fp32.
+
+    `read_share`: the part of read_gb_s that products of few rows are assumed to reach.
+    """
 
     name: str
     gib: float
     read_gb_s: float
     tflop_s: float
+    read_share: float = 0.7
     source: str
 
 
@@ -31,15 +35,13 @@ class Link:
     """What carries a rank's messages. `gb_s` is what one rank takes in, 10^9 bytes a second.
 
     `hop_us`: from one rank to the next in a ring of the library. `custom_us`: one exchange of flags
-    in an own kernel; None where there is none, between hosts. `staged`: ranks cannot reach each
-    other's memory and write to the host's first.
+    in an own kernel; None where there is none, between hosts.
     """
 
     name: str
     gb_s: float
     hop_us: float
     custom_us: float | None = None
-    staged: bool = False
     source: str
 
 
@@ -58,17 +60,16 @@ class Cluster:
 class Assumptions:
     """Shares of what a card or a link could do at most, and fixed times.
 
-    `ring_us`: a collective of the library, beside its hops. `kernel_us`: a launch within a graph.
+    `ring_us`: a collective of the library, beside its hops. `kernel_us`: a launch within a graph;
+    how many there are is counted (bench/launches.py).
     `step_us`: message to the ranks and back, sampling. `memory_share`: --gpu-memory-utilization.
     """
 
-    read_share: float = 0.7
     flop_share: float = 0.5
     link_share: float = 0.8
     memory_share: float = 0.9
     ring_us: float = 8.4
     kernel_us: float = 1.5
-    kernels_per_layer: int = 14
     step_us: float = 700.0
 
 
@@ -100,7 +101,14 @@ OWN = "custom: assumed"
 MACHINES = Machines(
     cards=(
         Card(name="RTX 3090", gib=24, read_gb_s=936, tflop_s=71, source=GA102),
-        Card(name="H100", gib=80, read_gb_s=3350, tflop_s=989, source=HOPPER),
+        Card(
+            name="H100",
+            gib=80,
+            read_gb_s=3350,
+            tflop_s=989,
+            read_share=0.5,
+            source=f"{HOPPER}; share: assumed, instructions and not memory are the bound",
+        ),
     ),
     links=(
         *(
@@ -109,7 +117,6 @@ MACHINES = Machines(
                 gb_s=gb_s,
                 hop_us=5.7 if way == "P2P" else 15.0,
                 custom_us=10.0 if way == "P2P" else 20.0,
-                staged=way != "P2P",
                 source=f"lanes x rate; {NCCL_HOPS if way == 'P2P' else STAGED_HOP}; {OWN}",
             )
             for kind, gb_s in (("3.0 x8", 7.9), ("3.0 x16", 15.8), ("4.0 x16", 31.5))

@@ -21,7 +21,7 @@ PANELS = (
     "Qwen1.5-110B",
     "Llama-3.1-405B",
 )
-PARTS = ("fixed", "launches", "products, attention", "sums inside boxes", "between boxes")
+PARTS = ("fixed", "launches", "products, attention", "sums and gathers")
 PARTED = ("decode 1", "prefill 2048")
 MOST_PARTED = 16
 """Cards: with more, one part hides the others."""
@@ -142,8 +142,7 @@ def _part(row: Row, part: str) -> float:
         "fixed": row.time.fixed,
         "launches": row.time.kernels,
         "products, attention": row.time.busy,
-        "sums inside boxes": row.time.collectives.inside,
-        "between boxes": row.time.collectives.between,
+        "sums and gathers": row.time.collectives.chosen,
     }[part]
 
 

@@ -3,7 +3,7 @@
     busy      max(bytes read / (read_gb_s * read_share), operations / (tflop_s * flop_share))
     bytes     weights of the rank but the embedding table, and the KV cache of every sequence, once
     operations  2 * rows * weights, 2 * sampled * head, 4 * layers * q features * (row, key) pairs
-    step      step_us + busy of the slowest rank + layers * kernels_per_layer * kernel_us + messages
+    step      step_us + busy of the slowest rank + launches * kernel_us + messages
 
 Tensor parallel only: all ranks work on every layer.
 """
@@ -74,7 +74,7 @@ class RankWork:
         operations = 2 * (step.rows * self.layer_weights + step.sampled * self.head_weights)
         operations += self.pair_operations * step.pairs
         return max(
-            read / (card.read_gb_s * 1e9 * assumed.read_share),
+            read / (card.read_gb_s * 1e9 * card.read_share),
             operations / (card.tflop_s * 1e12 * assumed.flop_share),
         )
 
@@ -101,7 +101,8 @@ def rank_work(model: MemoryModel, plan: ShardPlan, memory: RankMemory) -> RankWo
 
 @dataclass(frozen=True, kw_only=True)
 class StepTime:
-    """Seconds, by what they go to; `total` has custom collectives, `total_gather` the library's."""
+    """Seconds, by what they go to; `total` has the collectives that are chosen, `total_gather` the
+    library's."""
 
     fixed: float
     kernels: float
@@ -110,7 +111,7 @@ class StepTime:
 
     @property
     def total(self) -> float:
-        return self.fixed + self.kernels + self.busy + self.collectives.custom
+        return self.fixed + self.kernels + self.busy + self.collectives.chosen
 
     @property
     def total_gather(self) -> float:
@@ -119,23 +120,22 @@ class StepTime:
 
 def step_time(
     works: list[RankWork],
-    plan: ShardPlan,
     traffic: Traffic,
-    layers: int,
     card: Card,
     wires: Wires,
     steps: list[Step],
+    launches: int,
 ) -> StepTime:
-    """All `steps` one after the other; the ranks wait for the slowest one at every sum."""
+    """All `steps` one after the other, with `launches` in all; the ranks wait for the slowest one
+    at every sum."""
     assumed = wires.assumed
-    messages = [collective_time(wires, plan, traffic, s.rows, s.sampled) for s in steps]
+    messages = [collective_time(wires, traffic, s.rows, s.sampled) for s in steps]
     return StepTime(
         fixed=len(steps) * assumed.step_us * 1e-6,
-        kernels=len(steps) * layers * assumed.kernels_per_layer * assumed.kernel_us * 1e-6,
+        kernels=launches * assumed.kernel_us * 1e-6,
         busy=sum(max(work.busy(s, card, assumed) for work in works) for s in steps),
         collectives=CollectiveTime(
             gather=sum(m.gather for m in messages),
-            inside=sum(m.inside for m in messages),
-            between=sum(m.between for m in messages),
+            chosen=sum(m.chosen for m in messages),
         ),
     )

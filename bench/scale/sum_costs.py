@@ -35,12 +35,13 @@ def sum_costs(machines: Machines) -> list[SumCost]:
                     degree=count, box=box, inside=link, between=link, assumed=machines.assumptions
                 )
                 size = 4 * HIDDEN * rows
+                own = None if link.custom_us is None else wires.own(size)
                 costs.append(
                     SumCost(
                         link=link.name,
                         count=count,
                         rows=rows,
-                        own=None if link.custom_us is None else wires.inside_sum(size, size),
+                        own=own,
                         library=wires.ring(size),
                     )
                 )

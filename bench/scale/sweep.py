@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from functools import cache, cached_property
 
 from isobit.kernels.errors import InputError
 from isobit.runtime.config import EngineSettings
+from isobit.shard.atoms import complete_subtrees
 from isobit.shard.fit import Fit, fit, padding_share
 from isobit.shard.memory import MemoryModel, RankMemory, memory_model
 from isobit.shard.plan import Layout, PlanSettings, ShardPlan, make_plan
+from isobit.shard.spec import spec_from_config
 from isobit.shard.traffic import Traffic, step_traffic
 
+from ..launches import Launches, decode_step, launches, prefill_step
+from ..shape import SHAPE
 from .collective_time import Wires
 from .machines import Card, Cluster, Machines
 from .models import Model
-from .step_time import RankWork, StepTime, Workload, rank_work, step_time
+from .step_time import RankWork, Step, StepTime, Workload, rank_work, step_time
 
 GIB = 1 << 30
 DEFAULT_ATOMS = PlanSettings().atoms
@@ -65,6 +70,13 @@ class Planned:
         plan = self.plan
         return sum(not plan.heads.slice(plan.owned(rank)).size for rank in range(plan.degree))
 
+    def launches(self, steps: list[Step], workload: Workload) -> int:
+        """Kernels that these steps of a workload start on the rank that starts most."""
+        layers = self.model.spec.layers
+        return sum(
+            _launches(self.plan.atoms, self.plan.degree, s, workload).of(layers) for s in steps
+        )
+
     def needed(self, context: int, sequences: int) -> int:
         """Bytes that the fullest rank takes."""
         return max(rank.total(context, sequences) for rank in self.ranks)
@@ -93,6 +105,23 @@ def planned(model: Model, degree: int, layout: Layout = "pad", atoms: int | None
         ranks=memory.ranks(plan),
         traffic=step_traffic(model.spec, plan, model.spec.dtype),
     )
+
+
+@cache
+def _launches(atoms: int, degree: int, step: Step, workload: Workload) -> Launches:
+    """Counted on the rank that has most nodes of the tree. A shape with a head an atom stands for
+    all: how many kernels start depends on nothing else of it."""
+    spec = dataclasses.replace(
+        spec_from_config({**SHAPE, "tie_word_embeddings": False}, None),
+        heads=atoms,
+        kv_heads=atoms,
+        intermediate_size=128 * atoms,
+    )
+    plan = make_plan(spec, PlanSettings(degree=degree, atoms=atoms))
+    rank = max(range(degree), key=lambda each: len(complete_subtrees(atoms, plan.owned(each))))
+    if workload.prefill:
+        return launches(spec, plan, rank, prefill_step(step.rows, sampled=bool(step.sampled)))
+    return launches(spec, plan, rank, decode_step(step.rows, workload.context))
 
 
 @cache
@@ -183,14 +212,14 @@ def _rows(cluster: Cluster, machines: Machines, cut: Planned) -> list[Row]:
     rows = []
     for workload in WORKLOADS:
         needed = cut.needed(workload.context, workload.batch)
+        steps = workload.steps(cut.memory.step_rows)
         time = step_time(
             cut.works,
-            cut.plan,
             cut.traffic,
-            cut.model.spec.layers,
             card,
             wires_of(cluster, machines, degree),
-            workload.steps(cut.memory.step_rows),
+            steps,
+            cut.launches(steps, workload),
         )
         rows.append(
             Row(

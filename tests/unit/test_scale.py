@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from isobit.kernels.errors import InputError
 
+from bench.launches import Launches, decode_step, launches
 from bench.scale import __main__ as command_line
 from bench.scale import calibration
-from bench.scale.collective_time import Wires, box_nodes, collective_time
+from bench.scale.collective_time import Wires, collective_time
 from bench.scale.machines import MACHINES, Assumptions, Card, Link, read_machines
 from bench.scale.models import FILE, read_models
 from bench.scale.step_time import Step, Workload, step_time
@@ -76,22 +77,26 @@ def test_a_decode_step_by_hand():
     found = planned(LLAMA_70B, 8)
     cluster = MACHINES.cluster("H100, NVSwitch, boxes of 8, InfiniBand 400")
     workload = Workload(name="decode", batch=1, context=1000)
+    steps = workload.steps(512)
+    counted = launches(LLAMA_70B.spec, found.plan, 0, decode_step(1, 1000))
+    assert found.launches(steps, workload) == counted.of(80)
     time = step_time(
         found.works,
-        found.plan,
         found.traffic,
-        80,
         MACHINES.card("H100"),
         wires_of(cluster, MACHINES, 8),
-        workload.steps(512),
+        steps,
+        counted.of(80),
     )
     read = found.works[0].weight_bytes + 1000 * 40960
     nvswitch = 450e9 * 0.8
     sums = 160 * (6e-6 + 7 * 4 * 8192 / nvswitch)
     gathers = 2 * 6e-6 + 7 * (2 * 8192 + 4 * 251 * 64) / nvswitch
-    assert time.busy == pytest.approx(read / (3350e9 * 0.7))
-    assert time.kernels == pytest.approx(80 * 14 * 1.5e-6)
-    assert time.collectives.custom == pytest.approx(sums + gathers)
+    assert time.busy == pytest.approx(read / (3350e9 * 0.5))
+    # Two stretches of keys, which a kernel of their own combines.
+    assert counted == Launches(layer=17, rest=11)
+    assert time.kernels == pytest.approx((80 * 17 + 11) * 1.5e-6)
+    assert time.collectives.chosen == pytest.approx(sums + gathers)
     assert time.total == pytest.approx(0.7e-3 + time.kernels + time.busy + sums + gathers)
 
 
@@ -117,37 +122,24 @@ def test_a_ring_goes_at_the_speed_of_its_slowest_link():
     assert wires(2, 1).ring(1e6) == pytest.approx(100e-6 + 40e-6 + 2e-3)
 
 
-def test_a_sum_takes_the_cheaper_of_one_shot_and_two():
-    assert wires(4, 4).inside_sum(100, 100) == pytest.approx(5e-6 + 300e-9)
-    assert wires(4, 4).inside_sum(1e6, 1e6) == pytest.approx(10e-6 + 1.5e-3)
-    # Three nodes of a rank, one of them all: a stripe of each goes in, the root comes out.
-    assert wires(3, 4).inside_sum(3e6, 1e6) == pytest.approx(10e-6 + 2 / 3 * 4e-3)
-
-
-def test_staged_messages_are_written_too():
-    # Two shots read a stripe and the others' roots, 1 MB, and write all but a stripe, 1.5 MB.
-    assert wires(2, 2, staged=True).inside_sum(1e6, 1e6) == pytest.approx(5e-6 + 1e-3)
-    assert wires(4, 4, staged=True).inside_sum(1e6, 0) == pytest.approx(10e-6 + 1e-3)
-
-
-def test_three_ranks_in_boxes_of_two_by_hand():
+def test_a_sum_in_a_box_reads_all_nodes_of_all_others():
+    assert wires(4, 4).own(1e6) == pytest.approx(5e-6 + 3e-3)
     found = planned(MODELS["Qwen2.5-7B"], 3)
     assert found.traffic.nodes == (2, 2, 1)
-    assert box_nodes(found.plan, 2) == [2, 1]
     row, columns = 4 * 3584, 4 * 3 * 297 * 64
-    time = collective_time(wires(3, 2), found.plan, found.traffic, 1, 1)
-    # One layer's sum: a rank's two nodes to its neighbour; two nodes over; the root back inside.
-    over = 100e-6 + 40e-6 + 2 * row / 0.5e9 + 5e-6 + row / 1e9
-    gathered = [2 * 3584, columns]
-    gathers = [100e-6 + 40e-6 + 2 * size / 0.5e9 + 5e-6 + 3 * size / 1e9 for size in gathered]
-    assert time.between == pytest.approx(56 * over + sum(gathers))
-    inside = [5e-6 + size / 1e9 for size in gathered]
-    assert time.inside == pytest.approx(56 * (5e-6 + 2 * row / 1e9) + sum(inside))
+    time = collective_time(wires(3, 4), found.traffic, 1, 1)
+    gathers = [5e-6 + 2 * size / 1e9 for size in (2 * 3584, columns)]
+    assert time.chosen == pytest.approx(56 * (5e-6 + 2 * 2 * row / 1e9) + sum(gathers))
+
+
+def test_ranks_in_several_boxes_gather_by_the_library():
+    time = collective_time(wires(3, 2), planned(MODELS["Qwen2.5-7B"], 3).traffic, 1, 1)
+    assert time.chosen == time.gather
 
 
 def test_one_rank_sends_nothing():
     time = sweep([LLAMA_70B], MACHINES, (1,)).rows[0].time
-    assert (time.collectives.custom, time.collectives.gather) == (0, 0)
+    assert (time.collectives.chosen, time.collectives.gather) == (0, 0)
 
 
 @given(st.sampled_from(sorted(MODELS)), st.sampled_from([1, 2, 4, 8, 16, 32]), st.integers(1, 512))
@@ -168,17 +160,16 @@ def test_twice_the_ranks_are_never_more_work_for_one(name, degree, rows):
     st.sampled_from(DEGREES),
     st.sampled_from([2, 4, 8]),
     st.integers(1, 512),
-    st.booleans(),
     st.floats(1, 100),
 )
 @settings(max_examples=40, deadline=None)
-def test_a_faster_link_never_costs_time(degree, box, rows, staged, factor):
+def test_a_faster_link_never_costs_time(degree, box, rows, factor):
     found = planned(LLAMA_70B, degree)
-    slow = wires(degree, box, staged=staged)
-    fast = wires(degree, box, staged=staged, gb_s=factor, custom_us=5.0 / factor)
-    before = collective_time(slow, found.plan, found.traffic, rows, 1)
-    after = collective_time(fast, found.plan, found.traffic, rows, 1)
-    assert after.custom <= before.custom
+    slow = wires(degree, box)
+    fast = wires(degree, box, gb_s=factor, custom_us=5.0 / factor)
+    before = collective_time(slow, found.traffic, rows, 1)
+    after = collective_time(fast, found.traffic, rows, 1)
+    assert after.chosen <= before.chosen
     assert after.gather <= before.gather
 
 
@@ -220,8 +211,8 @@ def test_a_file_changes_what_it_names(tmp_path):
         ('{"link": []}', "expected an object with"),
         ('{"links": [{"name": "x", "gbs": 1}]}', "gbs is not known"),
         ('{"links": [{"name": "x", "gb_s": 1, "source": "y"}]}', "hop_us is missing"),
-        ('{"assumptions": {"read_share": 0}}', "read_share is 0, expected float"),
-        ('{"assumptions": {"kernels_per_layer": 1.5}}', "kernels_per_layer is 1.5, expected int"),
+        ('{"assumptions": {"flop_share": 0}}', "flop_share is 0, expected float"),
+        ('{"assumptions": {"kernels_per_layer": 14}}', "kernels_per_layer is not known"),
         ('{"clusters": [{"name": "x", "card": "H100", "box": 2, "inside": "10 GbE", '
          '"between": "10 GbE"}]}', "no link inside a box"),
         ('{"clusters": [{"name": "x", "card": "A1", "box": 2, "inside": "NVSwitch", '
