@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from isobit.launch.calibration_text import calibration_text
 from isobit.launch.samples import cut_samples, read_texts
-from isobit.launch.text import Text
+from isobit.launch.tokenizer.tokenizer import Tokenizer
 from isobit.runtime.config import EngineSettings
 from isobit.runtime.engine import Engine
 from isobit.runtime.launcher import LocalLauncher
@@ -100,7 +100,7 @@ def bits_per_weight(model: Path, folder: Path) -> float:
 
 
 def comparison(name: str, model: Path, folder: Path) -> list[dict[str, Any]]:
-    tokenizer = Text(model, "Text is cut into tokens by the model's own")
+    tokenizer = Tokenizer(model, "Text is cut into tokens by the model's own")
     texts = read_texts(SCORED)
     samples = cut_samples(tokenizer, SCORED, texts, SCORED_LENGTH, SCORED_SAMPLES)
     reference, rows = Reference(model, samples, folder), []

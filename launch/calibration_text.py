@@ -10,8 +10,8 @@ import torch
 
 from ..kernels.errors import InputError
 from .hub_dataset import HubDataset
-from .text import Text
 from .text_files import read_texts
+from .tokenizer.tokenizer import Tokenizer
 
 DEFAULT_SAMPLES, DEFAULT_LENGTH = 128, 512
 HELD_OUT = 8
@@ -45,7 +45,7 @@ def calibration_text(
             "E-CALIB-LENGTH", f"--samples {samples}, --length {length}: expected 1 or more of each"
         )
     texts = [] if dataset is not None else read_texts(files, TEXT, "cannot be read as text")
-    tokenizer = Text(model, "Calibration text needs one: put the model's tokenizer.json there")
+    tokenizer = Tokenizer(model, "Calibration text needs one: put the model's tokenizer.json there")
     sought = DEFAULT_SAMPLES if samples is None else samples
     most = (sought * HELD_OUT // (HELD_OUT - 1) + 1) * length
     ids: list[int] = []

@@ -16,7 +16,7 @@ from ..runtime.logits_file import LogitsFile
 from ..runtime.score_samples import Exchange, Scores, positions_of, score
 from ..runtime.stability import broken
 from ..shard.spec import ModelSpec
-from .text import Text
+from .tokenizer.tokenizer import Tokenizer
 from .turns import Turn, hold
 
 MOST_PROMPTS = 4
@@ -38,7 +38,7 @@ class Work:
     stress_prompt: list[int]
     stress_tokens: int
     conversations: list[list[str]]
-    text: Text
+    text: Tokenizer
     most_tokens: int
 
 

@@ -12,8 +12,8 @@ from ..kernels.errors import InputError
 from ..runtime.score_samples import check_samples
 from ..shard.spec import read_spec
 from .samples import SHORTEST
-from .text import Text
 from .text_files import read_texts
+from .tokenizer.tokenizer import Tokenizer
 
 BUILT_IN = Path(__file__).with_name("sample_text.txt")
 """Prose, dialogue, code and six languages, written for isobit."""
@@ -36,7 +36,7 @@ def given_text(model: Path, files: Sequence[Path], length: int) -> EvaluationTex
     does not have, E-TOKENIZER.
     """
     texts = read_texts(files, "E-EVAL-TEXT")
-    tokenizer = Text(model, "Evaluating on text needs one; --no-evaluate leaves it out")
+    tokenizer = Tokenizer(model, "Evaluating on text needs one; --no-evaluate leaves it out")
     ids = [token for text in texts for token in tokenizer.encode(text)]
     if len(ids) < SHORTEST:
         raise InputError(

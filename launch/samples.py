@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..kernels.errors import InputError
-from .text import Text
+from .tokenizer.tokenizer import Tokenizer
 
 SHORTEST = 2
 
 
 def cut_samples(
-    text: Text, files: Sequence[Path], texts: Sequence[str], length: int, most: int
+    text: Tokenizer, files: Sequence[Path], texts: Sequence[str], length: int, most: int
 ) -> list[list[int]]:
     """At most `most` samples of `length` token ids, in the order of the files.
 

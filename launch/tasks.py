@@ -11,8 +11,8 @@ from typing import Any
 from ..kernels.errors import InputError
 from ..runtime.score_samples import Scores
 from ..shard.spec import ModelSpec
-from .text import Text
 from .text_files import read_json_lines
+from .tokenizer.tokenizer import Tokenizer
 
 FEWEST_CHOICES = 2
 
@@ -40,7 +40,7 @@ def read_tasks(path: Path) -> list[Task]:
     return read_json_lines(path, "E-EVAL-TASKS", "tasks", _task)
 
 
-def encode_tasks(text: Text, tasks: Sequence[Task]) -> list[Choice]:
+def encode_tasks(text: Tokenizer, tasks: Sequence[Task]) -> list[Choice]:
     """The choices of all tasks; raises InputError E-EVAL-TASKS for those that cannot be scored.
 
     Where a token of one choice crosses the end of the prompt, scoring begins there for all choices

@@ -10,8 +10,9 @@ from typing import Any
 from ..kernels.errors import InputError
 from ..runtime.config import SamplingSettings
 from ..runtime.engine import Engine
-from .text import Text
 from .text_files import read_json_lines
+from .tokenizer.stop_tokens import tokenizer_stop_ids
+from .tokenizer.tokenizer import Tokenizer
 
 ANSWER_TOKENS = 128
 
@@ -41,7 +42,9 @@ def read_conversations(path: Path) -> list[list[str]]:
     return read_json_lines(path, "E-EVAL-TURNS", "conversations", _messages)
 
 
-def check_conversations(text: Text, conversations: Sequence[list[str]], most_tokens: int) -> None:
+def check_conversations(
+    text: Tokenizer, conversations: Sequence[list[str]], most_tokens: int
+) -> None:
     """Raise InputError E-EVAL-TURNS naming conversations whose first turn leaves no room."""
     sizes = [len(_next_prompt(text, messages[:1], [])) for messages in conversations]
     wrong = [
@@ -55,7 +58,7 @@ def check_conversations(text: Text, conversations: Sequence[list[str]], most_tok
 
 
 def hold(
-    engine: Engine, text: Text, number: int, messages: Sequence[str], most_tokens: int
+    engine: Engine, text: Tokenizer, number: int, messages: Sequence[str], most_tokens: int
 ) -> list[Turn]:
     """Hold one conversation: each turn is answered greedily, by at most ANSWER_TOKENS.
 
@@ -63,15 +66,16 @@ def hold(
     It ends early where `most_tokens` leave no room or a logit is not finite.
     """
     turns: list[Turn] = []
+    stop_ids = tokenizer_stop_ids(engine.spec, text)
     for turn in range(len(messages)):
         prompt = _next_prompt(text, messages[: turn + 1], turns)
         room = min(ANSWER_TOKENS, most_tokens - len(prompt))
         if room < 1:
             break
-        sampling = SamplingSettings(max_tokens=room)
+        sampling = SamplingSettings(max_tokens=room, stop_ids=stop_ids)
         (completion,) = engine.generate([prompt], [sampling]).completions
         answer = completion.tokens
-        if answer and answer[-1] in engine.spec.stop_ids:
+        if completion.finish_reason == "stop":
             answer = answer[:-1]
         turns.append(
             Turn(
@@ -87,12 +91,12 @@ def hold(
     return turns
 
 
-def _next_prompt(text: Text, said: Sequence[str], turns: Sequence[Turn]) -> list[int]:
+def _next_prompt(text: Tokenizer, said: Sequence[str], turns: Sequence[Turn]) -> list[int]:
     """Token ids of all messages and of the answers between them."""
     if text.chat_template:
         history = [{"role": "user", "content": said[0]}]
         for turn, message in zip(turns, said[1:], strict=True):
-            history.append({"role": "assistant", "content": text.decode(turn.answer)})
+            history.append({"role": "assistant", "content": text.decode(turn.answer, turn.prompt)})
             history.append({"role": "user", "content": message})
         return text.encode_messages(history)
     if not turns:

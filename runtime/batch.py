@@ -45,7 +45,8 @@ class Request:
     def commit(self, token: int, stop_ids: Seq[int]) -> None:
         """Add a token; the request ends at its limit or at a stop token."""
         self.emitted.append(token)
-        if token in stop_ids and not self.sampling.ignore_eos:
+        stops = token in stop_ids or token in self.sampling.stop_ids
+        if stops and not self.sampling.ignore_eos:
             self.finish_reason = "stop"
         elif len(self.emitted) >= self.sampling.max_tokens:
             self.finish_reason = "length"

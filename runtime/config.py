@@ -118,6 +118,7 @@ class SamplingSettings:
     """How tokens are chosen. Temperature 0 is greedy; `top_k` 0 and `top_p` 1 keep every token.
 
     `seed` and the position alone decide a draw: neither batch nor degree can change it.
+    `stop_ids` end an answer besides those of the model.
     """
 
     max_tokens: int = 128
@@ -126,6 +127,7 @@ class SamplingSettings:
     top_p: float = 1.0
     seed: int = 0
     ignore_eos: bool = False
+    stop_ids: tuple[int, ...] = ()
 
 
 def check_sampling(sampling: SamplingSettings) -> None:

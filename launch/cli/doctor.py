@@ -22,7 +22,7 @@ from ...shard.plan import PlanSettings
 from ...shard.spec import read_spec
 from ..doctor_page import check_page
 from ..models import model_folder
-from ..text import Text
+from ..tokenizer.tokenizer import Tokenizer
 from .doctor_report import print_check, show_diagnosis
 from .options import (
     AllReduce,
@@ -115,7 +115,7 @@ def doctor(
     prompts = [tuple(ids) for ids in told.get("prompts", ())]
     prompts += [tuple(parse_ids(ids)) for ids in prompt_ids or ()]
     if prompt:
-        text = Text(folder)
+        text = Tokenizer(folder)
         prompts += [tuple(text.encode(each)) for each in prompt]
     case = Case(
         model=folder,

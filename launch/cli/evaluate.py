@@ -29,8 +29,8 @@ from ..evaluation_text import BUILT_IN
 from ..models import model_folder
 from ..samples import SHORTEST, cut_samples
 from ..tasks import check_tasks, encode_tasks, read_tasks
-from ..text import Text
 from ..text_files import read_texts
+from ..tokenizer.tokenizer import Tokenizer
 from ..turns import check_conversations, read_conversations
 from .evaluate_report import print_report, stress_report, task_report
 from .options import (
@@ -141,7 +141,7 @@ def evaluate(
     limit = min(spec.max_positions for spec in specs)
     if length is not None and length > limit:
         raise InputError("E-USAGE", f"--length {length}: a model's limit is {limit} positions")
-    tokenizer = Text(folder, "Text is cut into tokens by the model's own")
+    tokenizer = Tokenizer(folder, "Text is cut into tokens by the model's own")
     cut = cut_samples(tokenizer, files, texts, length or min(DEFAULT_LENGTH, limit), samples)
     choices = encode_tasks(tokenizer, asked)
     check_conversations(tokenizer, conversations, limit)

@@ -11,7 +11,7 @@ from rich.table import Table
 from ...runtime.stability import first_repetition
 from ..evaluation import ModelRun
 from ..tasks import Choice, Task, accuracy, chosen
-from ..text import Text
+from ..tokenizer.tokenizer import Tokenizer
 from .output import console
 from .turns_report import turn_rows
 
@@ -42,7 +42,7 @@ def stress_report(ours: ModelRun, theirs: ModelRun | None) -> dict[str, Any]:
     return result
 
 
-def print_report(result: dict[str, Any], text: Text) -> None:
+def print_report(result: dict[str, Any], text: Tokenizer) -> None:
     """A short table, and the verdict when there is one."""
     table = Table("", "value")
     if result["positions"]:
@@ -87,10 +87,15 @@ def percent(value: float | None, sign: str = "") -> str:
     return "not finite" if value is None else format(value, f"{sign}.2%")
 
 
-def _worst(worst: dict[str, Any], text: Text) -> str:
-    token = escape(repr(text.decode([worst["token"]])))
+def _worst(worst: dict[str, Any], text: Tokenizer) -> str:
+    token = escape(repr(_inside_text(text, worst["token"])))
     place = f"sample {worst['sample']}, position {worst['position']}, after {token}"
     return f"{number(worst['value'])} ({place})"
+
+
+def _inside_text(text: Tokenizer, token: int) -> str:
+    """A token as it is in the middle of a text, where its space is not lost."""
+    return text.decode([token], [token])
 
 
 def _greedy(result: dict[str, Any]) -> str:

@@ -15,7 +15,8 @@ from ...runtime.config import EngineSettings, SamplingSettings, check_sampling
 from ...runtime.engine import Batch, Engine, prepare
 from ...shard.plan import PlanSettings
 from ..models import model_folder
-from ..text import Text, TextStream
+from ..tokenizer.stop_tokens import tokenizer_stop_ids
+from ..tokenizer.tokenizer import Tokenizer
 from .options import (
     AllReduce,
     Atoms,
@@ -126,7 +127,10 @@ def generate(
         model_files=model_files.value,
     )
     spec, _ = prepare(folder, settings)
-    text = Text(folder) if prompt is not None else None
+    text = Tokenizer(folder) if prompt is not None else None
+    if text is not None:
+        stop_ids = tokenizer_stop_ids(spec, text)
+        sampling = dataclasses.replace(sampling, stop_ids=stop_ids)
     if prompt_ids is not None:
         ids = parse_ids(prompt_ids)
     else:
@@ -134,11 +138,11 @@ def generate(
         ids = text.encode_chat(prompt) if chat else text.encode(prompt)
     check_requests(spec, [ids], [sampling])
     settings = dataclasses.replace(settings, kv_pages=pages_for(len(ids) + max_tokens))
-    stream = TextStream(text) if text is not None else None
+    stream = text.stream(ids) if text is not None else None
 
     def show(_: int, token: int) -> None:
         if not as_json:
-            sys.stdout.write(f"{token} " if stream is None else stream.add(token))
+            sys.stdout.write(f"{token} " if stream is None else stream.add([token]))
             sys.stdout.flush()
 
     with launchers(launcher, ray_address, degree, threads, settings.device) as new_launcher:
@@ -150,7 +154,7 @@ def generate(
             batch = engine.generate([ids], [sampling], show)
             if stream is not None and not as_json:
                 sys.stdout.write(stream.finish())
-            result = _report(engine, batch, text)
+            result = _report(engine, batch, ids, text)
     if (error := batch.completions[0].error) is not None:
         raise RankFault("E-NUM-LOGITS", error)
     if as_json:
@@ -161,11 +165,13 @@ def generate(
         _print_summary(result, degree)
 
 
-def _report(engine: Engine, batch: Batch, text: Text | None) -> dict[str, Any]:
+def _report(
+    engine: Engine, batch: Batch, prompt: list[int], text: Tokenizer | None
+) -> dict[str, Any]:
     completion = batch.completions[0]
     decode = statistics.median(batch.decode_s) * 1000 if batch.decode_s else None
     return {
-        "text": None if text is None else text.decode(completion.tokens),
+        "text": None if text is None else text.decode(completion.tokens, prompt),
         "tokens": completion.tokens,
         "logits_digest": completion.logits_digest,
         "finish_reason": completion.finish_reason,

@@ -85,10 +85,11 @@ def _run(as_json: bool) -> int:
         status = report_if_nothing_runs(sys.argv[2:], as_json)
         if status is not None:
             return status
+    _start_tokenizers(sys.argv[1:])
     # torch takes a second to import; Ctrl-C in that second is an interrupt like any other.
     import typer
 
-    from .app import UsageError, app
+    from .app import UsageError, make_app
     from .output import print_error
 
     # Of handlers that are there already, such as those of a test runner, nothing is filtered.
@@ -97,7 +98,7 @@ def _run(as_json: bool) -> int:
     handler.setFormatter(_Printable("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     try:
-        status = app(standalone_mode=False) or 0
+        status = make_app(next(iter(sys.argv[1:]), None))(standalone_mode=False) or 0
     except UsageError as error:
         message = str(error.format_message())  # pyright: ignore
         if message or as_json:
@@ -123,6 +124,17 @@ class _Printable(logging.Formatter):
         from ..printable import printable
 
         return printable(super().format(record))
+
+
+def _start_tokenizers(words: list[str]) -> None:
+    """Start the process of tokenizers where a prompt is given.
+
+    What it imports takes as long as torch, and both go on at once.
+    """
+    if any(word in ("-p", "--prompt") or word.startswith("--prompt=") for word in words[1:]):
+        from ..tokenizer.process import PROCESS
+
+        PROCESS.start()
 
 
 class _Once(logging.Filter):

@@ -19,7 +19,7 @@ from ...runtime.trace_settings import RECORDS, TraceSettings
 from ...shard.plan import PlanSettings
 from ..models import model_folder
 from ..record_transformers import load_transformers, record_transformers
-from ..text import Text
+from ..tokenizer.tokenizer import Tokenizer
 from .options import (
     AllReduce,
     Atoms,
@@ -128,7 +128,7 @@ def trace(
     folder = model_folder(model, weights=load_format is LoadFormat.AUTO)
     prompts = [parse_ids(ids) for ids in prompt_ids or ()]
     if prompt:
-        text = Text(folder)
+        text = Tokenizer(folder)
         prompts += [text.encode(each) for each in prompt]
     sampling = SamplingSettings(max_tokens=max_tokens, ignore_eos=True)
     check_trace(folder, out, settings, wanted, prompts, sampling)

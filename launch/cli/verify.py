@@ -19,7 +19,7 @@ from ...runtime.verify import verify as run_verify
 from ...shard.plan import PlanSettings
 from ...shard.spec import ModelSpec
 from ..models import model_folder
-from ..text import Text
+from ..tokenizer.tokenizer import Tokenizer
 from .options import (
     AllReduce,
     Atoms,
@@ -117,7 +117,7 @@ def verify(
     specs = [prepare(folder, at_degree(settings, plan))[0] for plan in plans]
     prompts = replayed + [parse_ids(ids) for ids in prompt_ids or ()]
     if prompt:
-        text = Text(folder)
+        text = Tokenizer(folder)
         prompts += [text.encode(each) for each in prompt]
     if not prompts:
         prompts = [DEFAULT_IDS if load_format is LoadFormat.AUTO else _random_ids(specs[0])]

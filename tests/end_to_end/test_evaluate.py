@@ -13,7 +13,7 @@ import pytest
 import torch
 from isobit.kernels.errors import EnvironmentFault, InputError
 from isobit.launch.evaluation import check_host, check_vocabularies
-from isobit.launch.text import Text
+from isobit.launch.tokenizer.tokenizer import Tokenizer
 from isobit.runtime.config import EngineSettings
 from isobit.runtime.engine import Engine
 from isobit.runtime.launcher import LocalLauncher
@@ -64,7 +64,7 @@ def oracle(model, samples) -> torch.Tensor:
 
 def test_numbers_against_transformers(command):
     result = command("evaluate", *BOTH, "--dtype", "float32").json()
-    ids = Text(INT4).encode(TEXT.read_text())
+    ids = Tokenizer(INT4).encode(TEXT.read_text())
     samples = [ids[i : i + LENGTH] for i in range(0, 3 * LENGTH, LENGTH)]
     assert (result["samples"], result["positions"]) == (3, 3 * (LENGTH - 1))
     following = torch.tensor([token for sample in samples for token in sample[1:]])[:, None]
@@ -99,7 +99,7 @@ def test_every_number_is_equal_at_every_degree(command, tmp_path):
 
 
 def test_pieces_and_batches_change_no_bit():
-    ids = Text(INT4).encode(TEXT.read_text())
+    ids = Tokenizer(INT4).encode(TEXT.read_text())
     samples = [ids[:90], ids[90:150], ids[150:152]]
     found = []
     for rows, pages in ((512, 64), (37, 64), (512, 2)):
@@ -124,7 +124,7 @@ def test_a_model_beside_itself(command):
 
 def test_choices_by_the_likelihoods_of_transformers(command, tmp_path):
     result = command("evaluate", DENSE, *SMALL, "--tasks", write_tasks(tmp_path, TASKS)).json()
-    text, right = Text(DENSE), 0
+    text, right = Tokenizer(DENSE), 0
     for task in TASKS:
         likelihoods = []
         for choice in task["choices"]:

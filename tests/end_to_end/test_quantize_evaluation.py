@@ -10,7 +10,7 @@ import pytest
 import torch
 from isobit.launch import quantize_evaluation
 from isobit.launch.calibration_text import calibration_text, usual_samples
-from isobit.launch.text import Text
+from isobit.launch.tokenizer.tokenizer import Tokenizer
 from isobit.runtime.streamed_scores import score_streamed
 from isobit.shard.checkpoint import open_checkpoint
 from safetensors.torch import load_file
@@ -76,7 +76,7 @@ def test_an_eighth_of_a_short_text_is_held_out(pieces, taken):
 def test_all_of_the_text_in_calibration(command, tmp_path):
     path = tmp_path / "text"
     path.write_text("import os\n" * 20)
-    text = ("--text", path, "--length", len(Text(DENSE).encode(path.read_text())))
+    text = ("--text", path, "--length", len(Tokenizer(DENSE).encode(path.read_text())))
     outcome = command("quantize", DENSE, tmp_path / "out", "--method", "gptq", *GROUPS, *text)
     assert outcome.status == 0
     assert "own sample text" in outcome.stdout

@@ -43,7 +43,7 @@ def run_rank(folder: Path, plan: ShardPlan, calls: int, rank: int) -> None:
     own = table[first : first + len(nodes[rank])]
     known = [node for theirs in nodes for node in theirs]
     wanted = sum_root(known, table.unbind(), plan.atoms)
-    shared, private = random.Random(0), random.Random(rank + 1)  # noqa: S311
+    shared, private = random.Random(0), random.Random(rank + 1)
     for number in range(1, calls + 1):
         size = int(MOST ** shared.random())
         offset = shared.randrange(OFFSETS)

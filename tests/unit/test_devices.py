@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from isobit.kernels.errors import IsobitError
-from isobit.launch.cli.app import app
+from isobit.launch.cli.app import make_app
 from isobit.runtime import checked_gpus
 from isobit.runtime.checked_gpus import forget_passed, gpu_names, remember_passed
 from isobit.runtime.config import EngineSettings, at_degree
@@ -157,7 +157,7 @@ def test_commands_of_cpus_refuse_cuda(command: str, tmp_path: Path) -> None:
 def error_of_command(*words: str) -> str:
     """Code and message of a command that fails in this process."""
     with pytest.raises(IsobitError) as caught:
-        app(list(words), standalone_mode=False)
+        make_app(words[0])(list(words), standalone_mode=False)
     return f"{caught.value.code} {caught.value.message}"
 
 

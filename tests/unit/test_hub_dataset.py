@@ -17,7 +17,7 @@ from isobit.kernels.errors import InputError
 from isobit.launch.calibration_text import calibration_text
 from isobit.launch.cli.output import print_error
 from isobit.launch.hub_dataset import HubDataset, parse_dataset
-from isobit.launch.text import Text
+from isobit.launch.tokenizer.tokenizer import Tokenizer
 
 from ..support import DENSE
 
@@ -126,7 +126,7 @@ def test_rows_of_all_files_in_order():
 
 def test_samples_fetch_no_more_than_they_need(hub):
     few = calibration_text(DENSE, [], 1, 4, parse_dataset("org/texts")).samples
-    tokens = Text(DENSE).encode("def f(x):\n") + Text(DENSE).encode("    return x\n")
+    tokens = Tokenizer(DENSE).encode("def f(x):\n") + Tokenizer(DENSE).encode("    return x\n")
     assert few[0].tolist() == tokens[:4]
     assert set(hub) == {"default/train/0000.parquet"}
     more = calibration_text(DENSE, [], 8, 8, parse_dataset("org/texts")).samples

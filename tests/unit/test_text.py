@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from isobit.launch.text import Text, TextStream
+from isobit.launch.tokenizer.tokenizer import Tokenizer
 
 from ..support import INT4
 
@@ -11,10 +11,10 @@ from ..support import INT4
 @pytest.mark.parametrize("text", ["def f():\n    return 'naïve 🦊 end'", "🦊", "plain"])
 @pytest.mark.parametrize("cut", [0, 1, 2])
 def test_pieces_add_up_to_the_text(text, cut):
-    tokenizer = Text(INT4)
+    tokenizer = Tokenizer(INT4)
     ids = tokenizer.encode(text)
     ids = ids[: len(ids) - cut]
-    stream = TextStream(tokenizer)
-    pieces = [stream.add(token) for token in ids]
+    stream = tokenizer.stream()
+    pieces = [stream.add([token]) for token in ids]
     assert not any("\ufffd" in piece for piece in pieces)
     assert "".join([*pieces, stream.finish()]) == tokenizer.decode(ids)
