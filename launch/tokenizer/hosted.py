@@ -21,6 +21,7 @@ from . import folder as files
 from .worker import LOAD_CPU_S, LOAD_MEMORY_BYTES, limit
 
 MOST_LOADED = 4
+PROBE_CPU_S, PROBE_BYTES = 2, 256 << 20
 NOT_MINE = (KeyboardInterrupt, SystemExit, GeneratorExit)
 _loaded: OrderedDict[tuple[str, str], Any] = OrderedDict()
 
@@ -169,6 +170,7 @@ def _tokenizer(request: dict[str, Any]) -> Any:
             tokenizer: Any = load_sentencepiece(path, way_out)
         else:
             tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        limit(PROBE_CPU_S, PROBE_BYTES)
         empty = not tokenizer.encode("a", add_special_tokens=False)
     except IsobitError:
         raise

@@ -137,8 +137,8 @@ class TextProcess:
             return EnvironmentFault(code, f"the process that runs tokenizers ended ({reason})")
         if -status in (signal.SIGXCPU, signal.SIGKILL):
             how = "did not end"
-        elif lines and "memory allocation" in lines[-1]:
-            how = f"asked for more ({lines[-1]})"
+        elif asked := [line for line in lines if "memory allocation" in line]:
+            how = f"asked for more ({asked[-1]})"
         else:
             how = f"was ended by {signal.Signals(-status).name}"
         return NotSupportedError(

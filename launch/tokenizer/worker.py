@@ -17,7 +17,7 @@ import msgpack
 
 HEADER_BYTES = 4
 # Vocabularies of 256,000 tokens take 8 s and 0.9 GB on a slow core.
-LOAD_CPU_S, LOAD_MEMORY_BYTES = 60, 1536 << 20
+LOAD_CPU_S, LOAD_MEMORY_BYTES = 30, 1536 << 20
 PAGE_BYTES = resource.getpagesize()
 
 

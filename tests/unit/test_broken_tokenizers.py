@@ -187,7 +187,8 @@ def test_files_that_are_none_are_not_opened(tmp_path):
 
 
 def test_code_of_its_own_is_never_run(tmp_path):
-    folder = save(tmp_path / "m", byte_level(), auto_map={"AutoTokenizer": ["own.Own", None]})
+    own = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", None]}}
+    folder = save(tmp_path / "m", byte_level(), **own)
     (folder / "own.py").write_text("raise SystemExit")
     with pytest.raises(NotSupportedError, match="code of its own"):
         Tokenizer(folder)
@@ -226,15 +227,9 @@ def _bounded(monkeypatch: pytest.MonkeyPatch, name: str, value: int) -> None:
     monkeypatch.setattr(f"isobit.launch.tokenizer.tokenizer.{name}", value)
 
 
-@pytest.mark.parametrize(
-    "template",
-    [
-        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
-        "{{ ('a' * 40 ~ 'b') | wordwrap(1) }}" + "{{ 'a' * 9 }}" * 3
-        + "{% for a in range(99999) %}{% set x = ('x' * 99999) | upper %}{% endfor %}",
-    ],
-)  # fmt: skip
-def test_a_template_that_does_not_end_is_ended(template, tmp_path, monkeypatch):
+def test_a_template_that_does_not_end_is_ended(tmp_path, monkeypatch):
+    loop = "{% for a in range(99999) %}{% for b in range(99999) %}"
+    template = loop + "{% endfor %}{% endfor %}"
     _bounded(monkeypatch, "TEMPLATE_CPU_S", 1)
     tokenizer = Tokenizer(save(tmp_path / "m", byte_level(), chat_template=template))
     with pytest.raises(NotSupportedError, match="did not end within 1 s of CPU time") as refused:
@@ -251,13 +246,12 @@ def _hostile(change: Callable[[dict[str, Any]], None], folder: Path) -> Tokenize
     return Tokenizer(folder)
 
 
-def test_an_encoding_that_grows_is_ended(tmp_path, monkeypatch):
-    _bounded(monkeypatch, "TEMPLATE_CPU_S", 2)
-
+def test_an_encoding_that_grows_is_ended(tmp_path):
     def grow(fields: dict[str, Any]) -> None:
         double = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
         fields["normalizer"] = {"type": "Sequence", "normalizers": [double] * 40}
+        fields["added_tokens"] = []
 
-    with pytest.raises(IsobitError) as refused:
+    with pytest.raises(NotSupportedError, match="within") as refused:
         _hostile(grow, tmp_path / "m").encode("a")
     assert refused.value.code == "E-TOKENIZER"

@@ -16,7 +16,9 @@ from ..made_tokenizers import CORPUS
 WAY_OUT = "some way out"
 
 
-def _folder(path: Path, kind: str, model_type: str, **settings: object) -> Path:
+def _folder(
+    path: Path, kind: str, model_type: str, normalization: str = "identity", **settings: object
+) -> Path:
     """A model as Llama's was trained: nothing normalized, bytes for what it does not know."""
     path.mkdir()
     sentencepiece.SentencePieceTrainer.train(
@@ -26,8 +28,8 @@ def _folder(path: Path, kind: str, model_type: str, **settings: object) -> Path:
         model_type=kind,
         byte_fallback=True,
         hard_vocab_limit=False,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
+        normalization_rule_name=normalization,
+        remove_extra_whitespaces=normalization != "identity",
         minloglevel=2,
     )
     (path / "config.json").write_text(json.dumps({"model_type": model_type}))
@@ -42,7 +44,7 @@ def test_ids_and_text_are_those_of_sentencepiece(model_type, settings, tmp_path)
     oracle = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
     tokenizer = Tokenizer(folder)
     assert tokenizer.eos_id == oracle.eos_id()
-    for text in ("the lazy dog", "  naïve\n🦀 x", "jumps ﬁ over"):
+    for text in ("the lazy dog", "the  naïve\n🦀 x", "jumps ﬁ over"):
         ids = oracle.encode(text)
         assert tokenizer.encode(text, special=False) == ids
         assert tokenizer.decode(ids) == oracle.decode(ids) == text
@@ -55,8 +57,9 @@ def test_the_first_token_is_added_where_the_config_says_so(tmp_path):
     assert tokenizer.encode("the")[:1] == [1]
 
 
-def test_a_conversion_that_differs_is_refused(tmp_path):
-    folder = _folder(tmp_path / "m", "unigram", "llama")
+@pytest.mark.parametrize(("kind", "normalization"), [("bpe", "nmt_nfkc"), ("unigram", "identity")])
+def test_a_conversion_that_differs_is_refused(kind, normalization, tmp_path):
+    folder = _folder(tmp_path / "m", kind, "llama", normalization)
     with pytest.raises(NotSupportedError, match="in SentencePiece itself") as refused:
         Tokenizer(folder)
     assert refused.value.code == "E-TOKENIZER"
