@@ -54,6 +54,7 @@ class TextProcess:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._complaints: IO[bytes] | None = None
+        self._owner = os.getpid()
 
     def start(self) -> None:
         """Start the process without waiting for it: its imports take as long as torch's."""
@@ -94,6 +95,9 @@ class TextProcess:
             self._stop()
 
     def _start(self) -> subprocess.Popen[bytes]:
+        if self._owner != os.getpid():
+            # A fork has the pipes of its parent, whose process this is.
+            self._process, self._owner = None, os.getpid()
         if self._process is not None and self._process.poll() is not None:
             self._stop()
         if self._process is None:
@@ -114,7 +118,7 @@ class TextProcess:
         return self._process
 
     def _stop(self) -> None:
-        if self._process is None:
+        if self._process is None or self._owner != os.getpid():
             return
         self._process.kill()
         for pipe in (self._process.stdin, self._process.stdout):
