@@ -112,7 +112,7 @@ def oracle(found: dict[str, Any], layers: int) -> dict[str, WeightScheme | None]
 def test_random_configs_give_each_module_the_scheme_of_compressed_tensors(first):
     logging.getLogger("compressed_tensors").setLevel(logging.ERROR)
     for seed in range(first, first + CASES_EACH):
-        rng = random.Random(seed)  # noqa: S311
+        rng = random.Random(seed)
         layers = rng.randint(1, 3)
         tree = model(layers)
         names = [n for n, m in tree.named_modules() if isinstance(m, torch.nn.Linear)]
