@@ -84,12 +84,13 @@ def main() -> int:
     options = parser.parse_args()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     # All that a command would import, once.
-    import isobit.launch.cli.app
-    import isobit.launch.text
+    import isobit.launch.tokenizer.tokenizer
     import isobit.runtime.rank_process
     import isobit.runtime.worker  # noqa: F401
     import torch
-    from transformers import AutoTokenizer  # noqa: F401
+    from isobit.launch.cli.app import make_app
+
+    make_app()
 
     # A thread of torch's would not live on in a forked child.
     torch.set_num_threads(1)
