@@ -94,10 +94,20 @@ def check_requests(
         if len(prompt) + settings.max_tokens > spec.max_positions:
             wrong.append(
                 f"prompt {number}: {len(prompt)} tokens and {settings.max_tokens} new ones exceed "
-                f"the model's {spec.max_positions} positions"
+                + room(spec)
             )
     if wrong:
         raise InputError("E-PROMPT", "\n".join(wrong))
+
+
+def room(spec: ModelSpec) -> str:
+    """How long a sequence may be, for a message, and how it may be longer where it may."""
+    if spec.max_positions == spec.position_limit:
+        return f"the model's {spec.max_positions} positions"
+    return (
+        f"the {spec.max_positions} tokens of a sequence; --max-model-len may be up to "
+        f"{spec.position_limit}"
+    )
 
 
 def pages_for(tokens: int) -> int:

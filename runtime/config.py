@@ -38,9 +38,9 @@ class LoadSettings:
     group_size: int = 128
 
 
-def read_run_spec(model: Path, load: LoadSettings) -> ModelSpec:
+def read_run_spec(model: Path, load: LoadSettings, max_model_len: int | None = None) -> ModelSpec:
     """The spec of a model as it will be run; raises InputError E-LOAD-FORMAT and as read_spec."""
-    spec = read_spec(model)
+    spec = read_spec(model, max_model_len)
     if load.format not in ("auto", "dummy"):
         raise InputError("E-LOAD-FORMAT", f"load format {load.format!r}: expected auto or dummy")
     if load.quantization is None:
@@ -72,6 +72,9 @@ class EngineSettings:
     what was seen at sites, and lets ranks differ. `examine` makes ranks watch their own operations
     and answer the doctor. `model_files` says what hosts do that lack the model's files at the
     driver's path: see model_files.mode.
+    `max_model_len` is the longest sequence in tokens, prompt and answer together; None takes
+    max_position_embeddings, and for longrope the length that the model was trained with, since
+    rotary factors are chosen by it.
 
     `device` "cpu", "cuda" for a card a rank, or one for each rank, as "cuda:0,cuda:0". On CUDA
     decode runs as graphs; with `enforce_eager` it does not. `gpu_memory_utilization` is the share
@@ -97,6 +100,7 @@ class EngineSettings:
     enforce_eager: bool = False
     gpu_memory_utilization: float | None = None
     model_files: ModelFiles = "auto"
+    max_model_len: int | None = None
 
 
 def check_collectives(settings: EngineSettings) -> None:
@@ -227,6 +231,7 @@ class RankJob:
     max_step_rows: int
     enforce_eager: bool
     gpu_memory_utilization: float
+    max_model_len: int | None
 
 
 def told_to_ranks(settings: EngineSettings) -> dict[str, Any]:
@@ -243,6 +248,7 @@ def told_to_ranks(settings: EngineSettings) -> dict[str, Any]:
         "verify_load",
         "max_step_rows",
         "enforce_eager",
+        "max_model_len",
     )
     return {name: getattr(settings, name) for name in alike} | {
         "load": dataclasses.asdict(settings.load),

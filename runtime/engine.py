@@ -56,6 +56,8 @@ class Engine:
         started = time.perf_counter()
         self.settings, self._model = settings, model
         self.spec, self.plan = prepare(model, settings)
+        if (line := self.spec.rotary.line(self.spec.max_positions)) is not None:
+            log.warning("%s", line)
         self._sent = self._awaited = 0
         self._group = RankGroup(
             self.plan.degree,
@@ -268,7 +270,13 @@ class Engine:
         fault = divergence(self._awaited, differing, trace if any(trace) else (), self.plan.degree)
         try:
             path = write_replay(
-                self._model, self.plan, requests, self._awaited, answers, fault.message
+                self._model,
+                self.plan,
+                requests,
+                self._awaited,
+                answers,
+                fault.message,
+                self.spec.max_positions,
             )
         except OSError as error:
             raise RankFault(fault.code, f"{fault.message}. No replay file: {error}") from fault

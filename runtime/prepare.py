@@ -23,7 +23,7 @@ def prepare(model: Path, settings: EngineSettings) -> tuple[ModelSpec, ShardPlan
 
     Raises InputError for a model, a plan or settings that cannot work.
     """
-    spec = read_run_spec(model, settings.load)
+    spec = read_run_spec(model, settings.load, settings.max_model_len)
     check_name(settings.check)
     check_device(settings, run_dtype(spec, settings.dtype))
     check_collectives(settings)

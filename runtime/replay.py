@@ -9,6 +9,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ def write_replay(
     step: int,
     digests: Mapping[int, Mapping[str, Any]],
     reason: str,
+    max_model_len: int,
 ) -> Path:
     """Write a replay file, in one piece, and return its path. Raises OSError."""
     content = {
@@ -57,6 +59,7 @@ def write_replay(
         "model": str(model.absolute()),
         "plan": plan.to_dict(),
         "plan_hash": plan.content_hash(),
+        "max_model_len": max_model_len,
         "step": step,
         "requests": [
             {
@@ -74,8 +77,21 @@ def write_replay(
     return keep(f"step-{step}", content)
 
 
-def read_replay(path: Path) -> tuple[list[list[int]], int, ShardPlan]:
-    """Prompts, the tokens to generate until the step that failed, and the plan.
+@dataclass(frozen=True, kw_only=True)
+class Replay:
+    """A case to run again: prompts, tokens to generate until the step that failed, and the plan.
+
+    `max_model_len` is None in files of versions that did not write it.
+    """
+
+    prompts: list[list[int]]
+    max_tokens: int
+    plan: ShardPlan
+    max_model_len: int | None
+
+
+def read_replay(path: Path) -> Replay:
+    """Read a replay file.
 
     Raises InputError E-REPLAY when the file is not one.
     """
@@ -88,7 +104,10 @@ def read_replay(path: Path) -> tuple[list[list[int]], int, ShardPlan]:
         plan = ShardPlan.from_dict(content["plan"])
         if not all(type(n) is int for n in (plan.degree, plan.atoms)) or plan.layout not in LAYOUTS:
             raise TypeError("no degree, atoms or layout of a plan")
-        return prompts, emitted + 1, plan
+        length = content.get("max_model_len")
+        if length is not None and type(length) is not int:
+            raise TypeError("max_model_len is no integer")
+        return Replay(prompts=prompts, max_tokens=emitted + 1, plan=plan, max_model_len=length)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _no_replay(path, error) from error
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..kernels.errors import InputError
 from ..shard.spec import ModelSpec
-from .batch import Request, advance, assign_pages, form_step, pages_for
+from .batch import Request, advance, assign_pages, form_step, pages_for, room
 from .config import SamplingSettings, most_sampled
 from .engine import Engine
 
@@ -54,10 +54,7 @@ def check_samples(spec: ModelSpec, samples: Sequence[list[int]]) -> None:
         if len(sample) < SHORTEST:
             wrong.append(f"sample {number}: {len(sample)} tokens; the second is the first scored")
         if len(sample) > spec.max_positions:
-            wrong.append(
-                f"sample {number}: {len(sample)} tokens exceed the model's {spec.max_positions} "
-                "positions"
-            )
+            wrong.append(f"sample {number}: {len(sample)} tokens exceed {room(spec)}")
         if bad := [token for token in sample if not 0 <= token < spec.vocab_size]:
             wrong.append(f"sample {number}: token {bad[0]} is not in 0..{spec.vocab_size - 1}")
     if not samples:

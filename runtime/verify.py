@@ -47,6 +47,7 @@ class Verification:
 
     degrees: dict[int, DegreeResult]
     difference: Difference | None
+    rotary: dict[str, Any]
     contract: str = "on"
     """on, or off with the reason why equal bits were not promised."""
 
@@ -56,6 +57,7 @@ class Verification:
         return {
             "identical": self.difference is None,
             "contract": self.contract,
+            "rotary": self.rotary,
             "degrees": {str(degree): r.report() for degree, r in self.degrees.items()},
             "first_difference": difference,
         }
@@ -86,8 +88,10 @@ def verify(
         placed = at_degree(settings, plan)
         return dataclasses.replace(placed, kv_pages=needed, trace=traced)
 
+    rotary: dict[str, Any] = {}
     for degree in degrees:
         spec, _ = prepare(model, at(degree, False))
+        rotary = spec.rotary.report()
         check_requests(spec, prompts, [sampling] * len(prompts))
 
     def run(degree: int, trace: bool) -> Batch:
@@ -113,7 +117,7 @@ def verify(
             differing = degree if differing is None else differing
     contract = f"off: {OUTSIDE_CONTRACT}" if settings.all_reduce == "library" else "on"
     if differing is None:
-        return Verification(degrees=results, difference=None, contract=contract)
+        return Verification(degrees=results, difference=None, rotary=rotary, contract=contract)
     first = next(iter(results), differing)
     on_progress(f"degree {differing} differs from degree {first}: tracing")
     traced = run(differing, True).traces
@@ -121,7 +125,7 @@ def verify(
     difference = first_difference(reference, traced, (first, differing)) or Difference(
         site="not reproduced under trace", part="whole", step=0, degrees=(first, differing), rank=0
     )
-    return Verification(degrees=results, difference=difference, contract=contract)
+    return Verification(degrees=results, difference=difference, rotary=rotary, contract=contract)
 
 
 def _digest(batch: Batch) -> str:

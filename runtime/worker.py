@@ -82,7 +82,7 @@ class Worker:
             device=device.device,
         )
         load = LoadSettings(**job.load)
-        self.spec = read_run_spec(job.model, load)
+        self.spec = read_run_spec(job.model, load, job.max_model_len)
         dtype = run_dtype(self.spec, job.dtype)
         entries = None
         if load.format == "dummy":

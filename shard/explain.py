@@ -77,6 +77,7 @@ class Explanation:
                 "padding_percent": _percent(self.padding),
                 "ranks": [self._rank(rank) for rank in self.ranks],
             },
+            "rotary": spec.rotary.report(),
             "fit": self._fit(),
             "degrees": [_option(option) for option in self.chosen_layout()],
             "layouts": [_option(option) for option in self.chosen_degree()],

@@ -73,6 +73,7 @@ class ShardPlan:
     """Who owns which piece of a model. Dimensions: "intermediate", "heads", "vocab".
 
     `heads` counts query heads; `queries_per_kv` says how many of them read one KV head.
+    `rotary_variant` is "" for all models but those whose rotary factors were chosen by length.
     """
 
     degree: int
@@ -83,6 +84,7 @@ class ShardPlan:
     vocab: Dimension
     head_size: int
     queries_per_kv: int
+    rotary_variant: str = ""
 
     def owned(self, rank: int) -> range:
         return atoms_of_rank(self.atoms, self.degree, rank)
@@ -116,8 +118,12 @@ class ShardPlan:
         return ShardPlan(**{**value, **dimensions})
 
     def content_hash(self) -> str:
-        """A hash of every number in the plan: 16 hexadecimal digits."""
-        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        """A hash of everything in the plan: 16 hexadecimal digits."""
+        content = self.to_dict()
+        if not self.rotary_variant:
+            # Plans of all other models keep the hash that they had before there were variants.
+            del content["rotary_variant"]
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def report(self) -> dict[str, Any]:
@@ -165,6 +171,7 @@ def make_plan(spec: ModelSpec, settings: PlanSettings, tensors_say: int | None =
         ),
         head_size=spec.head_size,
         queries_per_kv=spec.heads // spec.kv_heads,
+        rotary_variant=spec.rotary.variant,
     )
 
 

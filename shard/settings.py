@@ -1,25 +1,39 @@
-"""Reading settings out of a checkpoint's JSON files, with one clear error for what is wrong."""
+"""Reading a checkpoint's JSON files, with one clear error for what is wrong."""
 
 from __future__ import annotations
 
 import json
-import math
+import reprlib
 from pathlib import Path
 from typing import Any
 
 from ..kernels.errors import DamagedError, InputError
 
 MOST_JSON_BYTES = 64 << 20
+"""The largest index of a published model takes some 10 MB; a config some KB."""
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 3, 60, 60, 40
+
+
+def shown(value: object) -> str:
+    """A value from a file for a message: short, on one line, whatever its depth and length."""
+    return _SHORT.repr(value)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; raises InputError E-MODEL-JSON when it is not one."""
+    """Read a JSON object.
+
+    Raises DamagedError E-MODEL-JSON when the file is none, is larger than MOST_JSON_BYTES, or
+    gives one key two values; InputError E-MODEL-JSON when it cannot be read at all.
+    """
     try:
         if (size := path.stat().st_size) > MOST_JSON_BYTES:
             raise DamagedError(
-                "E-MODEL-JSON", f"{path}: {size} bytes, at most {MOST_JSON_BYTES} are read"
+                "E-MODEL-JSON",
+                f"{path}: {size} bytes; settings of a model take at most {MOST_JSON_BYTES}",
             )
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_object)
     except OSError as error:
         raise InputError("E-MODEL-JSON", f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
@@ -29,6 +43,16 @@ def read_json(path: Path) -> dict[str, Any]:
             "E-MODEL-JSON", f"{path}: expected a JSON object, found {type(value).__name__}"
         )
     return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Raises ValueError for a key with two values: parsers differ in which of them they take."""
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        for key, value in pairs:
+            if value != values[key]:
+                raise ValueError(f"{shown(key)} is {shown(value)} and also {shown(values[key])}")
+    return values
 
 
 def read_config(model: Path) -> dict[str, Any]:
@@ -50,23 +74,3 @@ def read_config(model: Path) -> dict[str, Any]:
             "copy it from where the weights came from",
         )
     return read_json(path)
-
-
-def positive_int(config: dict[str, Any], key: str, default: int | None = None) -> int:
-    """Return config[key] as a positive integer; raises InputError E-CONFIG-VALUE."""
-    value = config.get(key, default)
-    if value is None and default is not None:
-        value = default
-    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
-        raise DamagedError(
-            "E-CONFIG-VALUE", f"config.json: {key} is {value!r}, expected a positive integer"
-        )
-    return value
-
-
-def positive_number(config: dict[str, Any], key: str, default: float | None, code: str) -> float:
-    """Return config[key] as a positive, finite float; raises InputError with `code`."""
-    value = config.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise DamagedError(code, f"config.json: {key} is {value!r}, expected a positive number")
-    return float(value)

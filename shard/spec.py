@@ -10,19 +10,24 @@ from typing import Any
 import torch
 
 from ..kernels.errors import InputError, NotSupportedError
+from .config_fields import ConfigFields
+from .families import (
+    DEFAULT_POSITIONS,
+    read_biases,
+    read_family,
+    read_head_size,
+    read_kv_heads,
+    read_windows,
+)
 from .formats.config import check_agreement, companion_settings, quantization_from_config
 from .quantization import QuantizationSpec, WeightScheme
-from .rotary import RotarySpec, rotary_from_config
-from .settings import positive_int, positive_number, read_config, read_json
+from .rotary import RotarySpec
+from .rotary_config import read_rotary
+from .settings import read_config, shown
+from .stop_ids import config_stop_ids, read_stop_ids
 
-FAMILIES = {
-    "LlamaForCausalLM": "llama",
-    "MistralForCausalLM": "mistral",
-    "Qwen2ForCausalLM": "qwen2",
-    "Qwen3ForCausalLM": "qwen3",
-}
-LAYER_KINDS = ("full_attention", "sliding_attention")
-DEFAULT_WINDOW, DEFAULT_FULL_LAYERS = 4096, 28
+SILU = ("silu", "swish")
+"""Two names of one function in transformers."""
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
@@ -30,8 +35,9 @@ DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch
 class ModelSpec:
     """The shape of a decoder-only model. Sizes are in elements.
 
-    `windows` holds one sliding-window length per layer, 0 where attention is full. `embedding`
-    names the module that the table of embeddings is stored as.
+    `max_positions` is the longest sequence that is run, in tokens, and `position_limit` the longest
+    that may be asked for. `windows` holds one sliding-window length per layer, 0 where attention is
+    full. `embedding` names the module that the table of embeddings is stored as.
     """
 
     family: str
@@ -43,6 +49,7 @@ class ModelSpec:
     head_size: int
     vocab_size: int
     max_positions: int
+    position_limit: int
     norm_eps: float
     tied_embeddings: bool
     qkv_bias: bool
@@ -66,130 +73,111 @@ class ModelSpec:
 
 
 def spec_from_config(config: dict[str, Any], quantize_config: dict[str, Any] | None) -> ModelSpec:
-    """Build a ModelSpec from the contents of config.json.
+    """Build a ModelSpec from the contents of config.json, for the length it has by default.
 
-    Raises InputError: E-MODEL-ARCH for an architecture that isobit does not run, E-CONFIG-VALUE,
-    E-CONFIG-ROPE, E-CONFIG-ACT, E-CONFIG-DTYPE, and what quantization_from_config raises.
+    Raises one error that names all that is wrong. NotSupportedError: E-MODEL-ARCH,
+    E-CONFIG-ROPE, E-CONFIG-ACT, E-CONFIG-DTYPE for what isobit does not run. DamagedError:
+    E-CONFIG-VALUE, E-CONFIG-ROPE for values that no model has. InputError for two fields that
+    contradict each other. Further what quantization_from_config raises.
     """
-    names = config.get("architectures")
-    names = [str(name) for name in names] if isinstance(names, list) else []
-    family = next((FAMILIES[name] for name in names if name in FAMILIES), None)
-    if family is None:
-        raise NotSupportedError(
-            "E-MODEL-ARCH",
-            f"config.json: architecture {', '.join(names) or '(none given)'} is not supported. "
-            f"Supported: {', '.join(FAMILIES)}",
+    fields = ConfigFields(config)
+    family = read_family(fields)
+    heads = fields.integer("num_attention_heads")
+    hidden = fields.integer("hidden_size")
+    kv_heads = read_kv_heads(fields, family, heads)
+    head_size = read_head_size(fields, family, hidden, heads)
+    layers = fields.integer("num_hidden_layers")
+    vocabulary = fields.integer("vocab_size")
+    positions = fields.integer("max_position_embeddings", DEFAULT_POSITIONS[family])
+    if (activation := fields.text("hidden_act", "silu")) not in SILU:
+        fields.offence(
+            "not-supported",
+            "E-CONFIG-ACT",
+            f"hidden_act {shown(activation)} is not implemented. Implemented: {', '.join(SILU)}",
         )
-    if (activation := config.get("hidden_act", "silu")) != "silu":
-        raise NotSupportedError(
-            "E-CONFIG-ACT", f"config.json: hidden_act {activation!r}, expected 'silu'"
-        )
-    heads = positive_int(config, "num_attention_heads")
-    hidden = positive_int(config, "hidden_size")
-    kv_heads = positive_int(config, "num_key_value_heads", heads)
-    if heads % kv_heads:
-        raise InputError(
-            "E-CONFIG-VALUE",
-            f"config.json: num_attention_heads {heads} is not a multiple of "
-            f"num_key_value_heads {kv_heads}",
-        )
-    if config.get("head_dim") is None and hidden % heads:
-        raise InputError(
-            "E-CONFIG-VALUE",
-            f"config.json: hidden_size {hidden} is not a multiple of num_attention_heads {heads} "
-            "and there is no head_dim",
-        )
-    head_size = positive_int(config, "head_dim", hidden // heads)
-    if head_size % 2:
-        raise InputError("E-CONFIG-VALUE", f"config.json: head_dim {head_size} is odd")
-    layers = positive_int(config, "num_hidden_layers")
-    attention_bias = bool(config.get("attention_bias", False))
-    return ModelSpec(
+    qkv_bias, o_bias, mlp_bias = read_biases(fields, family)
+    rotary = read_rotary(fields, head_size, positions)
+    spec = ModelSpec(
         family=family,
         hidden_size=hidden,
-        intermediate_size=positive_int(config, "intermediate_size"),
+        intermediate_size=fields.integer("intermediate_size"),
         layers=layers,
         heads=heads,
         kv_heads=kv_heads,
         head_size=head_size,
-        vocab_size=positive_int(config, "vocab_size"),
-        max_positions=positive_int(config, "max_position_embeddings", 2048),
-        norm_eps=positive_number(config, "rms_norm_eps", 1e-6, "E-CONFIG-VALUE"),
-        tied_embeddings=bool(config.get("tie_word_embeddings", False)),
-        qkv_bias=family == "qwen2" or attention_bias,
-        o_bias=family in ("llama", "qwen3") and attention_bias,
-        mlp_bias=bool(config.get("mlp_bias", False)),
+        vocab_size=vocabulary,
+        max_positions=positions,
+        position_limit=rotary.longest(positions),
+        norm_eps=_norm_eps(fields),
+        tied_embeddings=fields.flag("tie_word_embeddings", False),
+        qkv_bias=qkv_bias,
+        o_bias=o_bias,
+        mlp_bias=mlp_bias,
         qk_norm=family == "qwen3",
-        windows=_windows(config, family, layers),
-        rotary=rotary_from_config(config),
-        dtype=_dtype(config),
-        stop_ids=_stop_ids(config),
-        quantization=quantization_from_config(config, quantize_config),
+        windows=read_windows(fields, family, layers),
+        rotary=rotary,
+        dtype=_dtype(fields),
+        stop_ids=config_stop_ids(fields, vocabulary) or (),
+        quantization=None,
     )
+    fields.raise_if_any()
+    quantization = quantization_from_config(config, quantize_config)
+    length = rotary.default_length(positions)
+    return dataclasses.replace(at_length(spec, length), quantization=quantization)
 
 
-def read_spec(model: Path) -> ModelSpec:
-    """Build the ModelSpec of a model folder; raises InputError as spec_from_config does.
+def read_spec(model: Path, max_model_len: int | None = None) -> ModelSpec:
+    """Build the ModelSpec of a model folder for sequences of up to `max_model_len` tokens.
 
-    Stop tokens of generation_config.json count too: chat models name their end of turn there.
+    Stop tokens of generation_config.json count too. Raises as spec_from_config, at_length and
+    read_stop_ids do.
     """
     config = read_config(model)
     companion = companion_settings(model)
     check_agreement(config, companion)
     spec = spec_from_config(config, companion)
-    generation = model / "generation_config.json"
-    if generation.is_file():
-        stop_ids = sorted({*spec.stop_ids, *_stop_ids(read_json(generation))})
-        spec = dataclasses.replace(spec, stop_ids=tuple(stop_ids))
-    return spec
+    named = None if config.get("eos_token_id") is None else spec.stop_ids
+    stop = read_stop_ids(model, named, spec.vocab_size)
+    if stop.generation is not None:
+        spec = dataclasses.replace(spec, stop_ids=stop.ids)
+    return spec if max_model_len is None else at_length(spec, max_model_len)
 
 
-def _windows(config: dict[str, Any], family: str, layers: int) -> tuple[int, ...]:
-    """Window per layer. The defaults are those of transformers; Llama has no windows at all."""
-    kinds = config.get("layer_types")
-    if kinds is not None and (not isinstance(kinds, list) or len(kinds) != layers):
-        count = len(kinds) if isinstance(kinds, list) else repr(kinds)
-        raise InputError(
-            "E-CONFIG-VALUE",
-            f"config.json: layer_types names {count} layers, num_hidden_layers says {layers}",
+def at_length(spec: ModelSpec, length: int) -> ModelSpec:
+    """The spec for sequences of up to `length` tokens; rotary factors are chosen by it.
+
+    Raises E-PLAN-LENGTH: InputError for a length that the model has no positions for,
+    NotSupportedError where dynamic scaling would have to change its factors on the way.
+    """
+    if spec.rotary.kind == "dynamic" and length > spec.position_limit:
+        raise NotSupportedError(
+            "E-PLAN-LENGTH",
+            f"--max-model-len {length}: dynamic rotary scaling changes all factors with the length "
+            f"beyond {spec.position_limit} tokens, and that is not implemented. Run up to "
+            f"--max-model-len {spec.position_limit}",
         )
-    if odd := [kind for kind in kinds or () if kind not in LAYER_KINDS]:
+    if not 1 <= length <= spec.position_limit:
         raise InputError(
-            "E-CONFIG-VALUE",
-            f"config.json: layer_types has {odd[0]!r}. Supported: {', '.join(LAYER_KINDS)}",
+            "E-PLAN-LENGTH",
+            f"--max-model-len {length}: the model has positions for 1 to {spec.position_limit} "
+            "tokens (max_position_embeddings in config.json, with its rotary scaling)",
         )
-    qwen = family.startswith("qwen")
-    off = family == "llama" or (qwen and not config.get("use_sliding_window"))
-    if off or config.get("sliding_window", DEFAULT_WINDOW) is None:
-        return (0,) * layers
-    window = positive_int(config, "sliding_window", DEFAULT_WINDOW)
-    if kinds is None:
-        first = config.get("max_window_layers", DEFAULT_FULL_LAYERS) if qwen else 0
-        if isinstance(first, bool) or not isinstance(first, int):
-            raise InputError(
-                "E-CONFIG-VALUE",
-                f"config.json: max_window_layers is {first!r}, expected an integer",
-            )
-        kinds = [LAYER_KINDS[n >= first] for n in range(layers)]
-    return tuple(window if kind == LAYER_KINDS[1] else 0 for kind in kinds)
+    return dataclasses.replace(spec, max_positions=length, rotary=spec.rotary.at_length(length))
 
 
-def _dtype(config: dict[str, Any]) -> str:
-    name = config.get("dtype") or config.get("torch_dtype") or "float32"
-    name = str(name).removeprefix("torch.")
+def _norm_eps(fields: ConfigFields) -> float:
+    """rms_norm_eps; null is none, for transformers neither."""
+    default = None if "rms_norm_eps" in fields.values else 1e-6
+    return fields.number("rms_norm_eps", default, 0, 1, above=False)
+
+
+def _dtype(fields: ConfigFields) -> str:
+    key = "dtype" if fields.values.get("dtype") is not None else "torch_dtype"
+    name = fields.text(key, "float32").removeprefix("torch.")
     if name not in DTYPES:
-        raise InputError(
+        fields.offence(
+            "not-supported" if isinstance(getattr(torch, name, None), torch.dtype) else "damaged",
             "E-CONFIG-DTYPE",
-            f"config.json: dtype {name!r} is not supported. Supported: {', '.join(DTYPES)}",
+            f"{key} {shown(name)} is not supported. Supported: {', '.join(DTYPES)}",
         )
     return name
-
-
-def _stop_ids(config: dict[str, Any]) -> tuple[int, ...]:
-    stop = config.get("eos_token_id")
-    ids = stop if isinstance(stop, list) else [] if stop is None else [stop]
-    if any(isinstance(n, bool) or not isinstance(n, int) for n in ids):
-        raise InputError(
-            "E-CONFIG-VALUE", f"eos_token_id is {stop!r}, expected an integer or a list of them"
-        )
-    return tuple(ids)

@@ -44,14 +44,19 @@ class ThreadCollectives(GatherCollectives):
 
 
 def all_logits(
-    model: Path, ids: list[int], dtype: str, layout: str = "pad", degree: int = 1
+    model: Path,
+    ids: list[int],
+    dtype: str,
+    layout: str = "pad",
+    degree: int = 1,
+    max_model_len: int | None = None,
 ) -> torch.Tensor:
     """Logits of every position, float32 [T, V], from decoders in this process.
 
     At a higher degree each rank is a thread; all of them must have the same logits.
     """
     checkpoint = open_checkpoint(model)
-    spec = with_stored_head(read_spec(model), checkpoint)
+    spec = with_stored_head(read_spec(model, max_model_len), checkpoint)
     settings = PlanSettings(degree=degree, layout=layout)  # type: ignore[arg-type]
     plan = make_plan(spec, settings, stored_intermediate_size(checkpoint))
     pages = pages_for(len(ids))

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from ...runtime.batch import pages_for
-from ...runtime.config import EngineSettings
+from ...runtime.batch import check_requests, pages_for
+from ...runtime.config import EngineSettings, SamplingSettings
 from ...runtime.engine import Engine
 from ...runtime.prepare import prepare
 from ...runtime.throughput import Throughput, Workload, measure
@@ -35,6 +35,7 @@ from .options import (
     LayoutName,
     LoadFormat,
     LoadFormatOption,
+    MaxModelLen,
     Model,
     ModelFilesName,
     ModelFilesOption,
@@ -76,6 +77,7 @@ def throughput(
     layout: Layout = LayoutName.PAD,
     atoms: Atoms = 8,
     dtype: Dtype = "auto",
+    max_model_len: MaxModelLen = None,
     device: DeviceOption = "auto",
     enforce_eager: EnforceEager = False,
     gpu_memory_utilization: CardShare = None,
@@ -95,6 +97,7 @@ def throughput(
         plan=PlanSettings(degree=degree, atoms=atoms, layout=layout.value),
         load=load,
         dtype=dtype,
+        max_model_len=max_model_len,
         threads=threads,
         device=chosen_device(device, launcher, ray_address, degree),
         enforce_eager=enforce_eager,
@@ -104,7 +107,9 @@ def throughput(
         model_files=model_files.value,
         kv_pages=batch_size * pages_for(prompt_tokens + new_tokens),
     )
-    prepare(folder, settings)
+    spec, _ = prepare(folder, settings)
+    sampling = SamplingSettings(max_tokens=new_tokens, ignore_eos=True)
+    check_requests(spec, [[0] * prompt_tokens] * batch_size, [sampling] * batch_size)
     workload = Workload(
         batch_size=batch_size,
         prompt_tokens=prompt_tokens,
@@ -117,7 +122,7 @@ def throughput(
         with engine, spinner("measuring", as_json):
             found = measure(engine, workload)
     if as_json:
-        print_json(dataclasses.asdict(found))
+        print_json({**dataclasses.asdict(found), "rotary": engine.spec.rotary.report()})
     else:
         _print(found, workload, degree)
 

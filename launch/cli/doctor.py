@@ -36,6 +36,7 @@ from .options import (
     LauncherOption,
     Layout,
     LayoutName,
+    MaxModelLen,
     ModelFilesName,
     ModelFilesOption,
     RayAddress,
@@ -54,6 +55,7 @@ USAGE = (
     "E-PLAN-DEGREE",
     "E-PLAN-ATOMS",
     "E-PLAN-LAYOUT",
+    "E-PLAN-LENGTH",
     "E-DTYPE",
     "E-THREADS",
     "E-PROMPT",
@@ -85,6 +87,7 @@ def doctor(
     layout: Layout = LayoutName.PAD,
     atoms: Atoms = 8,
     dtype: Dtype = "auto",
+    max_model_len: MaxModelLen = None,
     device: CpuDevice = "auto",
     threads: Threads = 0,
     all_reduce: AllReduce = "auto",
@@ -110,6 +113,7 @@ def doctor(
         degree, atoms, layout = told["tp"], told["atoms"], LayoutName(told["layout"])
         dtype, all_reduce = told["dtype"], told["all_reduce"]
         max_tokens, quick = told["max_tokens"], told["quick"]
+        max_model_len = told["max_model_len"]
     assert model is not None
     folder = model_folder(model)
     prompts = [tuple(ids) for ids in told.get("prompts", ())]
@@ -122,12 +126,13 @@ def doctor(
         engine=EngineSettings(
             plan=PlanSettings(degree=degree, atoms=atoms, layout=layout.value),
             dtype=dtype,
+            max_model_len=max_model_len,
             threads=threads,
             all_reduce=all_reduce_mode(all_reduce, disable_custom_all_reduce),
             model_files=model_files.value,
             collective_timeout_s=collective_timeout,
         ),
-        prompts=tuple(prompts) or _default_prompts(folder),
+        prompts=tuple(prompts) or _default_prompts(folder, max_model_len),
         max_tokens=max_tokens,
         quick=quick,
         reference=None if reference is None else model_folder(reference),
@@ -171,10 +176,10 @@ def _refuse_bad_usage(context: Context) -> None:
             raise
 
 
-def _default_prompts(folder: Path) -> tuple[tuple[int, ...], ...]:
+def _default_prompts(folder: Path, max_model_len: int | None) -> tuple[tuple[int, ...], ...]:
     """The same ids in every run, within the vocabulary where that is known."""
     try:
-        spec = read_spec(folder)
+        spec = read_spec(folder, max_model_len)
         vocabulary, positions = spec.vocab_size, spec.max_positions
     except InputError:
         vocabulary, positions = SMALLEST_VOCABULARY, LONG + SHORT

@@ -37,6 +37,14 @@ RayAddress = Annotated[
 ]
 Threads = Annotated[int, typer.Option(help="CPU threads per rank; 0 shares the cores evenly.")]
 
+MaxModelLen = Annotated[
+    int | None,
+    typer.Option(
+        "--max-model-len",
+        help="Most tokens of a sequence, prompt and answer together; the model's most if absent. "
+        "Rotary factors that depend on a length (longrope) are chosen by it.",
+    ),
+]
 DeviceOption = Annotated[
     str,
     typer.Option(

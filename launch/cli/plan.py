@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,7 +17,7 @@ from ...shard.explain import Question, explain
 from ...shard.fit import Budget
 from ...shard.plan import PlanSettings, make_plan
 from ...shard.quantization import assumed_quantization
-from ...shard.spec import ModelSpec, read_spec
+from ...shard.spec import ModelSpec, at_length, read_spec
 from ...shard.stored_head import with_stored_head
 from ...shard.validate import check_checkpoint
 from ..models import model_folder
@@ -28,6 +29,7 @@ from .options import (
     Json,
     Layout,
     LayoutName,
+    MaxModelLen,
     Model,
     Quantization,
     assumed_group_size,
@@ -51,10 +53,7 @@ def plan(
     gpu_memory_utilization: Annotated[
         float | None, typer.Option(help="Share of that memory to use: 0.9 unless told otherwise.")
     ] = None,
-    max_model_len: Annotated[
-        int | None,
-        typer.Option(help="Tokens of a sequence to plan for; the model's most if absent."),
-    ] = None,
+    max_model_len: MaxModelLen = None,
     dtype: Dtype = "auto",
     quantization: Quantization = None,
     group_size: GroupSize = None,
@@ -78,7 +77,7 @@ def plan(
         share = DEFAULT_UTILIZATION if gpu_memory_utilization is None else gpu_memory_utilization
         budget = _budget(gpu_memory, share)
     folder = model_folder(model, weights=False)
-    spec = read_spec(folder)
+    spec = _spec_for(folder, max_model_len)
     if quantization is not None:
         spec = _assume(spec, quantization, assumed_group)
     settings = PlanSettings(degree=degree, atoms=atoms, layout=layout.value)
@@ -107,6 +106,19 @@ def plan(
         print_verdict(found)
     if found.fit is not None and not found.fit.fits:
         raise typer.Exit(1)
+
+
+def _spec_for(folder: Path, max_model_len: int | None) -> ModelSpec:
+    """The model as an engine with that length would run it.
+
+    Where a shorter length changes nothing but how much memory is needed, the plan still says what
+    would fit of all that the model has.
+    """
+    spec = read_spec(folder)
+    if max_model_len is None:
+        return spec
+    asked = at_length(spec, max_model_len)
+    return asked if asked.rotary != spec.rotary or max_model_len > spec.max_positions else spec
 
 
 def _assume(spec: ModelSpec, quantization: str, group_size: int) -> ModelSpec:

@@ -27,6 +27,9 @@ def print_plan(found: Explanation) -> None:
     console.print(
         f"tp {plan.degree}, layout {plan.layout}, plan {plan.content_hash()}", style="dim"
     )
+    spec = found.model.spec
+    if (line := spec.rotary.line(spec.max_positions)) is not None:
+        console.print(line)
     _print_dimensions(found)
     _print_weights(found)
     _print_memory(found)

@@ -36,6 +36,7 @@ from .options import (
     LayoutName,
     LoadFormat,
     LoadFormatOption,
+    MaxModelLen,
     Model,
     ModelFilesName,
     ModelFilesOption,
@@ -75,6 +76,7 @@ def verify(
     layout: Layout = LayoutName.PAD,
     atoms: Atoms = 8,
     dtype: Dtype = "auto",
+    max_model_len: MaxModelLen = None,
     device: DeviceOption = "auto",
     enforce_eager: EnforceEager = False,
     gpu_memory_utilization: CardShare = None,
@@ -99,12 +101,17 @@ def verify(
     if replay is not None:
         if prompt or prompt_ids:
             raise InputError("E-USAGE", "--replay brings its own prompts")
-        replayed, max_tokens, plan = read_replay(replay)
+        if max_model_len is not None:
+            raise InputError("E-USAGE", "--replay brings its own --max-model-len")
+        case = read_replay(replay)
+        replayed, max_tokens, plan = case.prompts, case.max_tokens, case.plan
+        max_model_len = case.max_model_len
         compared, atoms, layout = [1, plan.degree], plan.atoms, LayoutName(plan.layout)
     settings = EngineSettings(
         plan=PlanSettings(atoms=atoms, layout=layout.value),
         load=load,
         dtype=dtype,
+        max_model_len=max_model_len,
         threads=threads,
         device=chosen_device(device, launcher, ray_address, max(compared)),
         enforce_eager=enforce_eager,

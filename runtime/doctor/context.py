@@ -53,6 +53,7 @@ class Case:
             "atoms": self.engine.plan.atoms,
             "layout": self.engine.plan.layout,
             "dtype": self.engine.dtype,
+            "max_model_len": self.engine.max_model_len,
             "all_reduce": self.engine.all_reduce,
             "prompts": [list(prompt) for prompt in self.prompts],
             "max_tokens": self.max_tokens,

@@ -28,11 +28,14 @@ FP32 = torch.float32
 
 
 class PlainModel:
-    """The model of a folder. Raises InputError as reading a checkpoint does."""
+    """The model of a folder, for sequences of up to `max_model_len` tokens.
 
-    def __init__(self, folder: Path) -> None:
+    Raises InputError as reading a checkpoint does.
+    """
+
+    def __init__(self, folder: Path, max_model_len: int | None = None) -> None:
         self._checkpoint = open_checkpoint(folder)
-        self.spec = with_stored_head(read_spec(folder), self._checkpoint)
+        self.spec = with_stored_head(read_spec(folder, max_model_len), self._checkpoint)
         check_checkpoint(self._checkpoint, self.spec)
         size = stored_intermediate_size(self._checkpoint)
         self._plan = make_plan(self.spec, PlanSettings(degree=1), size)

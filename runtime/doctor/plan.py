@@ -26,6 +26,7 @@ def check_plan(context: Context) -> list[Finding]:
     """Load the ranks and compare what they hold with the file and with each other."""
     spec, plan = context.prepared()
     context.measure("layers", spec.layers)
+    context.measure("rotary", spec.rotary.report())
     context.measure("memory", planned_memory(context.case, spec, plan))
     ranks = context.ranks()
     context.measure("plan", ranks.plan.report())

@@ -50,7 +50,7 @@ def check_reference(context: Context) -> list[Finding]:
         what = "no --reference was given: what quantization cost is not known"
         return [Finding(check=NAME, status="note", what=what)] if spec.quantization else []
     try:
-        reference = None if case.reference is None else PlainModel(case.reference)
+        reference = None if case.reference is None else _plain(context, case.reference)
     except InputError as error:
         return [_no_use(f"{case.reference}: {error.code} {error.message.splitlines()[0]}")]
     if reference is not None and shape_of(reference.spec) != shape_of(spec):
@@ -69,6 +69,11 @@ def check_reference(context: Context) -> list[Finding]:
     context.measure("text", [sample.ids for sample in samples])
     found = [] if reference is None else _quantization(context, reference, samples)
     return found if case.quick else found + _run(context, samples)
+
+
+def _plain(context: Context, model: Path) -> PlainModel:
+    """A model as plain torch, with the rotary factors that the case has."""
+    return PlainModel(model, context.case.engine.max_model_len)
 
 
 def _needed(context: Context) -> float:
@@ -114,7 +119,7 @@ def _quantization(
     case = context.case
     tokens = sum(len(sample.ids) for sample in samples)
     alone = work(reference.spec, tokens, True) <= MOST_WORK
-    damage = measure_damage(PlainModel(case.model), reference, samples, alone)
+    damage = measure_damage(_plain(context, case.model), reference, samples, alone)
     if not math.isfinite(damage.perplexity):
         return [_no_use("plain float32 on these weights is not finite: see the numbers check")]
     context.measure("quantization", dataclasses.asdict(damage))
@@ -166,7 +171,7 @@ def _run(context: Context, samples: Sequence[Sample]) -> list[Finding]:
     """The ranks against plain torch on the same weights, then degrees and orders of sums."""
     case, degree = context.case, context.case.degree
     ids = [sample.ids for sample in samples]
-    logits = torch.cat(plain_logits(PlainModel(case.model), samples)).numpy()
+    logits = torch.cat(plain_logits(_plain(context, case.model), samples)).numpy()
     scored = torch.cat([_mask(sample) for sample in samples]).nonzero().flatten().tolist()
     with tempfile.TemporaryDirectory() as folder:
         plain = Exchange(path=Path(folder) / "plain", mode="read")

@@ -16,6 +16,7 @@ KINDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("tp", "atoms", "max_tokens"), (int,)),
     "reference": (str, type(None)),
     "quick": (bool,),
+    "max_model_len": (int, type(None)),
     "prompts": (list,),
 }
 
@@ -38,7 +39,8 @@ def read_case(path: Path) -> dict[str, Any]:
     try:
         if content["format"] != FORMAT:
             raise InputError("E-REPLAY", f"{path}: format {content['format']!r:.40}, not {FORMAT}")
-        case = content["case"]
+        # Cases of earlier versions say nothing of a length.
+        case = {"max_model_len": None, **content["case"]}
         for name, kinds in KINDS.items():
             if type(case[name]) not in kinds:
                 raise TypeError(f"{name} is {case[name]!r:.40}")

@@ -46,7 +46,7 @@ def test_json_keeps_its_fields_and_adds_to_them(command):
     report = command("plan", INT4, "-tp", "3", "--gpu-memory", "1", "--json").json()
     assert set(report) == {
         *("tp", "atoms", "layout", "dims", "hash"),
-        *("memory", "fit", "degrees", "layouts", "wire"),
+        *("memory", "rotary", "fit", "degrees", "layouts", "wire"),
     }
     ranks = report["memory"]["ranks"]
     assert [rank["rank"] for rank in ranks] == [0, 1, 2]
