@@ -63,7 +63,7 @@ def linear(
     scaled and added. A segment without runs gives +0.
 
     A weight whose activation is "int8" has x quantized first, in fp32: a segment's part of a row
-    is divided by its scale xs = absmax / 127.5 (1 for zeros) or input_scale, rounded half to even
+    is divided by its scale xs = absmax / 127 (1 for zeros) or input_scale, rounded half to even
     and clamped to -128..127. Then float(sum(q * (code - 128))) * xs * scale, where the sum is
     exact: here all instruction sets agree bit by bit. A part with a NaN or an infinity gives NaN.
     """

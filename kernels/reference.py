@@ -66,14 +66,16 @@ def quantize(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """x `[M, K]` of one segment gives codes int64 `[M, K]` and scales fp32 `[M]`.
 
-    The steps are those of compressed-tensors for symmetric int8. A row with a NaN or an infinity
-    gets zeros and the scale NaN.
+    scale = absmax / 127 or input_scale, code = x / scale rounded half to even, in fp32. With a
+    static scale codes reach from -128 to 127, as in compressed-tensors; with a dynamic one from
+    -127 to 127 (kernels/cpu/quantize.h). A row with a NaN or an infinity gets zeros and the scale
+    NaN.
     """
     x = x.float()
     finite = x.isfinite().all(1)
     x = torch.where(finite.unsqueeze(1), x, 0)
     if input_scale is None:
-        scales = x.abs().amax(1) / 127.5 if x.shape[1] else x.new_zeros(len(x))
+        scales = x.abs().amax(1) / 127 if x.shape[1] else x.new_zeros(len(x))
     else:
         scales = x.new_full((len(x),), input_scale)
     scales = torch.where(scales == 0, 1, scales)

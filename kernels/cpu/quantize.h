@@ -1,6 +1,11 @@
 // Activations to int8 codes, one scale per row and segment: no row sees another, and no rank needs
 // to know another's largest magnitude. Every step is one exact or correctly rounded operation, so
 // the codes are the same on every machine.
+//
+// The rule, in fp32: scale = absmax / 127, or input_scale; code = x / scale, to the nearest integer,
+// ties to even. Of a dynamic scale the extremes are then 127 and -127, whatever the last bit of
+// absmax; with absmax / 127.5, as compressed-tensors has it, they lie on a tie, and the last bit
+// decides between -127 and -128.
 #pragma once
 
 #include "magnitude.h"
@@ -65,7 +70,7 @@ void quantize_row(const Quantize& a, int64_t row) {
       a.corrections[place] = 0;
       continue;
     }
-    float scale = a.input_scale > 0.f ? a.input_scale : float_of(most) / 127.5f;
+    float scale = a.input_scale > 0.f ? a.input_scale : float_of(most) / 127.f;
     if (scale == 0.f) scale = 1.f;  // zeros, or so near to zero that the quotient vanished
     a.scales[place] = scale;
     a.corrections[place] =

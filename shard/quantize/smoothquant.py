@@ -14,7 +14,7 @@ from ...kernels.errors import InputError
 from ..quantization import CHANNEL
 from .absmax import quantize_absmax
 from .grid import check_finite
-from .statistics import INT8_SPAN, static_input_scale
+from .statistics import static_input_scale
 
 LEAST = 1e-5
 HALF = 128
@@ -136,7 +136,7 @@ def int8_error(
 
 def _rounded_inputs(rows: torch.Tensor, input_scale: float | None) -> torch.Tensor:
     """Inputs [R, K] after one trip through int8, as the runtime's W8A8 products round them."""
-    scale = rows.abs().amax(dim=1, keepdim=True) / INT8_SPAN
+    scale = rows.abs().amax(dim=1, keepdim=True) / (HALF - 1)
     scale = scale if input_scale is None else torch.full_like(scale, input_scale)
     scale = scale.clamp(min=torch.finfo(torch.float32).tiny)
     return (rows / scale).round_().clamp_(-HALF, HALF - 1).mul_(scale)

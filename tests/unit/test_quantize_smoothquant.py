@@ -15,15 +15,18 @@ WEIGHTS = [weight(24, K), 2 * weight(40, K, seed=2)]
 HIGHEST = X.abs().amax(0)
 
 
-def round_trip(values: torch.Tensor, highest: torch.Tensor) -> torch.Tensor:
-    scale = highest.double() / 127.5
+def round_trip(values: torch.Tensor, highest: torch.Tensor, span: float = 127.5) -> torch.Tensor:
+    scale = highest.double() / span
     return (values.double() / scale).round().clamp(-128, 127) * scale
 
 
 def error(scales: torch.Tensor, static: bool = False) -> float:
     """Share of error in the outputs of W8A8 products, in float64."""
     x = X.double() / scales.double()
-    smooth = round_trip(x, x.abs().max() if static else x.abs().amax(1, keepdim=True))
+    if static:
+        smooth = round_trip(x, x.abs().max())
+    else:
+        smooth = round_trip(x, x.abs().amax(1, keepdim=True), 127)
     wrong, energy = 0.0, 0.0
     for w in WEIGHTS:
         wide = w.double() * scales.double()

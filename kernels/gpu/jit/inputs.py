@@ -36,8 +36,9 @@ def quantize_inputs(
 ):  # fmt: skip
     """codes int8 `[M, packed_k]` and scales fp32 `[S, M]` of x `[M, K]`.
 
-    A segment's part of a row is divided by absmax / 127.5, or by input_scale, rounded half to even
-    and clamped to -128..127. A part with a NaN or an infinity has codes 0 and the scale NaN.
+    A segment's part of a row is divided by absmax / 127, or by input_scale, rounded half to even
+    and clamped to -128..127 (why 127: kernels/cpu/quantize.h). A part with a NaN or an infinity has
+    codes 0 and the scale NaN.
     """
     row, segment = tl.program_id(0).to(tl.int64), tl.program_id(1)
     begin, end = tl.load(offsets + segment) * CHUNK, tl.load(offsets + segment + 1) * CHUNK
@@ -51,7 +52,7 @@ def quantize_inputs(
     finite = highest < 0x7F800000
     scale = input_scale
     if DYNAMIC:
-        scale = tl.div_rn(highest.to(tl.float32, bitcast=True), 127.5)
+        scale = tl.div_rn(highest.to(tl.float32, bitcast=True), 127.0)
     scale = tl.where(scale == 0.0, 1.0, scale)
     for k in range(begin, end, BLOCK):
         place = k + tl.arange(0, BLOCK)
