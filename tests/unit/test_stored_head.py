@@ -187,7 +187,7 @@ FREQUENCIES = 10000.0 ** (-torch.arange(0, 8, 2).float() / 8)
         ("model.layers.0.attn.bias", torch.ones(1, 1, 9, 9).tril().bool(), True),
         ("model.layers.0.attn.bias", torch.ones(1, 1, 9, 9).bool(), False),
         (ATTENTION + "q_proj.bias", torch.zeros(64), True),
-        (ATTENTION + "q_proj.weight_scale", torch.ones(64, 1), False),
+        (ATTENTION + "q_proj.weight_norm", torch.ones(64, 1), False),
         ("adapter.weight", torch.ones(4, 4), False),
     ],
 )
