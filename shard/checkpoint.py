@@ -189,6 +189,8 @@ def read_weight_map(folder: Path) -> dict[str, str] | None:
             f"{index}: weight_map names no file for {len(odd)} tensors:"
             + listed([f"{name}: {str(weight_map[name])[:80]}" for name in odd]),
         )
+    # Path drops "./" and keeps "..": transformers opens ./model.safetensors as well.
+    weight_map = {name: str(Path(file)) if file else "" for name, file in weight_map.items()}
     files = sorted(set(weight_map.values()))
     if outside := [name for name in files if not name or name == ".." or Path(name).name != name]:
         raise DamagedError("E-CKPT-INDEX", f"{index}: files outside the folder:" + listed(outside))

@@ -96,7 +96,7 @@ def copy_of_embedding(alone: bool) -> Change:
     return change
 
 
-def sharded(mixed_up: bool = False, keep_single: bool = False) -> Change:
+def sharded(mixed_up: bool = False, keep_single: bool = False, prefix: str = "") -> Change:
     def change(folder: Path) -> None:
         tensors = tensors_of(folder)
         names = sorted(tensors)
@@ -106,7 +106,7 @@ def sharded(mixed_up: bool = False, keep_single: bool = False) -> Change:
         }
         for file, part in files.items():
             save_file(part, folder / file, metadata={"format": "pt"})
-        weight_map = {n: file for file, part in files.items() for n in part}
+        weight_map = {n: prefix + file for file, part in files.items() for n in part}
         if mixed_up:
             weight_map[names[0]] = weight_map[names[1]]
         (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
@@ -162,6 +162,7 @@ VALID: dict[str, tuple[dict[str, Any], Change]] = {
     ),
     "two files": (LLAMA, sharded()),
     "two files that the index mixes up": (LLAMA, sharded(mixed_up=True)),
+    "two files with ./ in front of their names": (LLAMA, sharded(prefix="./")),
     "two files and the single one": (LLAMA, sharded(keep_single=True)),
     "an old index": (LLAMA, stale_index),
     "a file that nothing names": (LLAMA, unused_file),
