@@ -36,7 +36,8 @@ def read_json_lines(path: Path, code: str, items: str, parse: Callable[[Any], It
     Raises InputError `code` naming all wrong lines, or a file without any `items`.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # splitlines() also cuts at characters that JSON allows inside texts, such as U+2028.
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(code, f"{path}: {NO_TEXT} ({error})") from error
     parsed: list[Item] = []
@@ -46,6 +47,8 @@ def read_json_lines(path: Path, code: str, items: str, parse: Callable[[Any], It
             continue
         try:
             parsed.append(parse(json.loads(line)))
+        except RecursionError:
+            wrong.append(f"{path}:{number}: nested too deeply")
         except ValueError as error:
             wrong.append(f"{path}:{number}: {error}")
     if not parsed and not wrong:

@@ -88,7 +88,7 @@ def pack_index(index: TraceIndex) -> bytes:
             for step in index.records
         ],
     }
-    data = msgpack.packb(plain)
+    data = msgpack.packb(plain, unicode_errors="surrogatepass")
     assert data is not None
     return data
 
@@ -114,7 +114,7 @@ PLAIN = (
 def unpack_index(data: bytes, where: str) -> TraceIndex:
     """Inverse of pack_index. Raises InputError E-TRACE-INDEX for anything that is no index."""
     try:
-        value = msgpack.unpackb(data)
+        value = msgpack.unpackb(data, unicode_errors="surrogatepass")
         if not isinstance(value, dict) or value.get("format") != FORMAT:
             raise ValueError(f"the format is not {FORMAT}")
         return _checked(value)

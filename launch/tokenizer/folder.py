@@ -46,11 +46,13 @@ def check_folder(folder: Path, way_out: str) -> None:
     wrong = []
     for name in dict.fromkeys((*JSON_OBJECTS, *VOCABULARIES, *OTHERS)):
         wrong += _wrong(folder / name, MOST_BYTES)
-    for template in ("chat_template.jinja", *_more_templates(folder)):
-        wrong += _wrong(folder / template, MOST_TEMPLATE_BYTES)
+    templates = [folder / name for name in ("chat_template.jinja", *_more_templates(folder))]
+    for template in templates:
+        wrong += _wrong(template, MOST_TEMPLATE_BYTES)
     if wrong:
         raise DamagedError(CODE, "\n".join(wrong))
     wrong = [line for name in JSON_OBJECTS for line in _wrong_json(folder / name)]
+    wrong += [line for template in templates for line in _wrong_text(template)]
     if wrong:
         raise DamagedError(CODE, "\n".join(wrong))
     if not any((folder / name).exists() for name in VOCABULARIES):
@@ -122,6 +124,16 @@ def _wrong(path: Path, most: int) -> list[str]:
         return [f"{path}: no regular file"]
     if found.st_size > most:
         return [f"{path}: {found.st_size} bytes; {most} are the most that are read"]
+    return []
+
+
+def _wrong_text(path: Path) -> list[str]:
+    try:
+        path.read_bytes().decode()
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError) as error:
+        return [f"{path}: no text in UTF-8 ({error})"]
     return []
 
 

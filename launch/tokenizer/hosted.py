@@ -171,7 +171,7 @@ def _tokenizer(request: dict[str, Any]) -> Any:
         else:
             tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         limit(PROBE_CPU_S, PROBE_BYTES)
-        empty = not tokenizer.encode("a", add_special_tokens=False)
+        empty = not tokenizer.encode("a", verbose=False, add_special_tokens=False)
     except IsobitError:
         raise
     except MemoryError:
@@ -201,6 +201,13 @@ def _tokenizer(request: dict[str, Any]) -> Any:
 def _refusal(path: Path, error: BaseException, way_out: str) -> IsobitError:
     """What to say of a folder that transformers does not load, and which file it is about."""
     said = _said(error)
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return NotSupportedError(
+            files.CODE,
+            f"{path}: this tokenizer's library opens no path that is no UTF-8. {way_out}",
+        )
     settings = path / files.CONFIG
     if settings.exists() and "auto_map" in json.loads(settings.read_bytes()):
         return NotSupportedError(

@@ -7,11 +7,13 @@ from typing import Any
 import msgpack
 
 MOST_MESSAGE_BYTES = 256 << 20
+# Paths that are no UTF-8 hold halves of characters.
+SURROGATES = "surrogatepass"
 
 
 def encode(message: dict[str, Any]) -> bytes:
     """Return the msgpack bytes of a map of numbers, strings, bytes, lists and maps."""
-    data = msgpack.packb(message)
+    data = msgpack.packb(message, unicode_errors=SURROGATES)
     assert data is not None
     return data
 
@@ -21,7 +23,7 @@ def decode(data: bytes) -> dict[str, Any]:
     if len(data) > MOST_MESSAGE_BYTES:
         raise ValueError(f"a message of {len(data)} bytes, more than {MOST_MESSAGE_BYTES} allowed")
     try:
-        message = msgpack.unpackb(data)
+        message = msgpack.unpackb(data, unicode_errors=SURROGATES)
     except (msgpack.exceptions.UnpackException, ValueError, RecursionError) as error:
         raise ValueError(f"not a message: {error}") from error
     if not isinstance(message, dict):

@@ -134,6 +134,7 @@ def test_mutated_templates_end_in_a_coded_error(tmp_path):
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", DamagedError, "RecursionError"),
         ("{{ 1 // 0 }}", DamagedError, "ZeroDivisionError"),
         ("{{ 'ab' * 4000000000 }}", NotSupportedError, "MiB of memory"),
+        (r"{{ raise_exception('\ud800') }}", InputError, "\ud800"),
         ({"a": "x", "b": "y"}, NotSupportedError, "called a, b"),
     ],
 )
@@ -159,6 +160,8 @@ def test_what_a_template_does_wrong_is_told(template, kind, named, tmp_path):
         ("tokenizer.json", "\udce4", "no JSON"),
         ("config.json", "5", "config.json: 5 where"),
         ("special_tokens_map.json", "null", "None where an object"),
+        ("chat_template.jinja", "\udcff", "chat_template.jinja: no text in UTF-8"),
+        ("tokenizer_config.json", r'{"padding_side": "\ud800"}', "\ud800"),
     ],
 )
 def test_the_file_that_is_wrong_is_named(file, content, named, tmp_path):
@@ -184,6 +187,11 @@ def test_files_that_are_none_are_not_opened(tmp_path):
         part in refused.value.message
         for part in ("tokenizer.json: no regular file", "added_tokens.json: ", "1073741824 bytes")
     )
+
+
+def test_a_path_that_is_no_utf8_is_not_called_damaged(tmp_path):
+    with pytest.raises(NotSupportedError, match="no path that is no UTF-8"):
+        Tokenizer(save(tmp_path / "m\udcff", byte_level()))
 
 
 def test_code_of_its_own_is_never_run(tmp_path):

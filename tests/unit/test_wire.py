@@ -29,6 +29,11 @@ def test_round_trip(message):
     assert wire.decode(wire.encode(message)) == message
 
 
+def test_paths_that_are_no_utf8_travel():
+    message = {"folder": "/models/m\udcff"}
+    assert wire.decode(wire.encode(message)) == message
+
+
 @given(data=st.binary(max_size=40))
 def test_any_bytes_are_a_map_or_a_value_error(data):
     with contextlib.suppress(ValueError):
