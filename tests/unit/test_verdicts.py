@@ -157,7 +157,11 @@ VALID: dict[str, tuple[dict[str, Any], Change]] = {
     "linear rope": ({**LLAMA, "rope_scaling": {"type": "linear", "factor": 2.0}}, nothing),
     "llama3 rope": ({**LLAMA, "rope_scaling": LLAMA3}, nothing),
     "rope_parameters": (
-        {**LLAMA, "rope_theta": None, "rope_parameters": {"rope_type": "default", "rope_theta": 500.0}},
+        {
+            **LLAMA,
+            "rope_theta": None,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 500.0},
+        },
         nothing,
     ),
     "two files": (LLAMA, sharded()),
