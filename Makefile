@@ -12,7 +12,9 @@ SANITIZED := build/sanitize
 # `python -S` reads no .pth file, and so does not find the installed module before the sanitized one.
 SITE := $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 
-.PHONY: demo test cluster-test fuzz stress gpu-compile sanitize check format clean
+GPU_BUNDLE ?= build/gpu-bundle
+
+.PHONY: demo test cluster-test fuzz stress gpu-check gpu-bundle gpu-compile sanitize check format clean
 
 demo: .stamps/install  ## plan, generate on two ranks, prove that 1 to 4 ranks agree
 	@$(BIN)/isobit plan $(MODEL) -tp 2
@@ -36,6 +38,12 @@ stress: .stamps/test  ## a million sums over shared memory at degrees 2 to 4
 
 gpu-compile: .stamps/test  ## every CUDA kernel for every architecture, without a GPU (eleven minutes)
 	$(BIN)/python -m tests.gpu.compiled all
+
+gpu-check: .stamps/install  ## every step of `isobit gpu check` on a simulated GPU
+	$(BIN)/isobit gpu check --rehearse
+
+gpu-bundle: .stamps/install  ## a folder for a machine with GPUs and no network (about 35 MB)
+	$(BIN)/python -m bench.gpu_bundle $(GPU_BUNDLE)
 
 sanitize: .stamps/sanitize  ## the kernel tests with address and undefined-behaviour sanitizers
 	cp -R kernels shard runtime launch $(SANITIZED)/site/isobit/

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import TypeVar
-
-Item = TypeVar("Item")
+from collections.abc import Callable
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -18,40 +15,23 @@ class Part:
     share: float
 
 
-PARTS = (
-    Part("checks", 0.2),
-    Part("two ranks on one GPU", 0.1),
-    Part("products", 0.2),
-    Part("models", 0.5),
-)
+PARTS = (Part("products", 0.35), Part("models", 0.65))
 
 
 @dataclass
 class Budget:
-    """Seconds of each part; what one leaves unused goes to the next. `left_out` is for people."""
+    """Seconds of each part; what one leaves unused goes to the next."""
 
     minutes: float
     clock: Callable[[], float] = time.monotonic
-    left_out: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._began = self.clock()
-        ends, total = {}, 0.0
+        began, total = self.clock(), 0.0
+        self._ends = {}
         for part in PARTS:
             total += part.share
-            ends[part.name] = self._began + 60 * self.minutes * total
-        self._ends = ends
+            self._ends[part.name] = began + 60 * self.minutes * total
 
     def seconds_left(self, part: str) -> float:
         """How long the part may still take."""
         return self._ends[part] - self.clock()
-
-    def items(
-        self, part: str, work: Iterable[Item], describe: Callable[[Item], str]
-    ) -> Iterator[Item]:
-        """The items that are begun while there is time; the rest is noted as left out."""
-        for item in work:
-            if self.seconds_left(part) > 0:
-                yield item
-            else:
-                self.left_out.append(f"{part}: {describe(item)}")

@@ -8,11 +8,9 @@ contract costs.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import tempfile
-import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,8 @@ from isobit.runtime.engine import Engine
 from isobit.runtime.launcher import LocalLauncher
 from isobit.runtime.throughput import Workload, measure
 from isobit.shard.plan import PlanSettings
+
+from .gpu_children import streamed
 
 BATCHES = (1, 16, 64)
 PROMPT, NEW, ROUNDS = 128, 32, 1
@@ -106,23 +106,18 @@ def settings(run: Run, batches: Sequence[int], device: str = "cuda") -> EngineSe
     )
 
 
-def measured(run: Run, seconds: float) -> dict[str, Any]:
+def measured(run: Run, seconds: float, on_row: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     """Run one model in processes of its own; what was measured when time was up is kept."""
-    command = [sys.executable, "-m", "bench.gpu_models", run.shape, str(run.atoms)]
+    command = ["-m", "bench.gpu_models", run.shape, str(run.atoms)]
     command += ["eager" if run.eager else "graphs", ",".join(map(str, BATCHES))]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    rows: list[dict[str, Any]] = []
+
+    def take(row: dict[str, Any]) -> None:
+        rows.append(row)
+        on_row(row)
+
     # Ranks end with their driver, however it ends.
-    timer = threading.Timer(max(1.0, seconds), process.kill)
-    timer.start()
-    try:
-        output, errors = process.communicate()
-    finally:
-        timer.cancel()
-    rows = [json.loads(line) for line in output.splitlines()]
-    error = None
-    if process.returncode:
-        last = (errors.strip().splitlines() or [""])[-1]
-        error = "time was up" if process.returncode < 0 else last
+    error = streamed(command, seconds, take)
     return {"run": run.name, "rows": rows, "error": error}
 
 

@@ -28,22 +28,6 @@ def of_products(products: Sequence[Mapping[str, Any]]) -> Table:
     return made
 
 
-def of_ranks(found: Mapping[str, Any]) -> Table:
-    """Two ranks that take turns on one card: times are not those of two cards."""
-    made = Table("two ranks, one GPU, over", "rows", "KiB", "bits of the tree", "us in turns")
-    for row in found["rows"]:
-        made.add_row(
-            row["transport"],
-            str(row["rows"]),
-            f"{row['bytes'] / 1024:.0f}",
-            "yes" if row["same_bits"] else "NO",
-            f"{row['us']:.0f}",
-        )
-    if found["error"]:
-        made.caption = f"FAILED: {found['error']}"
-    return made
-
-
 def of_models(models: Sequence[Mapping[str, Any]], bandwidth: float) -> Table:
     """`of copy`: the least time in which the weights can be read over the time of a step;
     `bandwidth` in bytes a second."""

@@ -20,7 +20,7 @@ COMMANDS = (
     "trace",
     "compare",
 )
-GROUPS = ("bench", "cluster")
+GROUPS = ("bench", "cluster", "gpu")
 
 # Recent versions of typer carry their own click; the base of BadParameter is right in all of them.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # pyright: ignore

@@ -8,12 +8,17 @@ from typing import Any
 MOST_ROWS, MOST_LISTED, LONGEST = 60, 12, 300
 
 
-def measured_facts(measured: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """One row for each number or text; long lists are counted, and what is left out is told."""
+def measured_facts(
+    measured: Mapping[str, Any], command: str = "isobit doctor"
+) -> list[tuple[str, str]]:
+    """One row for each number or text; long lists are counted, and what is left out is told.
+
+    `command` is what prints them all, with --json.
+    """
     rows = list(_rows("", measured))
     if len(rows) > MOST_ROWS:
         left = len(rows) - MOST_ROWS
-        return [*rows[:MOST_ROWS], (f"{left} more", "isobit doctor --json prints them all")]
+        return [*rows[:MOST_ROWS], (f"{left} more", f"{command} --json prints them all")]
     return rows
 
 

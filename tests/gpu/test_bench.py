@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +11,9 @@ from isobit.runtime.config import check_device
 from isobit.runtime.prepare import prepare
 from rich.console import Console
 
-from bench import gpu, gpu_models, gpu_ranks, gpu_tables
+from bench import gpu, gpu_models, gpu_tables
 from bench.gpu_budget import PARTS, Budget
+from bench.gpu_children import resumed, streamed
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,30 +30,56 @@ def test_a_dry_run_lists_every_part_and_its_time() -> None:
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
     lines = run.stdout.splitlines()
     for wanted in (
-        "checks: bits of int4",
-        "two ranks on one GPU: host memory, 512 x 5120",
         "products: int4 group 128 symmetric float16 scales, 8192 x 8192, 1 rows",
         "models: 14B, graphs, plain loop, batches of 1, 16, 64",
         "models: 32B, eager, batches of 1, 16, 64",
-        "models: at most 240 s, and what parts before it left",
+        "models: at most 312 s, and what parts before it left",
     ):
         assert wanted in lines
-    assert len(lines) == sum(map(len, gpu.planned(False).values())) + len(PARTS)
+    assert len(lines) == sum(map(len, gpu.planned().values())) + len(PARTS)
 
 
-def test_a_part_stops_when_its_time_is_over_and_says_what_it_left() -> None:
+def test_what_a_part_leaves_is_the_next_ones() -> None:
     clock = Clock()
     budget = Budget(10, clock)
-    begun = []
-    for item in budget.items("checks", range(5), str):
-        begun.append(item)
-        clock.now += 50
-    assert begun == [0, 1, 2]  # 120 seconds
-    assert budget.left_out == ["checks: 3", "checks: 4"]
-    # What the part took too long is the next one's loss, what it leaves its gain.
-    assert budget.seconds_left("two ranks on one GPU") == 30
+    assert budget.seconds_left("products") == 210
+    clock.now += 50
+    assert budget.seconds_left("products") == 160 and budget.seconds_left("models") == 550
     assert abs(sum(part.share for part in PARTS) - 1) < 1e-9
-    assert budget.seconds_left("models") == 450
+
+
+CHILD = """
+import json, os, sys, time
+for number in range(int(sys.argv[1]), 5):
+    if number == 1:
+        sys.exit("CUDA error: an illegal memory access was encountered")
+    if number == 3:
+        os.kill(os.getpid(), 9)
+    print(json.dumps({"number": number}), flush=True)
+"""
+
+
+def test_a_part_goes_on_behind_what_ended_its_child() -> None:
+    rows, errors = [], {}
+    begun = resumed(
+        lambda at: ["-c", CHILD, str(at)],
+        5,
+        lambda: 60.0,
+        lambda at, row: rows.append((at, row["number"])),
+        lambda at, text: errors.update({at: text}),
+    )
+    assert begun == 5 and rows == [(0, 0), (2, 2), (4, 4)]
+    assert errors == {
+        1: "CUDA error: an illegal memory access was encountered",
+        3: "ended with status -9",
+    }
+
+
+def test_rows_that_came_before_the_time_was_up_are_kept() -> None:
+    rows = []
+    script = "import time; print('{}', flush=True); time.sleep(60)"
+    assert streamed(["-c", script], 3.0, rows.append) == "time was up"
+    assert rows == [{}]
 
 
 @pytest.mark.parametrize("run", gpu_models.RUNS, ids=lambda run: run.name)
@@ -81,24 +107,6 @@ def test_the_cost_of_the_contract_is_a_step_over_that_of_the_plain_loop() -> Non
     cost = gpu_models.contract_cost(models)
     assert cost == {1: pytest.approx(0.1), 16: 0.0}
     assert gpu_models.contract_cost(models[2:]) == {}
-
-
-def test_what_two_ranks_found_is_read_even_when_they_did_not_end() -> None:
-    rows = [
-        {"transport": transport, "rows": rows, "bytes": 4, "same_bits": True, "us": 9.0}
-        for transport in gpu_ranks.TRANSPORTS
-        for rows in gpu_ranks.ROWS
-    ]
-    lines = [json.dumps(row) for row in rows]
-    assert gpu_ranks.read("\n".join(lines)) == {"error": None, "rows": rows}
-    assert gpu_ranks.read("\n".join(lines[:2]))["error"] == "2 of 6 were measured"
-    assert gpu_ranks.read(lines[0] + '\n{"error": "E-COLL-CUDA no"}')["error"] == "E-COLL-CUDA no"
-    wrong = json.dumps({**rows[5], "same_bits": False})
-    found = gpu_ranks.read("\n".join([*lines[:5], wrong]))
-    assert found["error"] == "not the bits of the tree: host memory, 512 rows"
-    table = Console(width=120, record=True)
-    table.print(gpu_tables.of_ranks(found))
-    assert "FAILED: not the bits of the tree" in table.export_text()
 
 
 def test_models_are_set_beside_the_bandwidth_of_the_card() -> None:

@@ -5,27 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from isobit.kernels.gpu.device import Gpu
 from isobit.kernels.step import Step
-from isobit.runtime.collectives.gather import GatherCollectives
+from isobit.launch.gpu_check.small_model import MOST_ROWS, open_decoder
 from isobit.runtime.decoder import Decoder
 from isobit.runtime.trace import Tracer
-from isobit.shard.checkpoint import open_checkpoint
-from isobit.shard.expected_tensors import stored_intermediate_size
-from isobit.shard.load import load_rank
-from isobit.shard.plan import PlanSettings, make_plan
 from isobit.shard.quantize.folder import QuantizeSettings, quantize_folder
-from isobit.shard.spec import read_spec
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from ..support import save_random_model
 from .cards import CountingCard
 
+__all__ = ["KINDS", "MOST_ROWS", "PAGES", "POSITIONS", "VOCABULARY", "decoder", "save", "step"]
 KINDS = {"int4": 4, "int8": 8, "dense": 0}
 VOCABULARY = 66
 POSITIONS = 1024
 PAGES = POSITIONS // 64
-MOST_ROWS = 16
 
 
 def save(folder: Path, kind: str, dtype: torch.dtype = torch.bfloat16) -> Path:
@@ -52,24 +46,7 @@ def decoder(
     model: Path, card: CountingCard, *, eager: bool = False, tracer: Tracer | None = None
 ) -> Decoder:
     """A single rank with a cache of 2 * PAGES pages of zeros."""
-    spec, checkpoint = read_spec(model), open_checkpoint(model)
-    plan = make_plan(spec, PlanSettings(), stored_intermediate_size(checkpoint))
-    gpu = Gpu(card, most_rows=MOST_ROWS, eager=eager)
-    dtype = spec.torch_dtype
-    made = Decoder(
-        spec,
-        plan,
-        0,
-        load_rank(checkpoint, spec, plan, 0, dtype, gpu),
-        GatherCollectives(plan, 0),
-        tracer or Tracer(None),
-        dtype=dtype,
-        kv_pages=2 * PAGES,
-        device=gpu,
-    )
-    for cache in made.caches:
-        cache.keys.zero_(), cache.values.zero_()
-    return made
+    return open_decoder(model, card, eager=eager, pages=2 * PAGES, tracer=tracer)
 
 
 def step(*pieces: tuple[int, int, list[int]], sampled: list[int] | None = None) -> Step:
