@@ -144,6 +144,7 @@ class DriverLink:
                     raise fault
                 if time.monotonic() > deadline:
                     if failed:
+                        _blame_the_silent(answers | later_errors, dead, what)
                         return answers | later_errors
                     raise RankFault(
                         "E-RANK-TIMEOUT",
@@ -168,11 +169,30 @@ class DriverLink:
             elif serve is not None and message.get("kind") == "want piece":
                 self.send(rank, serve(rank, message))
                 deadline = time.monotonic() + timeout_s
+        if failed:
+            _blame_the_silent(answers | later_errors, dead, what)
         return answers
 
     def close(self) -> None:
         self._transport.close()
         self._private.close()
+
+
+def _blame_the_silent(
+    answers: dict[int, dict[str, Any]], dead: Callable[[], dict[int, str]], what: str
+) -> None:
+    """Raise RankFault E-RANK-DIED for ranks that ended without a word, where others only missed
+    them in a collective. A rank may have answered its step and been killed behind it."""
+    errors = {rank for rank, answer in answers.items() if answer.get("kind") == "error"}
+    if not all(str(answers[rank].get("code")).startswith("E-COLL-") for rank in errors):
+        return
+    until = time.monotonic() + DEATH_GRACE_S
+    while True:
+        if silently := {rank: how for rank, how in dead().items() if rank not in errors}:
+            raise RankFault("E-RANK-DIED", name_ranks(silently, what))
+        if time.monotonic() > until:
+            return
+        time.sleep(POLL_MS / 1000)
 
 
 def _listen(address: Address, folder: Path, degree: int, secret: str) -> Transport:
