@@ -67,4 +67,5 @@ def stored_bits(module: LinearModule, scheme: WeightScheme | None, dtype_bits: i
         * (dtype_bits if tensor.dtypes == FLOATS else 8 * tensor.dtypes[0].itemsize)
         for name, tensor in tensors.items()
         if not name.endswith(".weight_shape")
+        and (tensor.required or not name.endswith(".weight_zero_point"))
     )
