@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from isobit.launch.cli.main import main
+from isobit.launch.tokenizer.process import PROCESS
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ def scratch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     pytest's own folder is made first, outside it.
     """
     assert tmp_path.is_dir()
+    # Commands of one process share the process of tokenizers, which outlives the test.
+    PROCESS.start()
     folder = Path(tempfile.mkdtemp(prefix="t-", dir="/tmp"))
     monkeypatch.setenv("TMPDIR", str(folder))
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
