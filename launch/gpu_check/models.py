@@ -34,7 +34,7 @@ def eager_model(at: Place, report: Report) -> None:
         del kinds["int4"]  # transformers cannot read it
     elif at.rehearsal:
         del kinds["dense"]
-    ids = list(IDS[:3] if at.rehearsal else IDS)
+    ids: list[int] = list(IDS[:3] if at.rehearsal else IDS)
     for kind, model in kinds.items():
         found = open_decoder(model, at.card(), eager=True).forward(step_of(0, ids))[1].cpu()
         oracle = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()

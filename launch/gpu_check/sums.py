@@ -110,7 +110,8 @@ def _measure(
                 f"{over}, {rows} rows, call {seed}: {len(differ)} of {found.numel()} elements are "
                 "not the bits of the tree",
             )
-        nodes, out = _nodes(plan, at, _leaves(rows, at, 0)), torch.empty_like(out)
+        nodes = _nodes(plan, at, _leaves(rows, at, 0))
+        out = torch.empty(rows, at.sizes.sum_hidden, device=at.device)
         call = lambda nodes=nodes, out=out: collectives.all_reduce(nodes, out, "timed")  # noqa: E731
         seconds = at.seconds([call] * at.sizes.timed)
         collectives.check()

@@ -26,7 +26,9 @@ def open_set_up_group(timeout_s: float) -> None:
     Ranks load and compile for minutes, each at its own pace. Every rank of the default process
     group makes this call.
     """
-    _SetUp.group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+    group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+    assert not isinstance(group, int), "every rank is a member"
+    _SetUp.group = group
 
 
 def set_up_group() -> dist.ProcessGroup | None:

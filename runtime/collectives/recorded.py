@@ -86,9 +86,9 @@ def _record_on_device(
     site: str,
     planes: bool,
 ) -> None:
-    common = {"planes": planes, "capturable": collectives.capturable}
+    capturable = collectives.capturable
     if not isinstance(collectives, DeviceCollectives):
-        program.gpu.collective(program, call, x, out, **common)
+        program.gpu.collective(program, call, x, out, planes=planes, capturable=capturable)
         return
 
     def first(given: torch.Tensor, made: torch.Tensor) -> None:
@@ -96,4 +96,6 @@ def _record_on_device(
             call(given, made)
 
     launches = partial(getattr(collectives, f"{name}_launches"), site=site)
-    program.gpu.collective(program, call, x, out, first=first, launches=launches, **common)
+    program.gpu.collective(
+        program, call, x, out, planes=planes, capturable=capturable, first=first, launches=launches
+    )

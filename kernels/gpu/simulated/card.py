@@ -6,7 +6,8 @@ import os
 from collections.abc import Callable
 
 import torch
-from isobit.kernels.gpu.card import CardMemory
+
+from ..card import CardMemory
 
 
 class SimulatedCard:
