@@ -54,10 +54,10 @@ def test_a_cluster_is_named_by_the_option_before_the_environment(monkeypatch):
 def test_cards_by_name_are_never_those_of_a_cluster(monkeypatch):
     monkeypatch.setattr(devices.torch.cuda, "is_available", lambda: True)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    assert chosen_device("cuda:0,cuda:0", AUTO, None) == "cuda:0,cuda:0"
+    assert chosen_device("cuda:0,cuda:0", AUTO, None, 2) == "cuda:0,cuda:0"
     for name, address in ((RAY, None), (AUTO, "10.0.0.1:6379")):
         with pytest.raises(InputError, match="Ray chooses cards itself"):
-            chosen_device("cuda:0,cuda:0", name, address)
+            chosen_device("cuda:0,cuda:0", name, address, 2)
 
 
 RUN = """
