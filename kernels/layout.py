@@ -13,10 +13,11 @@ import torch
 from .errors import InputError
 from .lines import WORD_DTYPE, by_column, by_run, line_columns, line_words
 from .memory import streamed
+from .native import TILE
 from .placement import Placement, place
 from .stored_codes import StoredCodes
 from .tiles import code_tiles, dense_tiles
-from .weight import DATA_DTYPE, LINE_K, MIDDLE, TILE, WORD_SHAPE, PackedWeight, bad
+from .weight import DATA_DTYPE, LINE_K, MIDDLE, WORD_SHAPE, PackedWeight, bad
 
 __all__ = [
     "TILE",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from .memory import kept
-from .weight import TILE
+from .native import TILE
 
 # A line is copied as 64 words, one a column.
 WORD_DTYPE = {

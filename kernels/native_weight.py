@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .backend import native
 from .checks import NUMBERS
 from .errors import InputError
+from .native import native
 from .weight import PackedWeight
 
 if TYPE_CHECKING:

@@ -11,20 +11,19 @@ from __future__ import annotations
 
 import torch
 
-from .backend import (
+from .backend import backend, cuda
+from .cache import PAGE, KVCache
+from .checks import CPU, NUMBERS, Checks
+from .gpu.weight import GpuWeight
+from .native import (
     available_isas,
-    backend,
     busy_seconds,
-    cuda,
     external_seconds,
     native,
     set_isa,
     set_threads,
     threads,
 )
-from .cache import PAGE, KVCache
-from .checks import CPU, NUMBERS, Checks
-from .gpu.weight import GpuWeight
 from .native_weight import address, merged, native_weight
 from .reductions import Outcome, digest, greatest
 from .step import check_indices, check_pages

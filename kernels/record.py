@@ -10,11 +10,12 @@ from collections.abc import Sequence
 
 import torch
 
+from .buffer import Buffer
 from .cache import KVCache
 from .checks import CPU, NUMBERS, Checks
 from .gpu.weight import GpuWeight
 from .native_weight import address, merged, native_weight
-from .program import AnyProgram, Buffer, Program
+from .program import AnyProgram, Program
 from .weight import PackedWeight
 
 

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import torch
 
+from .buffer import Buffer
 from .checks import NUMBERS, Checks
 from .gpu.weight import GpuWeight
 from .native_weight import address
-from .program import AnyProgram, Buffer, Program
+from .program import AnyProgram, Program
 from .weight import MIDDLE, PackedWeight
 
 

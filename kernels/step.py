@@ -8,10 +8,10 @@ from functools import cached_property
 
 import torch
 
-from .backend import native
 from .cache import PAGE
 from .checks import Checks
 from .errors import InputError
+from .native import native
 
 
 @dataclass(frozen=True, kw_only=True)

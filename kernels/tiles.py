@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import torch
 
-from .backend import native
 from .memory import streamed
+from .native import TILE, native
 from .placement import Placement
 from .stored_codes import StoredCodes
-from .weight import DATA_DTYPE, LINE_K, MIDDLE, TILE, WORD_SHAPE
+from .weight import DATA_DTYPE, LINE_K, MIDDLE, WORD_SHAPE
 
 PART_BYTES = 1 << 19
 

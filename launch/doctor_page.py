@@ -12,12 +12,11 @@ from typing import Any
 
 from ..kernels.errors import InputError
 from ..shard.write_file import write_beside
-from .cli.output import human_bytes
 from .pages.layer_loss import layer_loss
 from .pages.layer_map import layer_map
 from .pages.measured_facts import measured_facts
 from .pages.render import render
-from .printable import printable
+from .printable import human_bytes, printable
 
 GENERATOR = "isobit doctor"
 _OWN = f'<meta name="generator" content="{GENERATOR}">'

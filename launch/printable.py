@@ -1,4 +1,4 @@
-"""Text that files name, made fit for a terminal or a page."""
+"""Text and sizes made fit for a terminal or a page."""
 
 from __future__ import annotations
 
@@ -21,3 +21,12 @@ def printable(text: str) -> str:
 def _code(match: re.Match[str]) -> str:
     number = ord(match[0])
     return f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}"
+
+
+def human_bytes(count: float) -> str:
+    """1536 -> "1.5 KiB"."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1024
+    raise AssertionError("unreachable")

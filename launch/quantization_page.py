@@ -9,10 +9,9 @@ from typing import Any
 
 from ..shard.quantize.report import REPORT
 from ..shard.write_file import write_beside
-from .cli.output import human_bytes
 from .pages.module_map import module_maps
 from .pages.render import render
-from .printable import printable
+from .printable import human_bytes, printable
 from .quantize_evaluation import ROUGH, loss
 
 PAGE = "quantization_report.html"

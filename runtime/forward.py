@@ -8,9 +8,9 @@ from itertools import accumulate
 import torch
 
 from ..kernels import record, record_rows
+from ..kernels.buffer import Buffer
 from ..kernels.cache import KVCache
 from ..kernels.device import HOST, AnyWeight, Device
-from ..kernels.program import Buffer
 from ..shard.load import RankWeights
 from ..shard.plan import ShardPlan
 from ..shard.spec import ModelSpec

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 
 from ..kernels import record, record_rows
+from ..kernels.buffer import Buffer
 from ..kernels.cache import KVCache
 from ..kernels.device import HOST, AnyWeight, Device
 from ..kernels.layout import PackedWeight
-from ..kernels.program import Buffer
 from ..kernels.step import StepLimits
 from ..shard.load import LayerWeights
 from ..shard.plan import ShardPlan

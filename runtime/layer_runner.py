@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from ..kernels.buffer import Buffer
 from ..kernels.cache import KVCache
-from ..kernels.program import Buffer
 from ..kernels.step import Step
 from ..shard.load import LayerWeights
 from ..shard.modules import feature_slice, layer_modules

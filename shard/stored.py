@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from itertools import pairwise
 
-from ..kernels.weight import LINE_K, TILE
+from ..kernels.native import TILE
+from ..kernels.weight import LINE_K
 from .formats.bitsandbytes import INT8, NF4
 from .modules import LinearModule, atom_ends, feature_slice
 from .plan import ShardPlan

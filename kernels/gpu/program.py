@@ -10,17 +10,17 @@ from __future__ import annotations
 import dataclasses
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
 
 import torch
 
+from ..buffer import Buffer
 from ..cache import PAGE
 from ..errors import InputError
-from ..program import Buffer
 from ..step import Step, StepLimits, check_step
 from . import record
 from .arena import Arena
 from .attention import Heads
+from .bound import Bound, Op
 from .card import MOST_GRAPHS, MOST_SAMPLED, Card
 from .launch import ceil_div
 from .listing import Call, Item, Listing
@@ -30,28 +30,6 @@ from .step_memory import StepMemory
 
 MOST_LISTS = 32
 """Lists of steps that are not decode; making one anew takes some milliseconds."""
-
-
-@dataclass(frozen=True)
-class Bound:
-    """What an op finds when its launches are listed for a shape."""
-
-    shape: Shape
-    memory: StepMemory
-    arena: Arena
-
-    def rows(self, buffer: Buffer) -> torch.Tensor:
-        """`[rows, width]`; with several planes `[planes, rows, width]`."""
-        return buffer.rows(self.shape.sampled if buffer.sampled else self.shape.rows)
-
-    def planes(self, buffer: Buffer) -> torch.Tensor:
-        """`[planes, rows, width]`, also where there is one plane."""
-        rows = self.rows(buffer)
-        return rows if buffer.planes > 1 else rows[None]
-
-
-Op = Callable[[Bound], Sequence[Item]]
-"""Lists its launches for a shape."""
 
 
 class GpuProgram:

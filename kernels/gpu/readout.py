@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
-from ..program import Buffer
+from ..buffer import Buffer
+from .bound import Bound
 from .card import Card
 from .jit.readout import finish_lines, read_lines
 from .launch import Launch, ceil_div, power_of_2
 from .linear import Work
 from .reductions import BLOCK_DIGEST, WORDS, digest_value
-
-if TYPE_CHECKING:
-    from .program import Bound
 
 TENSORS = 3
 

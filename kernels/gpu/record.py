@@ -4,32 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 
+from ..buffer import Buffer
 from ..cache import KVCache
 from ..errors import InputError
-from ..program import Buffer
 from ..weight import PackedWeight
 from . import moves, rows
-from .attention import Chunks, attention_work
+from .attention import Chunks, Heads, attention_work
+from .bound import Bound, Op
 from .launch import Launch
 from .linear import HALVES, Node, check_dtypes, product_work, tree_nodes
 from .listing import Call, Item
 from .readout import Spoken
 from .weight import GpuWeight
 
-if TYPE_CHECKING:
-    from .program import Bound, GpuProgram, Op
-
-
 Meeting = Callable[[torch.Tensor, torch.Tensor], None]
 """A collective, given what a rank has and where the result goes."""
 
 
+class Recorder(Protocol):
+    """What ops are recorded into: a `GpuProgram`."""
+
+    device: torch.device
+
+    def record(self, op: Op) -> None:
+        """Record an op."""
+        ...
+
+    def heads_of(self, head_to_kv: list[int], kv_heads: int, head: int) -> Heads:
+        """The heads of size `head` that attend. Raises InputError E-KERNEL-SHAPE."""
+        ...
+
+    def read_out(self, spoken: Spoken) -> None:
+        """Have every list end by digesting what a step says."""
+        ...
+
+
 def linear(
-    program: GpuProgram,
+    program: Recorder,
     x: Buffer,
     weights: Sequence[PackedWeight] | Sequence[GpuWeight],
     outs: Sequence[Buffer],
@@ -71,7 +86,7 @@ def _product(
 
 
 def rms_norm(
-    program: GpuProgram,
+    program: Recorder,
     x: Buffer,
     add: Buffer | None,
     bias: torch.Tensor | None,
@@ -94,13 +109,13 @@ def rms_norm(
     )
 
 
-def silu_mul(program: GpuProgram, gate: Buffer, up: Buffer, out: Buffer) -> None:
+def silu_mul(program: Recorder, gate: Buffer, up: Buffer, out: Buffer) -> None:
     """As record.silu_mul."""
     program.record(lambda at: [rows.silu_mul(at.rows(gate), at.rows(up), at.rows(out))])
 
 
 def rope_and_cache(
-    program: GpuProgram,
+    program: Recorder,
     q: Buffer,
     k: Buffer,
     v: Buffer,
@@ -126,7 +141,7 @@ def rope_and_cache(
 
 
 def attention(
-    program: GpuProgram,
+    program: Recorder,
     q: Buffer,
     cache: KVCache,
     out: Buffer,
@@ -168,7 +183,7 @@ def attention(
 
 
 def embed(
-    program: GpuProgram,
+    program: Recorder,
     table: torch.Tensor | PackedWeight | GpuWeight,
     first: int,
     count: int,
@@ -193,7 +208,7 @@ def _table(weight: PackedWeight | GpuWeight) -> torch.Tensor:
     return weight.data
 
 
-def owned_rows(program: GpuProgram, gathered: Buffer, ends: Sequence[int], out: Buffer) -> None:
+def owned_rows(program: Recorder, gathered: Buffer, ends: Sequence[int], out: Buffer) -> None:
     """As record_rows.owned_rows."""
     there = torch.tensor(list(ends), device=program.device)
     program.record(
@@ -201,13 +216,13 @@ def owned_rows(program: GpuProgram, gathered: Buffer, ends: Sequence[int], out: 
     )
 
 
-def join_columns(program: GpuProgram, gathered: Buffer, sizes: Sequence[int], out: Buffer) -> None:
+def join_columns(program: Recorder, gathered: Buffer, sizes: Sequence[int], out: Buffer) -> None:
     """As record_rows.join_columns."""
     begins = torch.tensor([0, *accumulate(sizes)], device=program.device)
     program.record(lambda at: [moves.join_columns(at.planes(gathered), begins, at.rows(out))])
 
 
-def sampled_rows(program: GpuProgram, x: Buffer, out: Buffer) -> None:
+def sampled_rows(program: Recorder, x: Buffer, out: Buffer) -> None:
     """As record_rows.sampled_rows."""
 
     def items(at: Bound) -> Sequence[Item]:
@@ -218,7 +233,7 @@ def sampled_rows(program: GpuProgram, x: Buffer, out: Buffer) -> None:
     program.record(items)
 
 
-def last_row(program: GpuProgram, x: Buffer, out: torch.Tensor) -> None:
+def last_row(program: Recorder, x: Buffer, out: torch.Tensor) -> None:
     """As record_rows.last_row."""
 
     def items(at: Bound) -> Sequence[Item]:
@@ -229,7 +244,7 @@ def last_row(program: GpuProgram, x: Buffer, out: torch.Tensor) -> None:
 
 
 def collective(
-    program: GpuProgram,
+    program: Recorder,
     call: Meeting,
     x: Buffer,
     out: Buffer,
@@ -259,7 +274,7 @@ def collective(
 
 
 def read_out(
-    program: GpuProgram, hidden: Buffer, normed: torch.Tensor, last: Buffer, logits: Buffer
+    program: Recorder, hidden: Buffer, normed: torch.Tensor, last: Buffer, logits: Buffer
 ) -> None:
     """As record_rows.read_out."""
     program.read_out(Spoken(hidden=hidden, normed=normed, last=last, logits=logits))

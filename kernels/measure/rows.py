@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from .. import record
+from ..buffer import Buffer
 from ..cache import PAGE, KVCache
-from ..program import Buffer, Program
+from ..program import Program
 from ..step import Step, StepLimits
 from .compare import Case
 from .steps import decode_step, one_position, prefill_step

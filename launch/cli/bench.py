@@ -15,6 +15,7 @@ from ...runtime.prepare import prepare
 from ...runtime.throughput import Throughput, Workload, measure
 from ...shard.plan import PlanSettings
 from ..models import model_folder
+from ..printable import human_bytes
 from .bench_collectives import collectives
 from .bench_kernels import kernels
 from .options import (
@@ -47,7 +48,7 @@ from .options import (
     launchers,
     load_settings,
 )
-from .output import console, human_bytes, print_json, spinner
+from .output import console, print_json, spinner
 
 bench = typer.Typer(
     name="bench", help="Measure how fast kernels and models run here.", no_args_is_help=True

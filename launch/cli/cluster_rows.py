@@ -18,7 +18,7 @@ from ..cluster_check.facts import (
     usual,
     ways_without_access,
 )
-from .output import human_bytes
+from ..printable import human_bytes
 
 UNKNOWN, NONE = "?", "-"
 Cell = Callable[[Report], str]

@@ -12,8 +12,9 @@ import typer
 from ...kernels.errors import InputError
 from ...runtime.config import EngineSettings
 from ...runtime.devices import refuse_cuda
+from ...runtime.doctor.case import Case
 from ...runtime.doctor.checks import CHECKS
-from ...runtime.doctor.context import Case, Context
+from ...runtime.doctor.context import Context
 from ...runtime.doctor.diagnosis import Diagnosis, decisive
 from ...runtime.doctor.examine import examine
 from ...runtime.doctor.findings import CheckResult

@@ -15,6 +15,7 @@ from ...runtime.config import EngineSettings, SamplingSettings, check_sampling
 from ...runtime.engine import Batch, Engine, prepare
 from ...shard.plan import PlanSettings
 from ..models import model_folder
+from ..printable import human_bytes
 from ..tokenizer.stop_tokens import tokenizer_stop_ids
 from ..tokenizer.tokenizer import Tokenizer
 from .options import (
@@ -49,7 +50,7 @@ from .options import (
     load_settings,
     parse_ids,
 )
-from .output import errors, human_bytes, print_json, spinner
+from .output import errors, print_json, spinner
 
 
 def generate(

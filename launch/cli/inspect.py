@@ -13,8 +13,9 @@ from rich.text import Text
 
 from ...shard.inspect import Finding, Report, inspect_folder
 from ..models import model_folder
+from ..printable import human_bytes
 from .options import Json, Model
-from .output import bytes_bar, console, human_bytes, print_json
+from .output import bytes_bar, console, print_json
 
 COLOURS = {"healthy": "green", "suspicious": "yellow", "not-supported": "magenta", "damaged": "red"}
 REFUSED = ("damaged", "not-supported")

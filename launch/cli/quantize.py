@@ -23,10 +23,11 @@ from ...shard.quantize.scheme import QuantizeSettings
 from ..calibration_text import DEFAULT_LENGTH, DEFAULT_SAMPLES, calibration_text
 from ..hub_dataset import parse_dataset
 from ..models import model_folder
+from ..printable import human_bytes
 from ..quantize_evaluation import plan_evaluation
 from .again import command_again
 from .options import CpuDevice, Degree, Json, LauncherChoice, Model, RayAddress
-from .output import console, errors, human_bytes, print_json, progress_bar
+from .output import console, errors, print_json, progress_bar
 from .quantize_evaluate import Source, evaluate_output, show_evaluation
 from .quantize_options import (
     DEFAULT_DAMPING,

@@ -18,6 +18,7 @@ from ...runtime.trace_index import TraceIndex
 from ...runtime.trace_settings import RECORDS, TraceSettings
 from ...shard.plan import PlanSettings
 from ..models import model_folder
+from ..printable import human_bytes
 from ..record_transformers import load_transformers, record_transformers
 from ..tokenizer.tokenizer import Tokenizer
 from .options import (
@@ -50,7 +51,7 @@ from .options import (
     load_settings,
     parse_ids,
 )
-from .output import console, errors, human_bytes, print_json, progress_bar, spinner
+from .output import console, errors, print_json, progress_bar, spinner
 
 
 def trace(

@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from ...kernels.errors import DamagedError, InputError, IsobitError, NotSupportedError
 from . import folder as files
-from .worker import LOAD_CPU_S, LOAD_MEMORY_BYTES, limit
+from .limits import LOAD_CPU_S, LOAD_MEMORY_BYTES, limit
 
 MOST_LOADED = 4
 PROBE_CPU_S, PROBE_BYTES = 2, 256 << 20

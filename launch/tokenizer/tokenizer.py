@@ -10,8 +10,8 @@ from typing import Any
 
 from ...kernels.errors import InputError
 from .detokenizer import Detokenizer, TextStream, from_facts
+from .limits import LOAD_CPU_S, LOAD_MEMORY_BYTES
 from .process import PROCESS, Bounds
-from .worker import LOAD_CPU_S, LOAD_MEMORY_BYTES
 
 log = logging.getLogger("isobit.launch")
 

@@ -15,12 +15,11 @@ from typing import IO, Any
 
 import msgpack
 
+from .limits import set_limit
+
 HEADER_BYTES = 4
 # Paths that are no UTF-8, and what files say in errors, hold halves of characters.
 SURROGATES = "surrogatepass"
-# Vocabularies of 256,000 tokens take 8 s and 0.9 GB on a slow core.
-LOAD_CPU_S, LOAD_MEMORY_BYTES = 30, 1536 << 20
-PAGE_BYTES = resource.getpagesize()
 
 
 def read_message(stream: IO[bytes]) -> Any:
@@ -40,18 +39,10 @@ def write_message(stream: IO[bytes], message: Any) -> None:
     stream.flush()
 
 
-def limit(cpu_s: int, memory_bytes: int) -> None:
-    """Allow this much more CPU time and memory than this process has used and has now."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    spent = int(usage.ru_utime + usage.ru_stime) + 1
-    _set(resource.RLIMIT_CPU, spent + cpu_s)
-    _set(resource.RLIMIT_AS, _address_space() + memory_bytes)
-
-
 def main() -> None:
     """Answer requests until standard input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _set(resource.RLIMIT_CORE, 0)
+    set_limit(resource.RLIMIT_CORE, 0)
     requests = sys.stdin.buffer
     # What libraries print must not come between the answers.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
@@ -66,18 +57,6 @@ def main() -> None:
         except EOFError:
             return
         write_message(answers, answer(request))
-
-
-def _set(kind: int, value: int) -> None:
-    _, most = resource.getrlimit(kind)
-    resource.setrlimit(kind, (value if most < 0 else min(value, most), most))
-
-
-def _address_space() -> int:
-    if sys.platform != "linux":
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 -- no pathlib needed
-        return int(file.read().split()[0]) * PAGE_BYTES
 
 
 if __name__ == "__main__":

@@ -4,43 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
 from ...kernels.errors import EnvironmentFault, InputError
 from ...shard.hosts import described
 from ...shard.plan import ShardPlan
+from .choice import CPU, NOT_RUN, Choice, chosen, self_tested
 from .gather import GatherCollectives
 from .hierarchical import HierarchicalCollectives, LeaderExchange
-from .interface import Collectives, Mode
+from .interface import Mode
 from .library import LibraryCollectives
 from .process_group import exchange
-from .self_test import self_test
 from .shared import SharedCollectives, SharedSettings
 from .shared_hosts import shared_hosts
 
 log = logging.getLogger("isobit.runtime")
 
-NOT_RUN = "not run"
-CPU = torch.device("cpu")
 INSIDE_WAITS_LONGER = 1.5
 """Ranks that wait for the first of their host, which waits for another host, let it tell why."""
-Name = Literal["custom", "hierarchical", "gather", "library"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Choice:
-    """The collectives of one rank, why they were chosen, and how the self-test went."""
-
-    collectives: Collectives
-    name: Name
-    reason: str
-    invariant: bool
-    self_test: str
 
 
 def choose(
@@ -144,36 +127,3 @@ def _hierarchical(
     between = LeaderExchange(hosts, settings.timeout_s)
     collectives = HierarchicalCollectives(plan, rank, hosts, inside, between)
     return self_tested(collectives, "hierarchical", plan, rank, settings, reason)
-
-
-def self_tested(
-    collectives: Collectives,
-    name: Name,
-    plan: ShardPlan,
-    rank: int,
-    settings: SharedSettings,
-    reason: str,
-    device: torch.device = CPU,
-) -> Choice:
-    """The choice of collectives whose sums around the sizes of `settings` are right on all ranks.
-
-    Raises EnvironmentFault E-COLL-SELF-TEST, and closes them, when any rank's sums were wrong.
-    """
-    started = time.perf_counter()
-    faults = self_test(collectives, plan, rank, settings, device)
-    if faults:
-        collectives.close()
-        raise EnvironmentFault("E-COLL-SELF-TEST", "\n".join(faults))
-    passed = f"passed in {time.perf_counter() - started:.3f} s"
-    return chosen(collectives, name, reason, passed)
-
-
-def chosen(collectives: Collectives, name: Name, reason: str, tested: str = NOT_RUN) -> Choice:
-    """The choice of `collectives`, and how their self-test went."""
-    return Choice(
-        collectives=collectives,
-        name=name,
-        reason=reason,
-        invariant=collectives.invariant,
-        self_test=tested,
-    )

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ...kernels.program import AnyProgram, Buffer, External, Program
+from ...kernels.buffer import Buffer
+from ...kernels.program import AnyProgram, External, Program
 from .interface import Collectives, DeviceCollectives
 from .shared import SharedCollectives
 

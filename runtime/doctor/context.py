@@ -1,10 +1,9 @@
-"""What is examined, and what checks share: the ranks under examination and what was measured."""
+"""What checks share: the ranks under examination and what was measured."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,52 +12,14 @@ from ...kernels.errors import RankFault
 from ...shard.plan import ShardPlan
 from ...shard.spec import ModelSpec
 from ..batch import check_requests, pages_for
-from ..config import EngineSettings, SamplingSettings
+from ..config import EngineSettings
 from ..engine import Engine
 from ..launcher import Launcher
 from ..prepare import prepare
 from ..trace_settings import TraceSettings
+from .case import Case
 from .failures import RanksLost
 from .ranks import RanksExamined
-
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """What is examined. `engine.plan.degree` is the degree; `prompts` are token ids.
-
-    `quick` leaves out what takes long. `reference` is the model before quantization.
-    """
-
-    model: Path
-    engine: EngineSettings
-    prompts: tuple[tuple[int, ...], ...]
-    max_tokens: int = 4
-    quick: bool = False
-    reference: Path | None = None
-
-    @property
-    def degree(self) -> int:
-        return self.engine.plan.degree
-
-    @property
-    def sampling(self) -> SamplingSettings:
-        return SamplingSettings(max_tokens=self.max_tokens, ignore_eos=True)
-
-    def report(self) -> dict[str, Any]:
-        """The case in JSON, enough to run it again."""
-        return {
-            "model": str(self.model.absolute()),
-            "reference": None if self.reference is None else str(self.reference.absolute()),
-            "tp": self.degree,
-            "atoms": self.engine.plan.atoms,
-            "layout": self.engine.plan.layout,
-            "dtype": self.engine.dtype,
-            "max_model_len": self.engine.max_model_len,
-            "all_reduce": self.engine.all_reduce,
-            "prompts": [list(prompt) for prompt in self.prompts],
-            "max_tokens": self.max_tokens,
-            "quick": self.quick,
-        }
 
 
 class Context:

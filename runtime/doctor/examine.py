@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ...kernels.errors import IsobitError
-from .context import Case, Context
+from .case import Case
+from .context import Context
 from .diagnosis import decisive, is_certain
 from .failures import RanksLost, finding_of_error
 from .findings import CheckResult, Evidence, Finding, Verdict, skipped

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import torch
 
+from ...kernels.buffer import Buffer
 from ...kernels.cache import KVCache
-from ...kernels.program import AnyProgram, Buffer
+from ...kernels.program import AnyProgram
 from ...shard.spec import ModelSpec
 from .op_check import OpCheck
 

@@ -7,7 +7,7 @@ from ...shard.memory import memory_model
 from ...shard.plan import ShardPlan
 from ...shard.spec import ModelSpec
 from ..config import run_dtype
-from .context import Case
+from .case import Case
 
 
 def planned_memory(case: Case, spec: ModelSpec, plan: ShardPlan) -> list[dict[str, int]]:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from ...kernels.errors import RankFault
 from ..completion import Batch
 from ..config import EngineSettings
 from ..engine import Engine
 from ..launcher import Launcher
+from .case import Case
 from .failures import RanksFailed
-
-if TYPE_CHECKING:
-    from .context import Case
 
 GRACE_S = 3.0
 """How long ranks that reported an error may take to end."""

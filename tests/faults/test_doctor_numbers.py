@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from isobit.runtime.config import EngineSettings
+from isobit.runtime.doctor.case import Case
 from isobit.runtime.doctor.checks import CHECKS
-from isobit.runtime.doctor.context import Case, Context
+from isobit.runtime.doctor.context import Context
 from isobit.runtime.doctor.diagnosis import Diagnosis, decisive
 from isobit.runtime.doctor.examine import examine
 from isobit.shard.plan import PlanSettings

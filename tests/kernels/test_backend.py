@@ -9,8 +9,8 @@ import sys
 
 import pytest
 from isobit.kernels import ops
-from isobit.kernels.backend import REASONS, native
 from isobit.kernels.errors import EnvironmentFault
+from isobit.kernels.native import REASONS, native
 
 SHOW = "from isobit.kernels import ops; print(ops.backend()['isa'])"
 
@@ -62,7 +62,7 @@ def test_the_environment_forces_a_set() -> None:
 
 def test_the_choice_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     native.cache_clear()
-    with caplog.at_level(logging.INFO, logger="isobit.kernels.backend"):
+    with caplog.at_level(logging.INFO, logger="isobit.kernels.native"):
         ops.backend()
         ops.backend()
     assert len(caplog.records) == 1 and ops.available_isas()[0] in caplog.text

@@ -11,7 +11,7 @@ import torch
 from ....kernels.errors import EnvironmentFault
 from ....kernels.gpu.jit.peers import LANES
 from ....shard.plan import ShardPlan
-from ..choose import Choice, chosen, self_tested
+from ..choice import Choice, chosen, self_tested
 from ..interface import Mode
 from ..library import LibraryCollectives
 from ..process_group import exchange

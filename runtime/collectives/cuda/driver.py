@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 
 from ....kernels.errors import EnvironmentFault
-
-if TYPE_CHECKING:
-    from .probe import Child
+from .child import Child, start_child
 
 LIBRARY = "libcuda.so.1"
 HANDLE_BYTES = 64
@@ -125,8 +123,6 @@ class CudaDriver:
 
     def start_probe(self, rank: int, degree: int) -> Child:
         """See Driver."""
-        from .probe import start_child
-
         return start_child(self.device.index or 0, rank, degree)
 
     def allocate(self, nbytes: int) -> int:

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 
 from ....kernels.errors import EnvironmentFault
-from .probe import Child, serve
+from .child import Child
+from .probe import serve
 
 HANDLE_BYTES = 64
 
