@@ -1,4 +1,4 @@
-"""How each product will lie in memory (kernels/weight.py), and the bytes a rank needs for it.
+"""How each product will lie in memory, and the bytes a rank needs for it.
 
 Pure arithmetic over shapes, schemes and, where there are any, the headers of a checkpoint.
 """
@@ -56,7 +56,8 @@ class WeightBytes:
 class StoredWeight:
     """A product as it lies in memory, and the number of layers that store it alike.
 
-    `kind` is one of kernels/weight.py. `group_width` input features share a scale; 0 when dense.
+    `kind` is one of kernels/weight.py. `group_width` input features share a scale; 0 when
+    dense.
     `shuffled`: act-order that loading cannot undo, so that run lengths depend on `g_idx`.
     `channel`: one scale spans the row; padding belongs to it, so that an atom is one run.
     """

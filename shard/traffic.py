@@ -1,4 +1,4 @@
-"""What the ranks send each other in a step: runtime/decoder.py and its collectives, in bytes."""
+"""What the ranks send each other in a step of runtime/decoder.py, in bytes."""
 
 from __future__ import annotations
 

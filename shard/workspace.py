@@ -1,4 +1,4 @@
-"""What a step needs beside weights and KV cache: the buffers of runtime/forward.py, in bytes.
+"""What a step of the forward pass needs beside weights and KV cache: its buffers, in bytes.
 
 T rows, L of them sampled, H hidden size, e bytes of the run's dtype, tp ranks; on this rank S
 complete subtrees (M at most on any rank), q and kv features of its query and KV heads, I

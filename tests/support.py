@@ -25,6 +25,7 @@ from isobit.shard.stored_head import with_stored_head
 from safetensors.torch import save_file
 
 ROOT = Path(__file__).parent.parent
+GOLDEN = ROOT / "tests" / "golden"
 DENSE = ROOT / "examples" / "stdlib-qwen2"
 INT4 = ROOT / "examples" / "stdlib-qwen2-int4"
 

@@ -8,19 +8,25 @@ import typer
 
 from .version import root
 
-COMMANDS = (
-    "plan",
-    "inspect",
-    "quantize",
-    "pad",
-    "generate",
-    "verify",
-    "evaluate",
-    "doctor",
-    "trace",
-    "compare",
-)
-GROUPS = ("bench", "cluster", "gpu")
+COMMANDS = {
+    "plan": "isobit.launch.cli.plan",
+    "inspect": "isobit.launch.cli.inspect",
+    "quantize": "isobit.launch.cli.quantize",
+    "pad": "isobit.launch.cli.pad",
+    "generate": "isobit.launch.cli.generate",
+    "verify": "isobit.launch.cli.verify",
+    "evaluate": "isobit.launch.cli.evaluate",
+    "doctor": "isobit.launch.cli.doctor",
+    "trace": "isobit.launch.cli.trace",
+    "compare": "isobit.launch.cli.compare",
+}
+"""By name, the module that has a function of that name."""
+GROUPS = {
+    "bench": "isobit.launch.cli.bench",
+    "cluster": "isobit.launch.cli.cluster",
+    "gpu": "isobit.launch.cli.gpu",
+}
+"""By name, the module that has an app of that name."""
 
 # Recent versions of typer carry their own click; the base of BadParameter is right in all of them.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # pyright: ignore
@@ -41,9 +47,9 @@ def make_app(asked: str | None = None) -> typer.Typer:
     )
     app.callback()(root)
     every = asked not in (*COMMANDS, *GROUPS)
-    for name in (*COMMANDS, *GROUPS):
+    for name, module in (COMMANDS | GROUPS).items():
         if every or name == asked:
-            found = getattr(import_module(f".{name}", __package__), name)
+            found = getattr(import_module(module), name)
             if name in COMMANDS:
                 app.command()(found)
             else:

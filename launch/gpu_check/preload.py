@@ -5,4 +5,4 @@ from __future__ import annotations
 from ...runtime import rank_process, worker
 from . import child
 
-__all__ = ["child", "rank_process", "worker"]
+PRELOADED = (child, rank_process, worker)

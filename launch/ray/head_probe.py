@@ -1,7 +1,8 @@
 """Asking a cluster's head whether it is one, and whether it takes our token, before joining it.
 
 `ray.init` would ask for two minutes and fill the terminal meanwhile; so would Ray's client here,
-which is why it runs in a process of its own: `python -m isobit.launch.ray.head_probe ADDRESS`.
+which is why it runs in a process of its own:
+`python -m isobit.launch.ray.head_probe ADDRESS`.
 """
 
 from __future__ import annotations

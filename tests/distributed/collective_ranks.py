@@ -1,4 +1,6 @@
-"""The ranks of test_collectives.py: `python -m tests.distributed.collective_ranks FOLDER...`.
+"""The ranks of test_collectives.py.
+
+    python -m tests.distributed.collective_ranks FOLDER...
 
 Each folder is one group of ranks. It holds plan.json and partials.npy, float32 [calls, atoms, rows,
 columns]; the results go there too. In a folder named "leave" the last rank is gone before the

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,9 +17,9 @@ from isobit.shard.plan import PlanSettings, make_plan
 from isobit.shard.spec import read_spec
 from safetensors.torch import load_file
 
-from ..support import all_logits
+from ..support import GOLDEN, all_logits
 
-FOLDER = Path(__file__).parent.parent / "golden" / "ct-w8a8-dynamic"
+FOLDER = GOLDEN / "ct-w8a8-dynamic"
 IDS = load_file(FOLDER / "expected.safetensors")["ids"].tolist()[:4]
 BOUND = 1e-5
 # Two ways of computing an activation differ by some 1e-5 of a code at most. No code of the prompt

@@ -5,8 +5,6 @@ tests/golden/README.md says which package made each case and what it rounds.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from isobit.kernels.layout import unpack
@@ -27,9 +25,8 @@ from isobit.shard.verify_load import (
 )
 from safetensors.torch import load_file
 
-from ..support import all_logits
+from ..support import GOLDEN, all_logits
 
-GOLDEN = Path(__file__).parent.parent / "golden"
 CASES = sorted(path.parent.name for path in GOLDEN.glob("*/expected.safetensors"))
 
 # Both sides multiply the same float32 weights; only the order of additions differs.

@@ -1,8 +1,10 @@
 """Compile kernels for architectures that are not here, and say what the machine code is like.
 
-`python -m tests.gpu.compiled few` for what the test suite looks at, `all` for every kernel in every
-configuration of every architecture, and at the edges of its arguments (`edges`). One line of JSON
-a kernel; status 1 if one breaks a rule.
+    python -m tests.gpu.compiled few|all
+
+`few`: what the test suite looks at. `all`: every kernel in every configuration of every
+architecture, and at the edges of its arguments (`edges`). One line of JSON a kernel; status 1 if
+one breaks a rule.
 """
 
 from __future__ import annotations

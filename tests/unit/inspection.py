@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from isobit.shard.inspect import Finding, Report
 
-GOLDEN = Path(__file__).parent.parent / "golden"
 # Eight 4-bit codes of 8, the zero point of symmetric weights.
 ZERO_WORD = torch.tensor(0x88888888 - (1 << 32), dtype=torch.int32)
 LAYER = "model.layers.{}."

@@ -15,9 +15,7 @@ from isobit.shard.plan import PlanSettings, make_plan
 from isobit.shard.spec import read_spec
 from safetensors.torch import load_file
 
-from ..support import DENSE, INT4, copy_model, save_tensors
-
-GOLDEN = Path(__file__).parent.parent / "golden"
+from ..support import DENSE, GOLDEN, INT4, copy_model, save_tensors
 
 
 @pytest.fixture(autouse=True)
