@@ -12,7 +12,7 @@ from ..kernels.backend import cuda
 from ..kernels.device import HOST, AnyWeight, Device
 from ..kernels.errors import EnvironmentFault, InputError
 from .checked_gpus import why_not_passed
-from .ticket import RankTicket
+from .transport.ticket import RankTicket
 
 log = logging.getLogger("isobit.runtime")
 

@@ -12,8 +12,8 @@ import sys
 from typing import Protocol
 
 from .devices import on_this_machine
-from .link.address import Address
-from .ticket import RankTicket
+from .transport.address import Address
+from .transport.ticket import RankTicket
 
 
 class Launcher(Protocol):

@@ -7,9 +7,9 @@ from typing import Any
 
 from ..kernels.errors import IsobitError, RankFault, error_of_kind
 from .launcher import Launcher
-from .link.driver import DriverLink, Serve
-from .link.messages import unique_lines
-from .rendezvous import Rendezvous
+from .transport.driver import DriverLink, Serve
+from .transport.messages import unique_lines
+from .transport.rendezvous import Rendezvous
 
 HELLO_S = 300.0
 """A rank greets before it imports anything heavy."""

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 from ..kernels.errors import InternalError, IsobitError, Kind, RankFault
 from ..kernels.unexpected import unexpected, wants_traceback
 from ..shard.captured_warnings import captured_warnings
-from . import network
-from .link.messages import DriverGone
-from .link.rank import RankLink, connect
 from .model_files.questions import QUESTIONS
-from .ticket import RankTicket
+from .transport import interfaces
+from .transport.messages import DriverGone
+from .transport.rank import RankLink, connect
+from .transport.ticket import RankTicket
 
 if TYPE_CHECKING:
     from .calibration.worker import CalibrationWorker
@@ -37,7 +37,7 @@ def run_rank(ticket: RankTicket, download: Download | None = None) -> None:
     EnvironmentFault E-NET-DRIVER when the driver cannot be reached to be told anything.
     """
     if ticket.endpoint.startswith("tcp://"):
-        network.check_reachable(*network.split(ticket.endpoint))
+        interfaces.check_reachable(*interfaces.split(ticket.endpoint))
     link = connect(ticket)
     link.end_with_driver()
     try:

@@ -21,12 +21,10 @@ from ..shard.load import dummy_rank, load_rank
 from ..shard.plan import ShardPlan
 from ..shard.stored_head import with_stored_head
 from ..shard.verify_load import padding_faults, rank_fingerprints
-from . import rendezvous
 from .affinity import share_cores
 from .batch import StepRows
 from .card_memory import graph_bytes, pages_on_card, rank_memory
 from .collectives.choose import choose
-from .collectives.process_group import exchange
 from .config import (
     LoadSettings,
     RankJob,
@@ -45,6 +43,8 @@ from .sampler import sample
 from .score import score_rows
 from .trace import Tracer
 from .trace_settings import TraceSettings
+from .transport import rendezvous
+from .transport.process_group import exchange
 
 if TYPE_CHECKING:
     from ..kernels.gpu.readout import StepOutcome

@@ -6,8 +6,8 @@ import ctypes
 from collections.abc import Sequence
 
 from isobit.runtime.fault import FaultContext
-from isobit.runtime.link.address import Address
-from isobit.runtime.ticket import RankTicket
+from isobit.runtime.transport.address import Address
+from isobit.runtime.transport.ticket import RankTicket
 
 from .faults.forked_launcher import ForkedLauncher
 

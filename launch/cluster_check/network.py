@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ...kernels.errors import EnvironmentFault
-from ...runtime.network import ipv4_interfaces, own_address
+from ...runtime.transport.interfaces import ipv4_interfaces, own_address
 
 INTERFACES = Path("/sys/class/net")
 

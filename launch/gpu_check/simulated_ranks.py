@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ...runtime.launcher import LocalLauncher
-from ...runtime.link.address import Address
-from ...runtime.ticket import RankTicket
+from ...runtime.transport.address import Address
+from ...runtime.transport.ticket import RankTicket
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["isobit.launch.gpu_check.preload"])

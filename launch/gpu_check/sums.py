@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 
-from ...runtime import rendezvous
 from ...runtime.collectives.cuda.custom import CustomCollectives
 from ...runtime.collectives.cuda.gather import CudaGatherCollectives
 from ...runtime.collectives.cuda.regions import Transport
 from ...runtime.collectives.interface import Collectives
 from ...runtime.collectives.measure import plan_of_atoms
 from ...runtime.collectives.tree import sum_root, sum_subtrees
+from ...runtime.transport import rendezvous
 from ...shard.plan import ShardPlan
 from .place import NotRun, Place, Report, require
 

@@ -10,8 +10,8 @@ import time
 from typing import Any
 
 from ...kernels.errors import EnvironmentFault
-from ...runtime.link.address import Address
-from ...runtime.ticket import RankTicket
+from ...runtime.transport.address import Address
+from ...runtime.transport.ticket import RankTicket
 from ..endings import ends_within
 from .nodes import Demand, Node, cluster_nodes
 from .placement import Placement

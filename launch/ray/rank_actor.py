@@ -31,9 +31,9 @@ def rank_actor_class() -> type[Any]:
             import os
             import threading
 
-            from ...runtime.link.heartbeat import DRIVER_RETURNS_S
             from ...runtime.rank_process import run_rank
-            from ...runtime.ticket import RankTicket
+            from ...runtime.transport.heartbeat import DRIVER_RETURNS_S
+            from ...runtime.transport.ticket import RankTicket
             from ..models import download_files
 
             try:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ...kernels.errors import EnvironmentFault, InputError
 from ...runtime.launcher import cores
-from ...runtime.link.private_folder import PrivateFolder
+from ...runtime.transport.private_folder import PrivateFolder
 from ..endings import ends_within, kill_descendants, leave_at_once
 from ..interrupts import held_interrupts
 from .auth import cluster_auth, private_auth, ray_environment

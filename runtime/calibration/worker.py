@@ -11,9 +11,9 @@ import torch.distributed as dist
 from ...kernels import ops
 from ...shard.plan import PlanSettings, make_plan
 from ...shard.spec import read_spec
-from .. import rendezvous
 from ..affinity import share_cores
 from ..collectives.choose import choose
+from ..transport import rendezvous
 from .job import job_from_message
 from .rank import CalibrationRank
 

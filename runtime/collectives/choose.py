@@ -11,12 +11,12 @@ import torch
 from ...kernels.errors import EnvironmentFault, InputError
 from ...shard.hosts import described
 from ...shard.plan import ShardPlan
+from ..transport.process_group import exchange
 from .choice import CPU, NOT_RUN, Choice, chosen, self_tested
 from .gather import GatherCollectives
 from .hierarchical import HierarchicalCollectives, LeaderExchange
 from .interface import Mode
 from .library import LibraryCollectives
-from .process_group import exchange
 from .shared import SharedCollectives, SharedSettings
 from .shared_hosts import shared_hosts
 

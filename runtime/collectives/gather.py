@@ -7,7 +7,7 @@ import torch.distributed as dist
 
 from ...shard.atoms import complete_subtrees
 from ...shard.plan import ShardPlan
-from .process_group import named_failures
+from ..transport.process_group import named_failures
 from .tree import sum_root
 
 

@@ -14,8 +14,8 @@ from ...kernels.errors import RankFault
 from ...shard.atoms import offsets
 from ...shard.hosts import host_nodes
 from ...shard.plan import ShardPlan
+from ..transport.process_group import named_failures
 from .interface import HostCollectives
-from .process_group import named_failures
 from .tree import sum_root
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 
+from ..transport.process_group import named_failures
 from .gather import GatherCollectives
-from .process_group import named_failures
 
 
 class LibraryCollectives(GatherCollectives):

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from ...kernels.errors import EnvironmentFault
-from .. import rendezvous
+from ..transport import rendezvous
 from .measure import MOST_SECONDS, even_plan, measure_as_rank
 
 

@@ -16,9 +16,9 @@ import torch
 from ...kernels.errors import RankFault
 from ...shard.atoms import complete_subtrees
 from ...shard.plan import ShardPlan
+from ..transport.process_group import exchange, set_up_group
 from .gather import GatherCollectives
 from .interface import Collectives, DeviceCollectives
-from .process_group import exchange, set_up_group
 from .shared import SharedSettings
 
 SITE = "self-test"

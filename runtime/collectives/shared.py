@@ -13,7 +13,7 @@ from ...kernels.errors import EnvironmentFault, RankFault
 from ...shard.atoms import complete_subtrees
 from ...shard.hosts import owned_together
 from ...shard.plan import ShardPlan
-from .process_group import exchange
+from ..transport.process_group import exchange
 
 if TYPE_CHECKING:
     from . import _shared

@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Sequence
 
 from ...shard.hosts import consecutive
-from .process_group import exchange
+from ..transport.process_group import exchange
 
 PURPOSE = "finding out which ranks share memory"
 

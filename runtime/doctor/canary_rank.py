@@ -15,12 +15,12 @@ import torch.distributed as dist
 
 from ...kernels.errors import IsobitError
 from ...shard.plan import ShardPlan
-from .. import rendezvous
 from ..collectives.gather import GatherCollectives
 from ..collectives.interface import Collectives
 from ..collectives.library import LibraryCollectives
 from ..collectives.measure import even_plan
 from ..collectives.shared import SharedCollectives, SharedSettings
+from ..transport import rendezvous
 from .canary import MODES, START_S
 
 SIZES = (1, 17, 4096, 20480, 70001)

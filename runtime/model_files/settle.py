@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ...kernels.errors import EnvironmentFault, InputError
-from ..link.driver import Serve
 from ..progress import progress
 from ..rank_group import RankGroup
+from ..transport.driver import Serve
 from .cache import cache_folder
 from .compare import Difference, HostFiles, count, differences, refusal
 from .fetch import PIECE_BYTES, read_piece

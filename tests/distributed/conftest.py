@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Iterator
 
 import pytest
-from isobit.runtime.link.address import Address
-from isobit.runtime.link.driver import DriverLink
-from isobit.runtime.link.rank import RankLink, connect
+from isobit.runtime.transport.address import Address
+from isobit.runtime.transport.driver import DriverLink
+from isobit.runtime.transport.rank import RankLink, connect
 
 
 @pytest.fixture

@@ -19,7 +19,6 @@ os.environ["TRITON_INTERPRET"] = "0" if os.environ.get("ISOBIT_TEST_CARD") == "1
 import torch
 from isobit.kernels.errors import IsobitError
 from isobit.kernels.gpu.simulated.interpreter import install
-from isobit.runtime import rendezvous
 from isobit.runtime.collectives import self_test
 from isobit.runtime.collectives.cuda import choose as cuda_choose
 from isobit.runtime.collectives.cuda import probe
@@ -29,8 +28,9 @@ from isobit.runtime.collectives.cuda.gather import CudaGatherCollectives
 from isobit.runtime.collectives.cuda.probe import probe_peers
 from isobit.runtime.collectives.cuda.simulated import FileDriver
 from isobit.runtime.collectives.measure import plan_of_atoms
-from isobit.runtime.collectives.process_group import exchange
 from isobit.runtime.collectives.tree import sum_subtrees
+from isobit.runtime.transport import rendezvous
+from isobit.runtime.transport.process_group import exchange
 from isobit.shard.atoms import complete_subtrees
 from isobit.shard.plan import ShardPlan
 

@@ -20,12 +20,12 @@ from unittest.mock import patch
 
 import torch
 from isobit.kernels.errors import IsobitError
-from isobit.runtime import rendezvous
 from isobit.runtime.collectives.choose import choose
 from isobit.runtime.collectives.hierarchical import HierarchicalCollectives
 from isobit.runtime.collectives.measure import plan_of_atoms
 from isobit.runtime.collectives.shared import SharedCollectives, SharedSettings
 from isobit.runtime.collectives.tree import sum_subtrees
+from isobit.runtime.transport import rendezvous
 from isobit.shard.atoms import complete_subtrees
 from isobit.shard.plan import ShardPlan
 

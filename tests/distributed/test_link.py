@@ -12,11 +12,11 @@ from isobit.kernels.errors import RankFault
 from isobit.runtime.config import EngineSettings, SamplingSettings
 from isobit.runtime.engine import Engine
 from isobit.runtime.launcher import LocalLauncher
-from isobit.runtime.link import unix
-from isobit.runtime.link.address import Address
-from isobit.runtime.link.driver import DriverLink
-from isobit.runtime.network import split
-from isobit.runtime.ticket import RankTicket
+from isobit.runtime.transport import unix
+from isobit.runtime.transport.address import Address
+from isobit.runtime.transport.driver import DriverLink
+from isobit.runtime.transport.interfaces import split
+from isobit.runtime.transport.ticket import RankTicket
 from isobit.shard.plan import PlanSettings
 
 from ..links import BOTH_SILENT, BOTH_TRANSPORTS, greetings, nobody, silence

@@ -7,11 +7,11 @@ import dataclasses
 import pytest
 import zmq
 from isobit.kernels.errors import RankFault
-from isobit.runtime.link import wire
-from isobit.runtime.link.address import Address
-from isobit.runtime.link.driver import DriverLink
-from isobit.runtime.link.tcp import TcpRank
-from isobit.runtime.ticket import RankTicket
+from isobit.runtime.transport import wire
+from isobit.runtime.transport.address import Address
+from isobit.runtime.transport.driver import DriverLink
+from isobit.runtime.transport.tcp import TcpRank
+from isobit.runtime.transport.ticket import RankTicket
 
 from ..links import BOTH_SILENT, greetings, nobody, silence
 

@@ -10,12 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from isobit.kernels.errors import EnvironmentFault, RankFault
-from isobit.runtime.link import unix, wire
-from isobit.runtime.link.address import Address
-from isobit.runtime.link.driver import DriverLink
-from isobit.runtime.link.frames import framed
-from isobit.runtime.link.messages import DriverGone
-from isobit.runtime.link.rank import connect
+from isobit.runtime.transport import unix, wire
+from isobit.runtime.transport.address import Address
+from isobit.runtime.transport.driver import DriverLink
+from isobit.runtime.transport.frames import framed
+from isobit.runtime.transport.messages import DriverGone
+from isobit.runtime.transport.rank import connect
 
 from ..links import BOTH_SILENT, greetings, nobody, silence
 

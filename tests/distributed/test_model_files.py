@@ -13,13 +13,13 @@ import pytest
 from isobit.kernels.errors import EnvironmentFault, InputError, IsobitError
 from isobit.runtime import rank_process
 from isobit.runtime.launcher import LocalLauncher
-from isobit.runtime.link.address import Address
 from isobit.runtime.model_files import on_host
 from isobit.runtime.model_files.mode import ModelFiles, check_mode
 from isobit.runtime.model_files.settle import settle_files
 from isobit.runtime.progress import OnBytes, watched_by
 from isobit.runtime.rank_group import RankGroup
-from isobit.runtime.ticket import RankTicket
+from isobit.runtime.transport.address import Address
+from isobit.runtime.transport.ticket import RankTicket
 
 from ..support import INT4, copy_model
 

@@ -18,8 +18,8 @@ from isobit.launch.ray.launcher import RayLauncher
 from isobit.launch.ray.session import ray_session
 from isobit.runtime.config import EngineSettings, SamplingSettings
 from isobit.runtime.engine import Engine
-from isobit.runtime.link.address import Address
 from isobit.runtime.model_files.mode import ModelFiles
+from isobit.runtime.transport.address import Address
 from isobit.shard.plan import PlanSettings
 
 from ..support import INT4, all_logits

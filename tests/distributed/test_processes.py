@@ -13,9 +13,9 @@ from isobit.kernels.errors import EnvironmentFault
 from isobit.runtime.config import EngineSettings
 from isobit.runtime.engine import Engine
 from isobit.runtime.launcher import LocalLauncher
-from isobit.runtime.link.address import Address
-from isobit.runtime.link.driver import DriverLink
-from isobit.runtime.rendezvous import Rendezvous
+from isobit.runtime.transport.address import Address
+from isobit.runtime.transport.driver import DriverLink
+from isobit.runtime.transport.rendezvous import Rendezvous
 from isobit.shard.plan import PlanSettings
 
 from ..support import ROOT

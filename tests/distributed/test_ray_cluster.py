@@ -23,7 +23,7 @@ from isobit.runtime.completion import Batch
 from isobit.runtime.config import EngineSettings, SamplingSettings
 from isobit.runtime.engine import Engine
 from isobit.runtime.launcher import Launcher, LocalLauncher
-from isobit.runtime.ticket import RankTicket
+from isobit.runtime.transport.ticket import RankTicket
 from isobit.shard.plan import PlanSettings
 
 from ..support import INT4

@@ -14,9 +14,9 @@ import pytest
 from isobit.kernels.errors import IsobitError, RankFault
 from isobit.runtime.config import EngineSettings, SamplingSettings
 from isobit.runtime.engine import Engine
-from isobit.runtime.link import heartbeat
-from isobit.runtime.network import split
-from isobit.runtime.ticket import RankTicket
+from isobit.runtime.transport import heartbeat
+from isobit.runtime.transport.interfaces import split
+from isobit.runtime.transport.ticket import RankTicket
 from isobit.runtime.verify import verify
 from isobit.shard.plan import PlanSettings
 

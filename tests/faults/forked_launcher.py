@@ -8,8 +8,8 @@ import platform
 from multiprocessing.process import BaseProcess
 
 from isobit.runtime.launcher import LocalLauncher
-from isobit.runtime.link.address import Address
-from isobit.runtime.ticket import RankTicket
+from isobit.runtime.transport.address import Address
+from isobit.runtime.transport.ticket import RankTicket
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["isobit.runtime.worker", "isobit.runtime.rank_process"])

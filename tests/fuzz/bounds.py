@@ -61,7 +61,7 @@ def _fork_ranks() -> None:
     """Have ranks on this machine forked: a new process would import torch for two seconds."""
     from isobit.runtime import launcher
     from isobit.runtime.rank_process import run_rank
-    from isobit.runtime.ticket import RankTicket
+    from isobit.runtime.transport.ticket import RankTicket
 
     class Forked(launcher.LocalLauncher):
         def launch(self, tickets: list[RankTicket]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from isobit.launch.gpu_check import simulated_ranks
-from isobit.runtime.ticket import RankTicket
+from isobit.runtime.transport.ticket import RankTicket
 
 
 class SimulatedLauncher(simulated_ranks.SimulatedLauncher):

@@ -15,10 +15,10 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from isobit.runtime import rendezvous
 from isobit.runtime.collectives.measure import plan_of_atoms
 from isobit.runtime.collectives.shared import SharedCollectives, SharedSettings
 from isobit.runtime.collectives.tree import sum_root
+from isobit.runtime.transport import rendezvous
 from isobit.shard.atoms import complete_subtrees
 from isobit.shard.plan import ShardPlan
 

@@ -17,7 +17,7 @@ from isobit.runtime.calibration.job import (
 )
 from isobit.runtime.calibration.rank import CalibrationRank
 from isobit.runtime.collectives.gather import GatherCollectives
-from isobit.runtime.link import wire
+from isobit.runtime.transport import wire
 from isobit.shard.plan import PlanSettings, make_plan
 from isobit.shard.quantize.layer import INPUTS
 from isobit.shard.quantize.method import MethodSettings

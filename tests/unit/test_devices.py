@@ -23,7 +23,7 @@ from isobit.runtime.devices import (
     resolve_device,
 )
 from isobit.runtime.prepare import prepare
-from isobit.runtime.ticket import RankTicket
+from isobit.runtime.transport.ticket import RankTicket
 from isobit.shard.plan import PlanSettings
 
 from ..support import INT4, isobit

@@ -7,7 +7,7 @@ import socket
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from isobit.runtime.link.frames import BrokenStream, FrameReader, framed
+from isobit.runtime.transport.frames import BrokenStream, FrameReader, framed
 
 
 def taken(reader: FrameReader) -> list[bytes]:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 from isobit.kernels.errors import EnvironmentFault
-from isobit.runtime import network, reach
+from isobit.runtime.transport import interfaces, reachability
 
 SIOCGIFADDR = 0x8915
 
@@ -22,14 +22,14 @@ SIOCGIFADDR = 0x8915
 @pytest.fixture(autouse=True)
 def nothing_named(monkeypatch):
     """Neither variable is set, and what a test sets is forgotten."""
-    for name in (network.GLOO, network.NCCL):
+    for name in (interfaces.GLOO, interfaces.NCCL):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the ioctl is Linux's")
 def test_interfaces_are_those_of_the_kernel():
-    found = network.ipv4_interfaces()
+    found = interfaces.ipv4_interfaces()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
         for _, name in socket.if_nameindex():
             try:
@@ -41,27 +41,29 @@ def test_interfaces_are_those_of_the_kernel():
 
 
 def test_the_interface_is_that_of_the_route():
-    route = network.use_route("127.0.0.1")
-    loopback = next(name for name, address in network.ipv4_interfaces() if address == "127.0.0.1")
+    route = interfaces.use_route("127.0.0.1")
+    loopback = next(
+        name for name, address in interfaces.ipv4_interfaces() if address == "127.0.0.1"
+    )
     assert (route.interface, route.address) == (loopback, "127.0.0.1")
     assert route.chosen_by == "the route to 127.0.0.1"
-    assert os.environ[network.GLOO] == os.environ[network.NCCL] == loopback
+    assert os.environ[interfaces.GLOO] == os.environ[interfaces.NCCL] == loopback
 
 
 def test_what_the_user_named_is_kept(monkeypatch):
-    loopback = network.use_route("127.0.0.1").interface
-    monkeypatch.setenv(network.GLOO, f"{loopback},eth7")
-    monkeypatch.setenv(network.NCCL, "=eth7")
-    route = network.use_route("127.0.0.1")
-    assert (route.interface, route.chosen_by) == (loopback, network.GLOO)
-    assert os.environ[network.GLOO] == f"{loopback},eth7"
-    assert os.environ[network.NCCL] == "=eth7"
+    loopback = interfaces.use_route("127.0.0.1").interface
+    monkeypatch.setenv(interfaces.GLOO, f"{loopback},eth7")
+    monkeypatch.setenv(interfaces.NCCL, "=eth7")
+    route = interfaces.use_route("127.0.0.1")
+    assert (route.interface, route.chosen_by) == (loopback, interfaces.GLOO)
+    assert os.environ[interfaces.GLOO] == f"{loopback},eth7"
+    assert os.environ[interfaces.NCCL] == "=eth7"
 
 
 def test_an_interface_that_is_not_there_is_named_with_those_that_are(monkeypatch):
-    monkeypatch.setenv(network.GLOO, "eth77")
+    monkeypatch.setenv(interfaces.GLOO, "eth77")
     with pytest.raises(EnvironmentFault, match=r"eth77: .* only .*\(127\.0\.0\.1\)") as caught:
-        network.use_route("127.0.0.1")
+        interfaces.use_route("127.0.0.1")
     assert caught.value.code == "E-NET-INTERFACE"
 
 
@@ -73,7 +75,7 @@ def closed_port() -> int:
 def test_a_driver_that_cannot_be_reached_is_named_with_address_and_port():
     port = closed_port()
     with pytest.raises(EnvironmentFault, match=f"127.0.0.1, port {port}: ") as caught:
-        network.check_reachable("127.0.0.1", port)
+        interfaces.check_reachable("127.0.0.1", port)
     assert caught.value.code == "E-NET-DRIVER"
 
 
@@ -101,7 +103,7 @@ def check_all(store: Any, hosts: list[str], address: str = "127.0.0.1") -> list[
 
     def check(rank: int) -> str:
         try:
-            reach.check_routes(store, rank, hosts, address)
+            reachability.check_routes(store, rank, hosts, address)
         except EnvironmentFault as fault:
             assert fault.code == "E-NET-ROUTE"
             return fault.message
@@ -128,7 +130,7 @@ def test_closed_ways_are_named_on_every_rank_with_address_and_port():
 
 def test_a_way_that_swallows_everything_is_given_up(monkeypatch):
     """A listener that never accepts, with its queue full, answers nothing."""
-    monkeypatch.setattr(reach, "TRY_S", 0.5)
+    monkeypatch.setattr(reachability, "TRY_S", 0.5)
     with socket.create_server(("127.0.0.1", 0), backlog=0) as deaf:
         port = deaf.getsockname()[1]
         told = check_all(Doors({1: {1: port}}), ["a", "b"])
@@ -147,7 +149,7 @@ def test_an_address_that_cannot_be_listened_at_is_named():
 
 
 def test_ranks_that_do_not_come_are_named(monkeypatch):
-    monkeypatch.setattr(reach, "ALL_HERE_S", 0.2)
+    monkeypatch.setattr(reachability, "ALL_HERE_S", 0.2)
     with pytest.raises(Exception, match="rank 1, rank 2: not here within") as caught:
-        reach.meet(dist.HashStore(), 0, 3)
+        reachability.meet(dist.HashStore(), 0, 3)
     assert caught.value.code == "E-RANK-TIMEOUT"  # type: ignore[attr-defined]

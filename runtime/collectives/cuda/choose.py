@@ -11,10 +11,10 @@ import torch
 from ....kernels.errors import EnvironmentFault
 from ....kernels.gpu.jit.peers import LANES
 from ....shard.plan import ShardPlan
+from ...transport.process_group import exchange
 from ..choice import Choice, chosen, self_tested
 from ..interface import Mode
 from ..library import LibraryCollectives
-from ..process_group import exchange
 from ..shared import SharedSettings
 from .custom import CustomCollectives, KernelSettings
 from .driver import CudaDriver, Driver

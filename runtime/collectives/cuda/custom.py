@@ -24,7 +24,7 @@ from ....kernels.gpu.peers import (
 )
 from ....shard.atoms import complete_subtrees
 from ....shard.plan import ShardPlan
-from ..process_group import exchange
+from ...transport.process_group import exchange
 from .driver import Driver
 from .regions import Transport, map_regions
 

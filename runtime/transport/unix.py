@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from ...kernels.errors import EnvironmentFault, RankFault
-from ..ticket import RankTicket
 from . import wire
 from .frames import BrokenStream, FrameReader, framed
 from .greeting import greeted, greeting
 from .messages import DriverGone, name_ranks
 from .processes import peer_process, process_is_stopped
+from .ticket import RankTicket
 
 SCHEME = "unix:"
 MOST_GREETING_BYTES = 4096

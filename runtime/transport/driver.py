@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ...kernels.errors import EnvironmentFault, RankFault
-from ..ticket import RankTicket
 from . import wire
 from .address import Address
 from .messages import name_ranks
 from .private_folder import PrivateFolder
+from .ticket import RankTicket
 from .unix import UnixDriver
 
 Serve = Callable[[int, dict[str, Any]], dict[str, Any]]

@@ -11,10 +11,10 @@ from typing import Any
 import zmq
 
 from ...kernels.errors import RankFault
-from ..ticket import RankTicket
 from . import heartbeat, wire
 from .greeting import KIND, greeted, greeting
 from .heartbeat import Disconnections, DriverWatch, beat
+from .ticket import RankTicket
 
 HANDSHAKE_MS = 10_000
 """How long whoever connects may take to show the keys of a ticket."""

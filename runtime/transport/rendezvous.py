@@ -10,10 +10,10 @@ from typing import Any
 
 import torch.distributed as dist
 
-from ..kernels.errors import EnvironmentFault
-from . import network
-from .collectives.process_group import open_set_up_group
-from .reach import check_routes, meet
+from ...kernels.errors import EnvironmentFault
+from . import interfaces
+from .process_group import open_set_up_group
+from .reachability import check_routes, meet
 
 BACKLOG = 128
 STORE_TIMEOUT = timedelta(seconds=120)
@@ -60,7 +60,7 @@ def join(
     hosts: Sequence[str] = (),
     cuda: bool = False,
     set_up_timeout_s: float | None = None,
-) -> network.Route | None:
+) -> interfaces.Route | None:
     """Join the default gloo group of an engine (a group of one needs none) over one interface.
 
     A collective of the group waits `timeout_s` for the other ranks; meeting here, and everything
@@ -75,10 +75,10 @@ def join(
     if degree == 1:
         return None
     across = address.startswith("tcp://")
-    host, port = network.split(address) if across else (network.LOOPBACK, 0)
-    route = network.use_route(host)
+    host, port = interfaces.split(address) if across else (interfaces.LOOPBACK, 0)
+    route = interfaces.use_route(host)
     if across:
-        network.check_reachable(host, port)
+        interfaces.check_reachable(host, port)
         store = dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
             host, port, is_master=False, timeout=STORE_TIMEOUT
         )

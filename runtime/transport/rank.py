@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from ..ticket import RankTicket
+from .ticket import RankTicket
 from .unix import SCHEME, UnixRank
 
 

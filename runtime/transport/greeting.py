@@ -6,7 +6,7 @@ import hmac
 import os
 from typing import Any
 
-from ..ticket import RankTicket
+from .ticket import RankTicket
 
 KIND = "hello"
 
