@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from isobit.runtime.calibrate import quantize_calibrated
 from isobit.runtime.calibration.job import CalibrateSettings
-from isobit.runtime.launcher import LocalLauncher
+from isobit.runtime.ranks.launcher import LocalLauncher
 from isobit.shard.checkpoint import open_checkpoint
 from isobit.shard.quantize.layer import MethodSettings
 from isobit.shard.quantize.scheme import QuantizeSettings

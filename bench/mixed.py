@@ -28,8 +28,8 @@ from isobit.launch.samples import cut_samples, read_texts
 from isobit.launch.tokenizer.tokenizer import Tokenizer
 from isobit.runtime.config import EngineSettings
 from isobit.runtime.engine import Engine
-from isobit.runtime.launcher import LocalLauncher
 from isobit.runtime.logits_file import LogitsFile
+from isobit.runtime.ranks.launcher import LocalLauncher
 from isobit.runtime.score_samples import Exchange, positions_of, score
 from isobit.runtime.sensitivity import SensitivitySettings, measure_sensitivity
 from isobit.shard.quantize.folder import quantize_folder

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .launcher import cores
+from .ranks.launcher import cores
 
 TOPOLOGY = Path("/sys/devices/system/cpu")
 

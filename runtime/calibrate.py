@@ -36,7 +36,7 @@ from .calibration.job import CalibrateSettings, CalibrationJob
 from .calibration.ranks import LaunchedRanks, RankInProcess, Ranks
 from .calibration.residual import ResidualWriter
 from .calibration.state import CalibrationState, residual_file
-from .launcher import Launcher
+from .ranks.launcher import Launcher
 
 log = logging.getLogger("isobit.runtime")
 Progress = Callable[[int, int], None]

@@ -26,11 +26,11 @@ from .completion import Batch, completions
 from .config import EngineSettings, SamplingSettings, most_sampled, run_dtype, told_to_ranks
 from .consistency import check_files, check_loaded, differing_ranks, divergence, wrong_products
 from .devices import device_names
-from .launcher import Launcher
 from .model_files.settle import settle_files
 from .pace import Pace
 from .prepare import prepare
-from .rank_group import RankGroup
+from .ranks.group import RankGroup
+from .ranks.launcher import Launcher
 from .replay import write_replay
 from .trace import TraceRecord, record_from
 

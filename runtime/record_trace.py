@@ -16,8 +16,8 @@ from .batch import check_requests, pages_for
 from .completion import Batch
 from .config import EngineSettings, SamplingSettings, run_dtype
 from .engine import Engine
-from .launcher import Launcher
 from .prepare import prepare
+from .ranks.launcher import Launcher
 from .sites import Site, model_sites
 from .trace_folder import new_trace, write_index
 from .trace_index import TracedSite, TraceIndex, shape_of

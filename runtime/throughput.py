@@ -12,8 +12,8 @@ from ..kernels.measure.machine import Machine
 from .completion import Batch
 from .config import SamplingSettings
 from .engine import Engine
-from .launcher import cores
 from .pace import added
+from .ranks.launcher import cores
 
 READS = 5
 

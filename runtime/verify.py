@@ -15,8 +15,8 @@ from .config import EngineSettings, SamplingSettings, at_degree
 from .consistency import DIFFERS, DIVERGED
 from .digest import chain_digests
 from .engine import OUTSIDE_CONTRACT, Engine
-from .launcher import Launcher
 from .prepare import prepare
+from .ranks.launcher import Launcher
 from .trace import Difference, first_difference
 from .trace_settings import TraceSettings
 

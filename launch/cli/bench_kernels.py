@@ -18,7 +18,7 @@ from ...kernels.measure.machine import Machine
 from ...kernels.measure.products import BF16, KINDS, PLAIN, product_case
 from ...kernels.measure.rows import Heads, attention_case, norm_case, silu_case
 from ...runtime.devices import refuse_cuda
-from ...runtime.launcher import cores
+from ...runtime.ranks.launcher import cores
 from .options import CpuDevice, Json, Threads
 from .output import console, print_json, progress_bar
 

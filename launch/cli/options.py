@@ -15,8 +15,8 @@ from ...kernels.errors import InputError
 from ...runtime.collectives.interface import MODES, Mode
 from ...runtime.config import LoadSettings
 from ...runtime.devices import CPU, CUDA, resolve_device
-from ...runtime.launcher import Launcher, LocalLauncher, cores
 from ...runtime.progress import watched_by
+from ...runtime.ranks.launcher import Launcher, LocalLauncher, cores
 from ..ray.launcher import RayLauncher
 from ..ray.session import ray_session
 from .output import bytes_bar, errors

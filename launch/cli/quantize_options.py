@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ...kernels.errors import InputError
 from ...runtime.calibration.job import CalibrateSettings
-from ...runtime.launcher import Launcher
+from ...runtime.ranks.launcher import Launcher
 from ...shard.quantization import CHANNEL
 from ...shard.quantize.gptq import GptqSettings
 from ...shard.quantize.method import MethodSettings

@@ -15,7 +15,7 @@ import torch
 from ...kernels.gpu.card import Card, CudaCard
 from ...runtime.collectives.cuda.custom import KernelSettings
 from ...runtime.collectives.cuda.driver import CudaDriver, Driver
-from ...runtime.launcher import Launcher, LocalLauncher
+from ...runtime.ranks.launcher import Launcher, LocalLauncher
 
 KINDS = ("int4", "int4 asymmetric", "int4 channel", "int8", "int8 channel", "w8a8", "bfloat16")
 

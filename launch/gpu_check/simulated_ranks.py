@@ -10,7 +10,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from ...runtime.launcher import LocalLauncher
+from ...runtime.ranks.launcher import LocalLauncher
 from ...runtime.transport.address import Address
 from ...runtime.transport.ticket import RankTicket
 

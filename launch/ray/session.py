@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from ...kernels.errors import EnvironmentFault, InputError
-from ...runtime.launcher import cores
+from ...runtime.ranks.launcher import cores
 from ...runtime.transport.private_folder import PrivateFolder
 from ..endings import ends_within, kill_descendants, leave_at_once
 from ..interrupts import held_interrupts

@@ -10,9 +10,9 @@ from ...kernels.errors import RankFault
 from ...shard.plan import PlanSettings, make_plan
 from ...shard.spec import ModelSpec
 from ..collectives.gather import GatherCollectives
-from ..launcher import Launcher
 from ..model_files.settle import settle_files
-from ..rank_group import RankGroup
+from ..ranks.group import RankGroup
+from ..ranks.launcher import Launcher
 from .job import CalibrationJob
 from .rank import CalibrationRank
 

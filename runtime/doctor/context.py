@@ -14,8 +14,8 @@ from ...shard.spec import ModelSpec
 from ..batch import check_requests, pages_for
 from ..config import EngineSettings
 from ..engine import Engine
-from ..launcher import Launcher
 from ..prepare import prepare
+from ..ranks.launcher import Launcher
 from ..trace_settings import TraceSettings
 from .case import Case
 from .failures import RanksLost

@@ -10,7 +10,7 @@ from ...kernels.errors import RankFault
 from ..completion import Batch
 from ..config import EngineSettings
 from ..engine import Engine
-from ..launcher import Launcher
+from ..ranks.launcher import Launcher
 from .case import Case
 from .failures import RanksFailed
 

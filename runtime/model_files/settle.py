@@ -12,7 +12,7 @@ from typing import Any
 
 from ...kernels.errors import EnvironmentFault, InputError
 from ..progress import progress
-from ..rank_group import RankGroup
+from ..ranks.group import RankGroup
 from ..transport.driver import Serve
 from .cache import cache_folder
 from .compare import Difference, HostFiles, count, differences, refusal

@@ -11,7 +11,7 @@ import pytest
 from isobit.kernels.errors import RankFault
 from isobit.runtime.config import EngineSettings, SamplingSettings
 from isobit.runtime.engine import Engine
-from isobit.runtime.launcher import LocalLauncher
+from isobit.runtime.ranks.launcher import LocalLauncher
 from isobit.runtime.transport import unix
 from isobit.runtime.transport.address import Address
 from isobit.runtime.transport.driver import DriverLink

@@ -12,7 +12,7 @@ import pytest
 from isobit.kernels.errors import EnvironmentFault
 from isobit.runtime.config import EngineSettings
 from isobit.runtime.engine import Engine
-from isobit.runtime.launcher import LocalLauncher
+from isobit.runtime.ranks.launcher import LocalLauncher
 from isobit.runtime.transport.address import Address
 from isobit.runtime.transport.driver import DriverLink
 from isobit.runtime.transport.rendezvous import Rendezvous

@@ -22,7 +22,7 @@ from isobit.launch.ray.versions import HostReport, check_versions, driver_report
 from isobit.runtime.completion import Batch
 from isobit.runtime.config import EngineSettings, SamplingSettings
 from isobit.runtime.engine import Engine
-from isobit.runtime.launcher import Launcher, LocalLauncher
+from isobit.runtime.ranks.launcher import Launcher, LocalLauncher
 from isobit.runtime.transport.ticket import RankTicket
 from isobit.shard.plan import PlanSettings
 

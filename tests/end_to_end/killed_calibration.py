@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from isobit.runtime.calibrate import quantize_calibrated
 from isobit.runtime.calibration.state import CalibrationState
-from isobit.runtime.launcher import LocalLauncher
+from isobit.runtime.ranks.launcher import LocalLauncher
 
 from .test_calibrate import SETTINGS
 

@@ -18,8 +18,8 @@ from isobit.runtime.collectives.gather import GatherCollectives
 from isobit.runtime.config import EngineSettings, SamplingSettings
 from isobit.runtime.decoder import Decoder
 from isobit.runtime.engine import Engine
-from isobit.runtime.launcher import LocalLauncher
 from isobit.runtime.layer_runner import LayerRunner
+from isobit.runtime.ranks.launcher import LocalLauncher
 from isobit.runtime.trace import Tracer
 from isobit.shard.load import load_layer, load_rank
 from isobit.shard.plan import PlanSettings, make_plan

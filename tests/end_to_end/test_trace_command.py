@@ -9,7 +9,7 @@ import torch
 from isobit.launch.record_transformers import load_transformers, record_transformers
 from isobit.runtime import trace_size
 from isobit.runtime.config import EngineSettings, SamplingSettings
-from isobit.runtime.launcher import LocalLauncher
+from isobit.runtime.ranks.launcher import LocalLauncher
 from isobit.runtime.record_trace import record_trace
 from isobit.runtime.tensor_statistics import FP16_MAX
 from isobit.runtime.trace_compare import compare_traces

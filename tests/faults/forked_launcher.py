@@ -7,7 +7,7 @@ import os
 import platform
 from multiprocessing.process import BaseProcess
 
-from isobit.runtime.launcher import LocalLauncher
+from isobit.runtime.ranks.launcher import LocalLauncher
 from isobit.runtime.transport.address import Address
 from isobit.runtime.transport.ticket import RankTicket
 

@@ -10,7 +10,7 @@ import pytest
 from isobit.kernels.errors import RankFault
 from isobit.runtime.config import EngineSettings, SamplingSettings
 from isobit.runtime.engine import Engine
-from isobit.runtime.launcher import LocalLauncher
+from isobit.runtime.ranks.launcher import LocalLauncher
 from isobit.shard.plan import PlanSettings
 
 from ..command import Command, command

@@ -10,7 +10,7 @@ import pytest
 from isobit.runtime.completion import Batch
 from isobit.runtime.config import EngineSettings, SamplingSettings
 from isobit.runtime.engine import Engine
-from isobit.runtime.launcher import LocalLauncher
+from isobit.runtime.ranks.launcher import LocalLauncher
 from isobit.shard.plan import PlanSettings
 
 from .conftest import INTERPRETED

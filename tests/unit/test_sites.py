@@ -8,7 +8,7 @@ from isobit.runtime.collectives.gather import GatherCollectives
 from isobit.runtime.config import EngineSettings, SamplingSettings
 from isobit.runtime.decoder import Decoder
 from isobit.runtime.engine import Engine
-from isobit.runtime.launcher import LocalLauncher
+from isobit.runtime.ranks.launcher import LocalLauncher
 from isobit.runtime.sites import model_sites, rank_columns, step_bytes
 from isobit.runtime.trace import Tracer
 from isobit.runtime.trace_settings import TraceSettings

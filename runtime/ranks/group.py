@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..kernels.errors import IsobitError, RankFault, error_of_kind
+from ...kernels.errors import IsobitError, RankFault, error_of_kind
+from ..transport.driver import DriverLink, Serve
+from ..transport.messages import unique_lines
+from ..transport.rendezvous import Rendezvous
 from .launcher import Launcher
-from .transport.driver import DriverLink, Serve
-from .transport.messages import unique_lines
-from .transport.rendezvous import Rendezvous
 
 HELLO_S = 300.0
 """A rank greets before it imports anything heavy."""

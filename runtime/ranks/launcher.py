@@ -11,9 +11,9 @@ import subprocess
 import sys
 from typing import Protocol
 
-from .devices import on_this_machine
-from .transport.address import Address
-from .transport.ticket import RankTicket
+from ..devices import on_this_machine
+from ..transport.address import Address
+from ..transport.ticket import RankTicket
 
 
 class Launcher(Protocol):

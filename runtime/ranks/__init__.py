@@ -1,0 +1,1 @@
+"""The processes of one engine: started together, asked together, ended together."""
