@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..kernels.errors import InputError
-from ..runtime.config import EngineSettings, SamplingSettings, read_run_spec
 from ..runtime.engine import Engine
 from ..runtime.logits_file import LogitsFile
 from ..runtime.ranks.launcher import Launcher
 from ..runtime.score_samples import Exchange, Scores, positions_of, score
+from ..runtime.settings.engine import EngineSettings, SamplingSettings, read_run_spec
 from ..runtime.stability import broken
 from ..shard.spec import ModelSpec
 from .tokenizer.tokenizer import Tokenizer

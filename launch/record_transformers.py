@@ -12,10 +12,10 @@ import torch
 
 from ..kernels.errors import InputError
 from ..runtime.batch import StepRows
+from ..runtime.settings.trace import TraceSettings, check_trace_settings
 from ..runtime.trace import Tracer
 from ..runtime.trace_folder import new_trace, write_index
 from ..runtime.trace_index import TracedSite, TraceIndex, shape_of
-from ..runtime.trace_settings import TraceSettings, check_trace_settings
 from ..shard.spec import ModelSpec, spec_from_config
 
 ATTENTION = "isobit_trace"

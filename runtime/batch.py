@@ -9,7 +9,7 @@ from typing import Any
 
 from ..kernels.errors import InputError
 from ..shard.spec import ModelSpec
-from .config import PAGE_TOKENS, SamplingSettings, check_sampling
+from .settings.engine import PAGE_TOKENS, SamplingSettings, check_sampling
 
 
 @dataclass(kw_only=True)

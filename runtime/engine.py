@@ -23,7 +23,6 @@ from .batch import (
     steps_after,
 )
 from .completion import Batch, completions
-from .config import EngineSettings, SamplingSettings, most_sampled, run_dtype, told_to_ranks
 from .consistency import check_files, check_loaded, differing_ranks, divergence, wrong_products
 from .devices import device_names
 from .model_files.settle import settle_files
@@ -32,6 +31,13 @@ from .prepare import prepare
 from .ranks.group import RankGroup
 from .ranks.launcher import Launcher
 from .replay import write_replay
+from .settings.engine import (
+    EngineSettings,
+    SamplingSettings,
+    most_sampled,
+    run_dtype,
+    told_to_ranks,
+)
 from .trace import TraceRecord, record_from
 
 log = logging.getLogger("isobit.runtime")

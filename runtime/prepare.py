@@ -11,11 +11,17 @@ from ..shard.plan import ShardPlan, make_plan
 from ..shard.spec import ModelSpec
 from ..shard.stored_head import with_stored_head
 from ..shard.validate import check_checkpoint
-from .config import EngineSettings, check_collectives, check_device, read_run_spec, run_dtype
 from .consistency import check_name
-from .model_files.mode import check_mode
+from .settings.engine import (
+    EngineSettings,
+    check_collectives,
+    check_device,
+    read_run_spec,
+    run_dtype,
+)
+from .settings.model_files import check_mode
+from .settings.trace import check_trace_settings
 from .sites import site_names
-from .trace_settings import check_trace_settings
 
 
 def prepare(model: Path, settings: EngineSettings) -> tuple[ModelSpec, ShardPlan]:

@@ -14,14 +14,14 @@ from ..shard.spec import ModelSpec
 from ..shard.write_file import check_new_folder
 from .batch import check_requests, pages_for
 from .completion import Batch
-from .config import EngineSettings, SamplingSettings, run_dtype
 from .engine import Engine
 from .prepare import prepare
 from .ranks.launcher import Launcher
+from .settings.engine import EngineSettings, SamplingSettings, run_dtype
+from .settings.trace import TraceSettings
 from .sites import Site, model_sites
 from .trace_folder import new_trace, write_index
 from .trace_index import TracedSite, TraceIndex, shape_of
-from .trace_settings import TraceSettings
 from .trace_size import check_disk, longest_run, trace_bytes
 
 PERMUTED = ("gate_proj.out", "up_proj.out", "down_proj.in")

@@ -10,10 +10,10 @@ import torch
 from ..kernels import ops
 from ..kernels.measure.machine import Machine
 from .completion import Batch
-from .config import SamplingSettings
 from .engine import Engine
 from .pace import added
 from .ranks.launcher import cores
+from .settings.engine import SamplingSettings
 
 READS = 5
 

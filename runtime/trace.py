@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from .digest import tensor_digest
+from .settings.trace import TraceSettings
 from .tensor_statistics import TensorStatistics, statistics_from, tensor_statistics
-from .trace_settings import TraceSettings
 from .trace_values import ValuesWriter
 
 WHOLE = "whole"

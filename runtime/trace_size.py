@@ -10,9 +10,9 @@ from ..kernels.errors import InputError
 from ..shard.plan import ShardPlan
 from ..shard.spec import ModelSpec
 from .batch import Request, StepRows, advance, form_step
-from .config import SamplingSettings
+from .settings.engine import SamplingSettings
+from .settings.trace import TraceSettings
 from .sites import Site, rank_columns, step_bytes
-from .trace_settings import TraceSettings
 
 RECORD_BYTES = 90
 """Of one part of one tensor in the index, digest and statistics included."""

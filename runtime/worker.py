@@ -25,13 +25,6 @@ from .affinity import share_cores
 from .batch import StepRows
 from .card_memory import graph_bytes, pages_on_card, rank_memory
 from .collectives.choose import choose
-from .config import (
-    LoadSettings,
-    RankJob,
-    SamplingSettings,
-    read_run_spec,
-    run_dtype,
-)
 from .consistency import replicated, software
 from .decoder import Decoder
 from .devices import open_device
@@ -41,8 +34,15 @@ from .fault import FaultContext, inject_fault
 from .product_check import ProductCheck
 from .sampler import sample
 from .score import score_rows
+from .settings.engine import (
+    LoadSettings,
+    RankJob,
+    SamplingSettings,
+    read_run_spec,
+    run_dtype,
+)
+from .settings.trace import TraceSettings
 from .trace import Tracer
-from .trace_settings import TraceSettings
 from .transport import rendezvous
 from .transport.process_group import exchange
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 
 from isobit.kernels.errors import InputError
-from isobit.runtime.config import EngineSettings
+from isobit.runtime.settings.engine import EngineSettings
 from isobit.shard.atoms import complete_subtrees
 from isobit.shard.fit import Fit, fit, padding_share
 from isobit.shard.memory import MemoryModel, RankMemory, memory_model

@@ -9,9 +9,9 @@ import typer
 from rich.table import Table
 
 from ...runtime.batch import check_requests, pages_for
-from ...runtime.config import EngineSettings, SamplingSettings
 from ...runtime.engine import Engine
 from ...runtime.prepare import prepare
+from ...runtime.settings.engine import EngineSettings, SamplingSettings
 from ...runtime.throughput import Throughput, Workload, measure
 from ...shard.plan import PlanSettings
 from ..models import model_folder

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 
 from ...kernels.errors import InputError
-from ...runtime.config import EngineSettings
 from ...runtime.devices import refuse_cuda
 from ...runtime.doctor.case import Case
 from ...runtime.doctor.checks import CHECKS
@@ -19,6 +18,7 @@ from ...runtime.doctor.diagnosis import Diagnosis, decisive
 from ...runtime.doctor.examine import examine
 from ...runtime.doctor.findings import CheckResult
 from ...runtime.doctor.replay_case import read_case, write_case
+from ...runtime.settings.engine import EngineSettings
 from ...shard.plan import PlanSettings
 from ...shard.spec import read_spec
 from ..doctor_page import check_page

@@ -10,11 +10,11 @@ import typer
 
 from ...kernels.errors import InputError
 from ...runtime.batch import pages_for
-from ...runtime.config import EngineSettings
 from ...runtime.evaluate import Gates, first_divergence, report
 from ...runtime.evaluate import evaluate as judge
 from ...runtime.prepare import prepare
 from ...runtime.score_samples import check_samples, positions_of
+from ...runtime.settings.engine import EngineSettings
 from ...shard.plan import PlanSettings
 from ..evaluation import (
     MOST_PROMPTS,

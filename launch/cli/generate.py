@@ -11,8 +11,8 @@ import typer
 
 from ...kernels.errors import InputError, RankFault
 from ...runtime.batch import check_requests, pages_for
-from ...runtime.config import EngineSettings, SamplingSettings, check_sampling
 from ...runtime.engine import Batch, Engine, prepare
+from ...runtime.settings.engine import EngineSettings, SamplingSettings, check_sampling
 from ...shard.plan import PlanSettings
 from ..models import model_folder
 from ..printable import human_bytes

@@ -13,10 +13,10 @@ import typer
 
 from ...kernels.errors import InputError
 from ...runtime.collectives.interface import MODES, Mode
-from ...runtime.config import LoadSettings
 from ...runtime.devices import CPU, CUDA, resolve_device
 from ...runtime.progress import watched_by
 from ...runtime.ranks.launcher import Launcher, LocalLauncher, cores
+from ...runtime.settings.engine import LoadSettings
 from ..ray.launcher import RayLauncher
 from ..ray.session import ray_session
 from .output import bytes_bar, errors

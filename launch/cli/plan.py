@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ...kernels.errors import InputError
-from ...runtime.config import EngineSettings, run_dtype
+from ...runtime.settings.engine import EngineSettings, run_dtype
 from ...shard.checkpoint import has_weights, open_checkpoint
 from ...shard.expected_tensors import stored_intermediate_size
 from ...shard.explain import Question, explain

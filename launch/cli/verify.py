@@ -11,9 +11,9 @@ import typer
 from rich.table import Table
 
 from ...kernels.errors import InputError
-from ...runtime.config import EngineSettings, at_degree
 from ...runtime.prepare import prepare
 from ...runtime.replay import read_replay
+from ...runtime.settings.engine import EngineSettings, at_degree
 from ...runtime.verify import Verification
 from ...runtime.verify import verify as run_verify
 from ...shard.plan import PlanSettings

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import EngineSettings, SamplingSettings
+from ..settings.engine import EngineSettings, SamplingSettings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,11 +12,11 @@ from ...kernels.errors import RankFault
 from ...shard.plan import ShardPlan
 from ...shard.spec import ModelSpec
 from ..batch import check_requests, pages_for
-from ..config import EngineSettings
 from ..engine import Engine
 from ..prepare import prepare
 from ..ranks.launcher import Launcher
-from ..trace_settings import TraceSettings
+from ..settings.engine import EngineSettings
+from ..settings.trace import TraceSettings
 from .case import Case
 from .failures import RanksLost
 from .ranks import RanksExamined

@@ -11,11 +11,11 @@ import torch
 
 from ..batch import StepRows, pages_for
 from ..completion import Completion
-from ..config import run_dtype
+from ..settings.engine import run_dtype
+from ..settings.trace import TraceSettings
 from ..sites import model_sites
 from ..tensor_statistics import FP16_MAX
 from ..trace import Run
-from ..trace_settings import TraceSettings
 from .context import Context
 from .failures import layer_of, op_of
 from .findings import Evidence, Finding

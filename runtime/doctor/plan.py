@@ -9,7 +9,7 @@ from typing import Any
 from ...shard.checkpoint import open_checkpoint
 from ...shard.compare_weights import ORDER
 from ...shard.verify_load import compare, file_fingerprints
-from ..config import run_dtype
+from ..settings.engine import run_dtype
 from .context import Context
 from .failures import layer_of, op_of
 from .findings import Confidence, Evidence, Finding, Verdict

@@ -6,7 +6,7 @@ from ...shard.checkpoint import open_checkpoint
 from ...shard.memory import memory_model
 from ...shard.plan import ShardPlan
 from ...shard.spec import ModelSpec
-from ..config import run_dtype
+from ..settings.engine import run_dtype
 from .case import Case
 
 

@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 from ...kernels.errors import RankFault
 from ..completion import Batch
-from ..config import EngineSettings
 from ..engine import Engine
 from ..ranks.launcher import Launcher
+from ..settings.engine import EngineSettings
 from .case import Case
 from .failures import RanksFailed
 

@@ -16,9 +16,9 @@ import torch
 
 from ...kernels.errors import InputError
 from ..batch import pages_for
-from ..config import EngineSettings, SamplingSettings
 from ..logits_file import LogitsFile
 from ..score_samples import Exchange, Scores, positions_of, score
+from ..settings.engine import EngineSettings, SamplingSettings
 from ..trace_index import shape_of
 from .context import Context
 from .damage import Sample, measure_damage, memory, plain_logits, work

@@ -13,12 +13,12 @@ from typing import Any
 from ...kernels.errors import EnvironmentFault, InputError
 from ..progress import progress
 from ..ranks.group import RankGroup
+from ..settings.model_files import ModelFiles, hub_commit
 from ..transport.driver import Serve
 from .cache import cache_folder
 from .compare import Difference, HostFiles, count, differences, refusal
 from .fetch import PIECE_BYTES, read_piece
 from .manifest import Manifest, read_manifest
-from .mode import ModelFiles, hub_commit
 from .questions import FETCH, FETCH_FROM_HUB, LOOK, QUESTIONS
 
 log = logging.getLogger("isobit.runtime")

@@ -9,9 +9,9 @@ import sys
 
 import pytest
 from isobit.kernels.errors import RankFault
-from isobit.runtime.config import EngineSettings, SamplingSettings
 from isobit.runtime.engine import Engine
 from isobit.runtime.ranks.launcher import LocalLauncher
+from isobit.runtime.settings.engine import EngineSettings, SamplingSettings
 from isobit.runtime.transport import unix
 from isobit.runtime.transport.address import Address
 from isobit.runtime.transport.driver import DriverLink

@@ -13,11 +13,11 @@ import pytest
 from isobit.kernels.errors import EnvironmentFault, InputError, IsobitError
 from isobit.runtime import rank_process
 from isobit.runtime.model_files import on_host
-from isobit.runtime.model_files.mode import ModelFiles, check_mode
 from isobit.runtime.model_files.settle import settle_files
 from isobit.runtime.progress import OnBytes, watched_by
 from isobit.runtime.ranks.group import RankGroup
 from isobit.runtime.ranks.launcher import LocalLauncher
+from isobit.runtime.settings.model_files import ModelFiles, check_mode
 from isobit.runtime.transport.address import Address
 from isobit.runtime.transport.ticket import RankTicket
 

@@ -16,9 +16,9 @@ import pytest
 from isobit.kernels.errors import InputError
 from isobit.launch.ray.launcher import RayLauncher
 from isobit.launch.ray.session import ray_session
-from isobit.runtime.config import EngineSettings, SamplingSettings
 from isobit.runtime.engine import Engine
-from isobit.runtime.model_files.mode import ModelFiles
+from isobit.runtime.settings.engine import EngineSettings, SamplingSettings
+from isobit.runtime.settings.model_files import ModelFiles
 from isobit.runtime.transport.address import Address
 from isobit.shard.plan import PlanSettings
 

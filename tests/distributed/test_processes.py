@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from isobit.kernels.errors import EnvironmentFault
-from isobit.runtime.config import EngineSettings
 from isobit.runtime.engine import Engine
 from isobit.runtime.ranks.launcher import LocalLauncher
+from isobit.runtime.settings.engine import EngineSettings
 from isobit.runtime.transport.address import Address
 from isobit.runtime.transport.driver import DriverLink
 from isobit.runtime.transport.rendezvous import Rendezvous

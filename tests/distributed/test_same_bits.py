@@ -7,8 +7,8 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from isobit.runtime.config import EngineSettings, SamplingSettings
 from isobit.runtime.engine import Batch, Engine
+from isobit.runtime.settings.engine import EngineSettings, SamplingSettings
 from isobit.shard.plan import PlanSettings
 
 from ..faults.forked_launcher import ForkedLauncher

@@ -6,9 +6,9 @@ import dataclasses
 
 import pytest
 from isobit.runtime.completion import Batch
-from isobit.runtime.config import EngineSettings, SamplingSettings
 from isobit.runtime.engine import Engine
 from isobit.runtime.ranks.launcher import LocalLauncher
+from isobit.runtime.settings.engine import EngineSettings, SamplingSettings
 from isobit.shard.plan import PlanSettings
 
 from ..support import INT4

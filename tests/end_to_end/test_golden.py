@@ -8,9 +8,9 @@ from __future__ import annotations
 import pytest
 import torch
 from isobit.kernels.layout import unpack
-from isobit.runtime.config import EngineSettings, SamplingSettings
 from isobit.runtime.engine import Engine
 from isobit.runtime.ranks.launcher import LocalLauncher
+from isobit.runtime.settings.engine import EngineSettings, SamplingSettings
 from isobit.shard.checkpoint import open_checkpoint
 from isobit.shard.expected_tensors import stored_intermediate_size
 from isobit.shard.load import load_rank

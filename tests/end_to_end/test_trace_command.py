@@ -8,13 +8,13 @@ import pytest
 import torch
 from isobit.launch.record_transformers import load_transformers, record_transformers
 from isobit.runtime import trace_size
-from isobit.runtime.config import EngineSettings, SamplingSettings
 from isobit.runtime.ranks.launcher import LocalLauncher
 from isobit.runtime.record_trace import record_trace
+from isobit.runtime.settings.engine import EngineSettings, SamplingSettings
+from isobit.runtime.settings.trace import TraceSettings
 from isobit.runtime.tensor_statistics import FP16_MAX
 from isobit.runtime.trace_compare import compare_traces
 from isobit.runtime.trace_folder import read_trace
-from isobit.runtime.trace_settings import TraceSettings
 from isobit.shard.plan import PlanSettings
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from isobit.runtime.config import EngineSettings
 from isobit.runtime.doctor.case import Case
 from isobit.runtime.doctor.checks import CHECKS
 from isobit.runtime.doctor.context import Context
 from isobit.runtime.doctor.diagnosis import Diagnosis, decisive
 from isobit.runtime.doctor.examine import examine
+from isobit.runtime.settings.engine import EngineSettings
 from isobit.shard.plan import PlanSettings
 
 from .forked_launcher import ForkedLauncher

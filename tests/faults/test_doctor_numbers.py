@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from isobit.runtime.config import EngineSettings
 from isobit.runtime.doctor.case import Case
 from isobit.runtime.doctor.checks import CHECKS
 from isobit.runtime.doctor.context import Context
 from isobit.runtime.doctor.diagnosis import Diagnosis, decisive
 from isobit.runtime.doctor.examine import examine
+from isobit.runtime.settings.engine import EngineSettings
 from isobit.shard.plan import PlanSettings
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM

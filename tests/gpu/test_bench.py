@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from isobit.runtime.config import check_device
 from isobit.runtime.prepare import prepare
+from isobit.runtime.settings.engine import check_device
 from rich.console import Console
 
 from bench import gpu, gpu_models, gpu_tables

@@ -8,8 +8,8 @@ import pytest
 import torch
 from isobit.kernels.errors import InputError
 from isobit.runtime.digest import tensor_digest
+from isobit.runtime.settings.trace import TraceSettings
 from isobit.runtime.trace import Tracer
-from isobit.runtime.trace_settings import TraceSettings
 from transformers import AutoModelForCausalLM
 
 from .cards import CountingCard

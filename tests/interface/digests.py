@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from isobit.kernels.backend import ENVIRONMENT
-from isobit.runtime.config import EngineSettings, SamplingSettings
 from isobit.runtime.engine import Engine
+from isobit.runtime.settings.engine import EngineSettings, SamplingSettings
 from isobit.shard.plan import PlanSettings
 
 from ..faults.forked_launcher import ForkedLauncher

@@ -14,7 +14,7 @@ from isobit.runtime.batch import (
     pages_for,
     steps_after,
 )
-from isobit.runtime.config import PAGE_TOKENS, SamplingSettings
+from isobit.runtime.settings.engine import PAGE_TOKENS, SamplingSettings
 
 
 def request(prompt, max_tokens=4, **changes) -> Request:

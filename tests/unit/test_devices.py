@@ -14,7 +14,6 @@ from isobit.kernels.errors import IsobitError
 from isobit.launch.cli.app import make_app
 from isobit.runtime import checked_gpus
 from isobit.runtime.checked_gpus import forget_passed, gpu_names, remember_passed
-from isobit.runtime.config import EngineSettings, at_degree
 from isobit.runtime.devices import (
     device_names,
     on_this_machine,
@@ -23,6 +22,7 @@ from isobit.runtime.devices import (
     resolve_device,
 )
 from isobit.runtime.prepare import prepare
+from isobit.runtime.settings.engine import EngineSettings, at_degree
 from isobit.runtime.transport.ticket import RankTicket
 from isobit.shard.plan import PlanSettings
 

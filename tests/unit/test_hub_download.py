@@ -8,7 +8,7 @@ import pytest
 from huggingface_hub import constants
 from isobit.kernels.errors import EnvironmentFault
 from isobit.launch.models import download_files
-from isobit.runtime.model_files.mode import hub_commit
+from isobit.runtime.settings.model_files import hub_commit
 
 COMMIT = "c0ffee" + "0" * 34
 NAMES = ["config.json", "model.safetensors"]

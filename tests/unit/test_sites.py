@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from isobit.runtime.collectives.gather import GatherCollectives
-from isobit.runtime.config import EngineSettings, SamplingSettings
 from isobit.runtime.decoder import Decoder
 from isobit.runtime.engine import Engine
 from isobit.runtime.ranks.launcher import LocalLauncher
+from isobit.runtime.settings.engine import EngineSettings, SamplingSettings
+from isobit.runtime.settings.trace import TraceSettings
 from isobit.runtime.sites import model_sites, rank_columns, step_bytes
 from isobit.runtime.trace import Tracer
-from isobit.runtime.trace_settings import TraceSettings
 from isobit.runtime.trace_values import tensor_name, values_name
 from isobit.shard.checkpoint import open_checkpoint
 from isobit.shard.load import load_rank

@@ -9,7 +9,7 @@ import pytest
 from isobit.launch.tokenizer.stop_tokens import tokenizer_stop_ids
 from isobit.launch.tokenizer.tokenizer import Tokenizer
 from isobit.runtime.batch import Request
-from isobit.runtime.config import SamplingSettings
+from isobit.runtime.settings.engine import SamplingSettings
 from isobit.shard.spec import read_spec
 
 from ..made_tokenizers import byte_level, save

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from isobit.runtime.config import EngineSettings
 from isobit.runtime.prepare import prepare
+from isobit.runtime.settings.engine import EngineSettings
 from isobit.shard.checkpoint import open_checkpoint
 from isobit.shard.formats import PACKERS
 from isobit.shard.formats.codes import WholeWeight

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from isobit.kernels.errors import InputError
+from isobit.runtime.settings.trace import TraceSettings, check_trace_settings
 from isobit.runtime.tensor_statistics import tensor_statistics
 from isobit.runtime.trace import (
     Difference,
@@ -15,7 +16,6 @@ from isobit.runtime.trace import (
     first_difference,
     record_from,
 )
-from isobit.runtime.trace_settings import TraceSettings, check_trace_settings
 from isobit.runtime.transport.wire import decode, encode
 
 SITES = ["embed.out", "layers.0.q_proj.out", "layers.0.o_proj.out", "layers.1.q_proj.out"]

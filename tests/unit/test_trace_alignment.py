@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from isobit.kernels.errors import InputError
 from isobit.runtime.batch import StepRows
+from isobit.runtime.settings.trace import TraceSettings
 from isobit.runtime.trace import Parts, Tracer
 from isobit.runtime.trace_compare import compare_traces
 from isobit.runtime.trace_folder import INDEX, read_trace, write_index
 from isobit.runtime.trace_index import TracedSite, TraceIndex, pack_index, unpack_index
-from isobit.runtime.trace_settings import TraceSettings
 
 SITE = "layers.0.mlp.down_proj.in"
 TOKENS = [3, 1, 4, 1, 5, 9]

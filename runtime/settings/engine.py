@@ -9,17 +9,17 @@ from typing import Any
 
 import torch
 
-from ..kernels.cache import PAGE
-from ..kernels.errors import InputError
-from ..kernels.gpu.card import MOST_SAMPLED
-from ..shard.plan import PlanSettings
-from ..shard.quantization import assumed_quantization
-from ..shard.spec import DTYPES, ModelSpec, read_spec
-from .card_memory import check_utilization
-from .collectives.interface import MODES, Mode
-from .devices import CPU, device_names
-from .model_files.mode import ModelFiles
-from .trace_settings import TraceSettings
+from ...kernels.cache import PAGE
+from ...kernels.errors import InputError
+from ...kernels.gpu.card import MOST_SAMPLED
+from ...shard.plan import PlanSettings
+from ...shard.quantization import assumed_quantization
+from ...shard.spec import DTYPES, ModelSpec, read_spec
+from ..card_memory import check_utilization
+from ..collectives.interface import MODES, Mode
+from ..devices import CPU, device_names
+from .model_files import ModelFiles
+from .trace import TraceSettings
 
 PAGE_TOKENS = PAGE
 CARD_SHARE = 0.9

@@ -1,0 +1,1 @@
+"""What a run is told: frozen settings, checked before anything starts."""
