@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from isobit.runtime.batch import pages_for
 from isobit.runtime.engine import Engine
 from isobit.runtime.ranks.launcher import LocalLauncher
+from isobit.runtime.scheduler.batch import pages_for
 from isobit.runtime.settings.engine import EngineSettings, LoadSettings
 from isobit.runtime.throughput import Workload, measure
 from isobit.shard.plan import PlanSettings

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..kernels.errors import InputError
-from ..runtime.batch import StepRows
+from ..runtime.scheduler.batch import StepRows
 from ..runtime.settings.trace import TraceSettings, check_trace_settings
 from ..runtime.trace import Tracer
 from ..runtime.trace_folder import new_trace, write_index

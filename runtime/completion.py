@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from .batch import Request, StepRows
 from .digest import chain_digests
-from .pace import RankTimes
+from .scheduler.batch import Request, StepRows
+from .scheduler.step_timer import RankTimes
 from .trace import Run
 
 

@@ -13,7 +13,15 @@ from typing import Any
 from ..kernels.errors import RankFault
 from ..shard.checkpoint import open_checkpoint
 from ..shard.verify_load import file_fingerprints
-from .batch import (
+from .completion import Batch, completions
+from .consistency import check_files, check_loaded, differing_ranks, divergence, wrong_products
+from .devices import device_names
+from .model_files.settle import settle_files
+from .prepare import prepare
+from .ranks.group import RankGroup
+from .ranks.launcher import Launcher
+from .replay import write_replay
+from .scheduler.batch import (
     Request,
     StepRows,
     advance,
@@ -22,15 +30,7 @@ from .batch import (
     form_step,
     steps_after,
 )
-from .completion import Batch, completions
-from .consistency import check_files, check_loaded, differing_ranks, divergence, wrong_products
-from .devices import device_names
-from .model_files.settle import settle_files
-from .pace import Pace
-from .prepare import prepare
-from .ranks.group import RankGroup
-from .ranks.launcher import Launcher
-from .replay import write_replay
+from .scheduler.step_timer import Pace
 from .settings.engine import (
     EngineSettings,
     SamplingSettings,

@@ -10,9 +10,9 @@ from ..shard.checkpoint import Checkpoint
 from ..shard.load import RankWeights, load_head
 from ..shard.plan import ShardPlan
 from ..shard.spec import ModelSpec
-from .batch import pages_for
 from .collectives.gather import GatherCollectives
 from .forward import ForwardPass
+from .scheduler.batch import pages_for
 from .trace import Tracer
 
 

@@ -14,9 +14,9 @@ from ..shard.load import LayerWeights
 from ..shard.modules import feature_slice, layer_modules
 from ..shard.plan import ShardPlan
 from ..shard.spec import ModelSpec
-from .batch import pages_for
 from .collectives.interface import Collectives
 from .layer import LayerRecorder, Pending
+from .scheduler.batch import pages_for
 from .trace import Tracer
 
 Look = Callable[[str, torch.Tensor], None]

@@ -12,11 +12,11 @@ from ..shard.checkpoint import open_checkpoint
 from ..shard.safetensors_file import SliceReader
 from ..shard.spec import ModelSpec
 from ..shard.write_file import check_new_folder
-from .batch import check_requests, pages_for
 from .completion import Batch
 from .engine import Engine
 from .prepare import prepare
 from .ranks.launcher import Launcher
+from .scheduler.batch import check_requests, pages_for
 from .settings.engine import EngineSettings, SamplingSettings, run_dtype
 from .settings.trace import TraceSettings
 from .sites import Site, model_sites

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..kernels.errors import InputError
 from ..shard.plan import ShardPlan
-from .batch import Request
+from .scheduler.batch import Request
 
 FORMAT = "isobit-replay-1"
 MOST_BYTES = 1 << 30

@@ -11,8 +11,8 @@ from ..kernels import ops
 from ..kernels.measure.machine import Machine
 from .completion import Batch
 from .engine import Engine
-from .pace import added
 from .ranks.launcher import cores
+from .scheduler.step_timer import added
 from .settings.engine import SamplingSettings
 
 READS = 5

@@ -10,7 +10,7 @@ import msgpack
 
 from ..kernels.errors import InputError
 from ..shard.spec import ModelSpec
-from .batch import StepRows
+from .scheduler.batch import StepRows
 from .settings.trace import TraceSettings
 from .trace import Run, TraceRecord, record_from
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..kernels.errors import InputError
 from ..shard.plan import ShardPlan
 from ..shard.spec import ModelSpec
-from .batch import Request, StepRows, advance, form_step
+from .scheduler.batch import Request, StepRows, advance, form_step
 from .settings.engine import SamplingSettings
 from .settings.trace import TraceSettings
 from .sites import Site, rank_columns, step_bytes

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from ..kernels.errors import InputError, RankFault
-from .batch import check_requests, pages_for
 from .completion import Batch
 from .consistency import DIFFERS, DIVERGED
 from .digest import chain_digests
 from .engine import OUTSIDE_CONTRACT, Engine
 from .prepare import prepare
 from .ranks.launcher import Launcher
+from .scheduler.batch import check_requests, pages_for
 from .settings.engine import EngineSettings, SamplingSettings, at_degree
 from .settings.trace import TraceSettings
 from .trace import Difference, first_difference

@@ -22,7 +22,6 @@ from ..shard.plan import ShardPlan
 from ..shard.stored_head import with_stored_head
 from ..shard.verify_load import padding_faults, rank_fingerprints
 from .affinity import share_cores
-from .batch import StepRows
 from .card_memory import graph_bytes, pages_on_card, rank_memory
 from .collectives.choose import choose
 from .consistency import replicated, software
@@ -33,6 +32,7 @@ from .doctor.on_rank import Examination
 from .fault import FaultContext, inject_fault
 from .product_check import ProductCheck
 from .sampler import sample
+from .scheduler.batch import StepRows
 from .score import score_rows
 from .settings.engine import (
     LoadSettings,

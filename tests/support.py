@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from isobit.kernels.step import Step
-from isobit.runtime.batch import pages_for
 from isobit.runtime.collectives.gather import GatherCollectives
 from isobit.runtime.decoder import Decoder
+from isobit.runtime.scheduler.batch import pages_for
 from isobit.runtime.trace import Tracer
 from isobit.shard.checkpoint import open_checkpoint
 from isobit.shard.expected_tensors import stored_intermediate_size

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from ...kernels.errors import InputError, RankFault
-from ...runtime.batch import check_requests, pages_for
 from ...runtime.engine import Batch, Engine, prepare
+from ...runtime.scheduler.batch import check_requests, pages_for
 from ...runtime.settings.engine import EngineSettings, SamplingSettings, check_sampling
 from ...shard.plan import PlanSettings
 from ..models import model_folder

@@ -11,10 +11,10 @@ from typing import Any
 from ...kernels.errors import RankFault
 from ...shard.plan import ShardPlan
 from ...shard.spec import ModelSpec
-from ..batch import check_requests, pages_for
 from ..engine import Engine
 from ..prepare import prepare
 from ..ranks.launcher import Launcher
+from ..scheduler.batch import check_requests, pages_for
 from ..settings.engine import EngineSettings
 from ..settings.trace import TraceSettings
 from .case import Case

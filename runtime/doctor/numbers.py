@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ..batch import StepRows, pages_for
 from ..completion import Completion
+from ..scheduler.batch import StepRows, pages_for
 from ..settings.engine import run_dtype
 from ..settings.trace import TraceSettings
 from ..sites import model_sites

@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 
 from ...kernels.errors import InputError
-from ..batch import pages_for
 from ..logits_file import LogitsFile
+from ..scheduler.batch import pages_for
 from ..score_samples import Exchange, Scores, positions_of, score
 from ..settings.engine import EngineSettings, SamplingSettings
 from ..trace_index import shape_of

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..batch import StepRows
+from ..scheduler.batch import StepRows
 from ..tensor_statistics import TensorStatistics
 from ..trace import Run
 

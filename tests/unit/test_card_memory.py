@@ -12,7 +12,6 @@ import torch
 from isobit.kernels.cache import PAGE
 from isobit.kernels.errors import EnvironmentFault, InputError
 from isobit.kernels.gpu.card import MOST_GRAPHS, MOST_SAMPLED, CardMemory
-from isobit.runtime.batch import StepRows
 from isobit.runtime.card_memory import (
     GRAPH_NODE_BYTES,
     MARGIN_BYTES,
@@ -23,6 +22,7 @@ from isobit.runtime.card_memory import (
     room_for_pages,
     settle_pages,
 )
+from isobit.runtime.scheduler.batch import StepRows
 from isobit.runtime.score_samples import score
 from isobit.runtime.settings.engine import EngineSettings, check_device, most_sampled
 from isobit.shard.memory import RankMemory

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from isobit.runtime import pace
-from isobit.runtime.pace import Pace, RankTimes
+from isobit.runtime.scheduler import step_timer
+from isobit.runtime.scheduler.step_timer import Pace, RankTimes
 
 
 @pytest.fixture
 def clock(monkeypatch) -> list[float]:
     """Seconds that the clock shows next; the last ones stay."""
     times = [0.0]
-    monkeypatch.setattr(pace.time, "perf_counter", lambda: times[-1])
+    monkeypatch.setattr(step_timer.time, "perf_counter", lambda: times[-1])
     return times
 
 

@@ -8,7 +8,7 @@ import logging
 import pytest
 from isobit.launch.tokenizer.stop_tokens import tokenizer_stop_ids
 from isobit.launch.tokenizer.tokenizer import Tokenizer
-from isobit.runtime.batch import Request
+from isobit.runtime.scheduler.batch import Request
 from isobit.runtime.settings.engine import SamplingSettings
 from isobit.shard.spec import read_spec
 

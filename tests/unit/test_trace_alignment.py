@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from isobit.kernels.errors import InputError
-from isobit.runtime.batch import StepRows
+from isobit.runtime.scheduler.batch import StepRows
 from isobit.runtime.settings.trace import TraceSettings
 from isobit.runtime.trace import Parts, Tracer
 from isobit.runtime.trace_compare import compare_traces

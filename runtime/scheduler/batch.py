@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
-from ..kernels.errors import InputError
-from ..shard.spec import ModelSpec
-from .settings.engine import PAGE_TOKENS, SamplingSettings, check_sampling
+from ...kernels.errors import InputError
+from ...shard.spec import ModelSpec
+from ..settings.engine import PAGE_TOKENS, SamplingSettings, check_sampling
 
 
 @dataclass(kw_only=True)

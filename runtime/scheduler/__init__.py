@@ -1,0 +1,1 @@
+"""Which rows of which requests make up the next step. Pure bookkeeping, no tensors."""
