@@ -21,7 +21,7 @@ from isobit.kernels.gpu.weight import GpuWeight
 from isobit.kernels.step import Step
 from isobit.runtime.collectives.gather import GatherCollectives
 from isobit.runtime.forward import ForwardPass
-from isobit.runtime.trace import Tracer
+from isobit.runtime.trace.tracer import Tracer
 from isobit.shard.plan import ShardPlan
 from isobit.shard.rank_weights import LayerWeights, RankWeights
 from isobit.shard.spec import ModelSpec

@@ -13,9 +13,9 @@ import torch
 from ..kernels.errors import InputError
 from ..runtime.scheduler.batch import StepRows
 from ..runtime.settings.trace import TraceSettings, check_trace_settings
-from ..runtime.trace import Tracer
-from ..runtime.trace_folder import new_trace, write_index
-from ..runtime.trace_index import TracedSite, TraceIndex, shape_of
+from ..runtime.trace.folder import new_trace, write_index
+from ..runtime.trace.index import TracedSite, TraceIndex, shape_of
+from ..runtime.trace.tracer import Tracer
 from ..shard.spec import ModelSpec, spec_from_config
 
 ATTENTION = "isobit_trace"

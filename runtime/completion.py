@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from .digest import chain_digests
 from .scheduler.batch import Request, StepRows
 from .scheduler.step_timer import RankTimes
-from .trace import Run
+from .trace.tracer import Run
 
 
 @dataclass(frozen=True, kw_only=True)

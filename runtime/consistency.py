@@ -20,7 +20,7 @@ from ..shard.plan import ShardPlan
 from ..shard.spec import ModelSpec
 from ..shard.verify_load import compare
 from .digest import chain_digests, tensor_digest
-from .trace import TraceRecord, first_difference
+from .trace.tracer import TraceRecord, first_difference
 
 CHECKS = ("off", "step", "full")
 DIFFERS = "E-RANK-DIFFERS"

@@ -18,7 +18,7 @@ from .collectives.interface import Collectives
 from .doctor.op_check import OpCheck
 from .forward import ForwardPass
 from .product_check import ProductCheck
-from .trace import Tracer
+from .trace.tracer import Tracer
 
 if TYPE_CHECKING:
     from ..kernels.gpu.readout import StepOutcome

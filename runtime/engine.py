@@ -38,7 +38,7 @@ from .settings.engine import (
     run_dtype,
     told_to_ranks,
 )
-from .trace import TraceRecord, record_from
+from .trace.tracer import TraceRecord, record_from
 
 log = logging.getLogger("isobit.runtime")
 

@@ -19,7 +19,7 @@ from .collectives.recorded import record_all_gather
 from .doctor.op_check import OpCheck
 from .layer import LayerRecorder, Pending
 from .product_check import ProductCheck
-from .trace import Parts, Tracer
+from .trace.tracer import Parts, Tracer
 
 
 class ForwardPass(LayerRecorder):

@@ -13,7 +13,7 @@ from ..shard.spec import ModelSpec
 from .collectives.gather import GatherCollectives
 from .forward import ForwardPass
 from .scheduler.batch import pages_for
-from .trace import Tracer
+from .trace.tracer import Tracer
 
 
 class HeadRunner(ForwardPass):

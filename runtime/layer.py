@@ -23,7 +23,7 @@ from .collectives.tree import subtree_merges
 from .doctor.op_check import OpCheck
 from .doctor.op_hooks import OpHooks
 from .product_check import ProductCheck, product_name
-from .trace import Parts, Tracer
+from .trace.tracer import Parts, Tracer
 
 
 @dataclass(frozen=True, kw_only=True)

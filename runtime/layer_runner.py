@@ -17,7 +17,7 @@ from ..shard.spec import ModelSpec
 from .collectives.interface import Collectives
 from .layer import LayerRecorder, Pending
 from .scheduler.batch import pages_for
-from .trace import Tracer
+from .trace.tracer import Tracer
 
 Look = Callable[[str, torch.Tensor], None]
 

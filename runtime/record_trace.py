@@ -20,8 +20,8 @@ from .scheduler.batch import check_requests, pages_for
 from .settings.engine import EngineSettings, SamplingSettings, run_dtype
 from .settings.trace import TraceSettings
 from .sites import Site, model_sites
-from .trace_folder import new_trace, write_index
-from .trace_index import TracedSite, TraceIndex, shape_of
+from .trace.folder import new_trace, write_index
+from .trace.index import TracedSite, TraceIndex, shape_of
 from .trace_size import check_disk, longest_run, trace_bytes
 
 PERMUTED = ("gate_proj.out", "up_proj.out", "down_proj.in")

@@ -18,7 +18,7 @@ from .ranks.launcher import Launcher
 from .scheduler.batch import check_requests, pages_for
 from .settings.engine import EngineSettings, SamplingSettings, at_degree
 from .settings.trace import TraceSettings
-from .trace import Difference, first_difference
+from .trace.tracer import Difference, first_difference
 
 OnProgress = Callable[[str], None]
 

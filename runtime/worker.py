@@ -42,7 +42,7 @@ from .settings.engine import (
     run_dtype,
 )
 from .settings.trace import TraceSettings
-from .trace import Tracer
+from .trace.tracer import Tracer
 from .transport import rendezvous
 from .transport.process_group import exchange
 

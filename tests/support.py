@@ -15,7 +15,7 @@ from isobit.kernels.step import Step
 from isobit.runtime.collectives.gather import GatherCollectives
 from isobit.runtime.decoder import Decoder
 from isobit.runtime.scheduler.batch import pages_for
-from isobit.runtime.trace import Tracer
+from isobit.runtime.trace.tracer import Tracer
 from isobit.shard.checkpoint import open_checkpoint
 from isobit.shard.expected_tensors import stored_intermediate_size
 from isobit.shard.load import load_rank

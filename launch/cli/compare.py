@@ -11,9 +11,9 @@ import typer
 from rich.table import Table
 
 from ...kernels.errors import InputError
-from ...runtime.trace_compare import SiteComparison, TraceComparison, compare_traces
-from ...runtime.trace_folder import Trace, read_trace
-from ...runtime.trace_numbers import Place
+from ...runtime.trace.compare import SiteComparison, TraceComparison, compare_traces
+from ...runtime.trace.distance import Place
+from ...runtime.trace.folder import Trace, read_trace
 from .options import Json
 from .output import console, print_json, progress_bar
 

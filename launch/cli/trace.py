@@ -14,8 +14,8 @@ from ...runtime.prepare import prepare
 from ...runtime.record_trace import PlannedTrace, check_trace, record_trace
 from ...runtime.settings.engine import EngineSettings, SamplingSettings, run_dtype
 from ...runtime.settings.trace import RECORDS, TraceSettings
-from ...runtime.trace_folder import read_trace
-from ...runtime.trace_index import TraceIndex
+from ...runtime.trace.folder import read_trace
+from ...runtime.trace.index import TraceIndex
 from ...shard.plan import PlanSettings
 from ..models import model_folder
 from ..printable import human_bytes

@@ -10,7 +10,7 @@ import dataclasses
 from typing import Any
 
 from ...kernels.errors import RankFault
-from ..trace import Difference, first_difference
+from ..trace.tracer import Difference, first_difference
 from .context import Context
 from .failures import layer_of, op_of
 from .findings import Evidence, Finding, Verdict, skipped

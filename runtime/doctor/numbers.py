@@ -14,8 +14,8 @@ from ..scheduler.batch import StepRows, pages_for
 from ..settings.engine import run_dtype
 from ..settings.trace import TraceSettings
 from ..sites import model_sites
-from ..tensor_statistics import FP16_MAX
-from ..trace import Run
+from ..trace.statistics import FP16_MAX
+from ..trace.tracer import Run
 from .context import Context
 from .failures import layer_of, op_of
 from .findings import Evidence, Finding

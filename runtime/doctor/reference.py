@@ -19,7 +19,7 @@ from ..logits_file import LogitsFile
 from ..scheduler.batch import pages_for
 from ..score_samples import Exchange, Scores, positions_of, score
 from ..settings.engine import EngineSettings, SamplingSettings
-from ..trace_index import shape_of
+from ..trace.index import shape_of
 from .context import Context
 from .damage import Sample, measure_damage, memory, plain_logits, work
 from .findings import Evidence, Finding, Status, skipped

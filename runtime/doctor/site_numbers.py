@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..scheduler.batch import StepRows
-from ..tensor_statistics import TensorStatistics
-from ..trace import Run
+from ..trace.statistics import TensorStatistics
+from ..trace.tracer import Run
 
 LOGITS = "logits"
 SAMPLED = ("norm.out", "lm_head.out", LOGITS)

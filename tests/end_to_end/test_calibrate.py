@@ -20,7 +20,7 @@ from isobit.runtime.layer_runner import LayerRunner
 from isobit.runtime.ranks.launcher import LocalLauncher
 from isobit.runtime.scheduler.batch import pages_for
 from isobit.runtime.settings.engine import EngineSettings, SamplingSettings
-from isobit.runtime.trace import Tracer
+from isobit.runtime.trace.tracer import Tracer
 from isobit.shard.load import load_layer, load_rank
 from isobit.shard.plan import PlanSettings, make_plan
 from isobit.shard.quantization import CHANNEL

@@ -12,9 +12,9 @@ from isobit.runtime.ranks.launcher import LocalLauncher
 from isobit.runtime.record_trace import record_trace
 from isobit.runtime.settings.engine import EngineSettings, SamplingSettings
 from isobit.runtime.settings.trace import TraceSettings
-from isobit.runtime.tensor_statistics import FP16_MAX
-from isobit.runtime.trace_compare import compare_traces
-from isobit.runtime.trace_folder import read_trace
+from isobit.runtime.trace.compare import compare_traces
+from isobit.runtime.trace.folder import read_trace
+from isobit.runtime.trace.statistics import FP16_MAX
 from isobit.shard.plan import PlanSettings
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 

@@ -11,7 +11,7 @@ from isobit.kernels.gpu.launch import Launch
 from isobit.kernels.gpu.simulated.card import SimulatedCard
 from isobit.runtime.collectives.gather import GatherCollectives
 from isobit.runtime.decoder import Decoder
-from isobit.runtime.trace import Tracer
+from isobit.runtime.trace.tracer import Tracer
 from isobit.shard.load import dummy_rank
 from isobit.shard.plan import PlanSettings, make_plan
 from isobit.shard.spec import spec_from_config

@@ -9,7 +9,7 @@ import torch
 from isobit.kernels.errors import InputError
 from isobit.runtime.digest import tensor_digest
 from isobit.runtime.settings.trace import TraceSettings
-from isobit.runtime.trace import Tracer
+from isobit.runtime.trace.tracer import Tracer
 from transformers import AutoModelForCausalLM
 
 from .cards import CountingCard

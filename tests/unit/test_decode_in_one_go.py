@@ -12,7 +12,7 @@ from isobit.kernels.program import Program
 from isobit.kernels.step import StepMemory
 from isobit.runtime.collectives.choose import choose
 from isobit.runtime.decoder import Decoder
-from isobit.runtime.trace import Tracer
+from isobit.runtime.trace.tracer import Tracer
 from isobit.shard.checkpoint import open_checkpoint
 from isobit.shard.load import load_rank
 from isobit.shard.plan import PlanSettings, make_plan

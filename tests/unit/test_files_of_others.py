@@ -12,7 +12,7 @@ import pytest
 import torch
 from isobit.kernels.errors import InputError
 from isobit.runtime.calibration.state import CalibrationState, layer_file, state_folder
-from isobit.runtime.trace_folder import new_trace
+from isobit.runtime.trace.folder import new_trace
 from isobit.shard.write_file import write_beside
 from isobit.shard.writer import FolderWriter
 

@@ -11,8 +11,8 @@ from isobit.runtime.ranks.launcher import LocalLauncher
 from isobit.runtime.settings.engine import EngineSettings, SamplingSettings
 from isobit.runtime.settings.trace import TraceSettings
 from isobit.runtime.sites import model_sites, rank_columns, step_bytes
-from isobit.runtime.trace import Tracer
-from isobit.runtime.trace_values import tensor_name, values_name
+from isobit.runtime.trace.tracer import Tracer
+from isobit.runtime.trace.values import tensor_name, values_name
 from isobit.shard.checkpoint import open_checkpoint
 from isobit.shard.load import load_rank
 from isobit.shard.plan import PlanSettings, make_plan

@@ -12,7 +12,7 @@ from isobit.runtime.collectives.gather import GatherCollectives
 from isobit.runtime.collectives.hierarchical import HierarchicalCollectives
 from isobit.runtime.decoder import Decoder
 from isobit.runtime.scheduler.batch import pages_for
-from isobit.runtime.trace import Tracer
+from isobit.runtime.trace.tracer import Tracer
 from isobit.shard.checkpoint import open_checkpoint
 from isobit.shard.load import load_rank
 from isobit.shard.memory import memory_model

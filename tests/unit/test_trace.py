@@ -7,8 +7,8 @@ import pytest
 import torch
 from isobit.kernels.errors import InputError
 from isobit.runtime.settings.trace import TraceSettings, check_trace_settings
-from isobit.runtime.tensor_statistics import tensor_statistics
-from isobit.runtime.trace import (
+from isobit.runtime.trace.statistics import tensor_statistics
+from isobit.runtime.trace.tracer import (
     Difference,
     Parts,
     Tracer,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from .trace_alignment import Block, Strip
+from .alignment import Block, Strip
 
 WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from .digest import tensor_digest
-from .settings.trace import TraceSettings
-from .tensor_statistics import TensorStatistics, statistics_from, tensor_statistics
-from .trace_values import ValuesWriter
+from ..digest import tensor_digest
+from ..settings.trace import TraceSettings
+from .statistics import TensorStatistics, statistics_from, tensor_statistics
+from .values import ValuesWriter
 
 WHOLE = "whole"
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import torch
 
-from ..kernels.errors import InputError
-from ..shard.safetensors_file import SliceReader, TensorEntry, read_header
-from ..shard.write_file import check_new_folder, folder_to_be
-from .trace import TraceRecord
-from .trace_index import Row, TracedSite, TraceIndex, pack_index, unpack_index
-from .trace_values import tensor_name, values_name
+from ...kernels.errors import InputError
+from ...shard.safetensors_file import SliceReader, TensorEntry, read_header
+from ...shard.write_file import check_new_folder, folder_to_be
+from .index import Row, TracedSite, TraceIndex, pack_index, unpack_index
+from .tracer import TraceRecord
+from .values import tensor_name, values_name
 
 INDEX = "index.msgpack"
 MOST_INDEX_BYTES = 2 << 30

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from ..kernels.errors import InputError
-from ..shard.safetensors_writer import SafetensorsWriter
+from ...kernels.errors import InputError
+from ...shard.safetensors_writer import SafetensorsWriter
 
 
 def values_name(rank: int) -> str:

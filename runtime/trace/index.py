@@ -8,11 +8,11 @@ from typing import Any
 
 import msgpack
 
-from ..kernels.errors import InputError
-from ..shard.spec import ModelSpec
-from .scheduler.batch import StepRows
-from .settings.trace import TraceSettings
-from .trace import Run, TraceRecord, record_from
+from ...kernels.errors import InputError
+from ...shard.spec import ModelSpec
+from ..scheduler.batch import StepRows
+from ..settings.trace import TraceSettings
+from .tracer import Run, TraceRecord, record_from
 
 FORMAT = "isobit-trace-1"
 SHAPE = ("hidden_size", "intermediate_size", "layers", "heads", "kv_heads", "head_size")

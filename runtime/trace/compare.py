@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import torch
 
-from ..kernels.errors import InputError
-from ..shard.spec import DTYPES
-from .trace_alignment import common_tokens, cover, row_blocks, same_cut, strips
-from .trace_folder import Trace
-from .trace_index import TracedSite, TraceIndex
-from .trace_numbers import Distance, Place
+from ...kernels.errors import InputError
+from ...shard.spec import DTYPES
+from .alignment import common_tokens, cover, row_blocks, same_cut, strips
+from .distance import Distance, Place
+from .folder import Trace
+from .index import TracedSite, TraceIndex
 
 ROUNDINGS = 8.0
 """Roundings of the coarser dtype that a layer may add, as a root mean square."""

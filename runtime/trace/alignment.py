@@ -8,9 +8,9 @@ from itertools import groupby
 
 import torch
 
-from ..kernels.errors import InputError
-from .trace_folder import Piece, Trace
-from .trace_index import Row, TracedSite, TraceIndex
+from ...kernels.errors import InputError
+from .folder import Piece, Trace
+from .index import Row, TracedSite, TraceIndex
 
 BLOCK_BYTES = 32 << 20
 CUT = ("atoms", "layout", "intermediate", "heads", "vocab")
