@@ -15,9 +15,9 @@ from ..shard.load import RankWeights
 from ..shard.plan import ShardPlan
 from ..shard.spec import ModelSpec
 from .collectives.interface import Collectives
-from .doctor.op_check import OpCheck
 from .forward import ForwardPass
-from .product_check import ProductCheck
+from .selfcheck.op_check import OpCheck
+from .selfcheck.product_check import ProductCheck
 from .trace.tracer import Tracer
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from ..shard.plan import ShardPlan
 from ..shard.spec import ModelSpec
 from .collectives.interface import Collectives
 from .collectives.recorded import record_all_gather
-from .doctor.op_check import OpCheck
 from .layer import LayerRecorder, Pending
-from .product_check import ProductCheck
+from .selfcheck.op_check import OpCheck
+from .selfcheck.product_check import ProductCheck
 from .trace.tracer import Parts, Tracer
 
 

@@ -20,9 +20,9 @@ from ..shard.spec import ModelSpec
 from .collectives.interface import Collectives
 from .collectives.recorded import record_all_reduce
 from .collectives.tree import subtree_merges
-from .doctor.op_check import OpCheck
-from .doctor.op_hooks import OpHooks
-from .product_check import ProductCheck, product_name
+from .selfcheck.op_check import OpCheck
+from .selfcheck.op_hooks import OpHooks
+from .selfcheck.product_check import ProductCheck, product_name
 from .trace.tracer import Parts, Tracer
 
 

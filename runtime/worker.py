@@ -30,10 +30,10 @@ from .devices import open_device
 from .digest import step_digests
 from .doctor.on_rank import Examination
 from .fault import FaultContext, inject_fault
-from .product_check import ProductCheck
 from .sampler import sample
 from .scheduler.batch import StepRows
 from .score import score_rows
+from .selfcheck.product_check import ProductCheck
 from .settings.engine import (
     LoadSettings,
     RankJob,

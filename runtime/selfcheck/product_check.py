@@ -12,10 +12,10 @@ from collections.abc import Iterator
 
 import torch
 
-from ..kernels import reference
-from ..kernels.layout import TILE, PackedWeight
-from ..shard.load import RankWeights
-from .collectives.tree import sum_subtrees
+from ...kernels import reference
+from ...kernels.layout import TILE, PackedWeight
+from ...shard.load import RankWeights
+from ..collectives.tree import sum_subtrees
 
 ROUNDING = 2.0**-24
 MOST_ROUNDINGS = 64.0

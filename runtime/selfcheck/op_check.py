@@ -18,7 +18,7 @@ from ...kernels.step import Step
 from ...shard.load import LayerWeights
 from ...shard.plan import ShardPlan
 from ..collectives.tree import sum_subtrees
-from ..product_check import (
+from .product_check import (
     MOST_ROUNDINGS,
     ROUNDING,
     SAMPLED_TILES,

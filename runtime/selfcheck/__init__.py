@@ -1,0 +1,1 @@
+"""A rank's own linear layers and operations against what they should give, while it runs."""
