@@ -20,7 +20,7 @@ from isobit.kernels.gpu.launch import Launch
 from isobit.kernels.gpu.weight import GpuWeight
 from isobit.kernels.step import Step
 from isobit.runtime.collectives.gather import GatherCollectives
-from isobit.runtime.forward import ForwardPass
+from isobit.runtime.forward.forward_pass import ForwardPass
 from isobit.runtime.trace.tracer import Tracer
 from isobit.shard.plan import ShardPlan
 from isobit.shard.rank_weights import LayerWeights, RankWeights

@@ -14,7 +14,7 @@ from ..kernels.errors import InputError
 from ..shard.load import RankWeights
 from ..shard.plan import ShardPlan
 from .collectives.interface import Collectives
-from .decoder import Decoder
+from .forward.decoder import Decoder
 
 log = logging.getLogger("isobit.runtime")
 VARIABLE = "ISOBIT_FAULT"

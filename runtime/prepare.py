@@ -12,6 +12,7 @@ from ..shard.spec import ModelSpec
 from ..shard.stored_head import with_stored_head
 from ..shard.validate import check_checkpoint
 from .consistency import check_name
+from .forward.sites import site_names
 from .settings.engine import (
     EngineSettings,
     check_collectives,
@@ -21,7 +22,6 @@ from .settings.engine import (
 )
 from .settings.model_files import check_mode
 from .settings.trace import check_trace_settings
-from .sites import site_names
 
 
 def prepare(model: Path, settings: EngineSettings) -> tuple[ModelSpec, ShardPlan]:

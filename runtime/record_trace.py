@@ -14,12 +14,12 @@ from ..shard.spec import ModelSpec
 from ..shard.write_file import check_new_folder
 from .completion import Batch
 from .engine import Engine
+from .forward.sites import Site, model_sites
 from .prepare import prepare
 from .ranks.launcher import Launcher
 from .scheduler.batch import check_requests, pages_for
 from .settings.engine import EngineSettings, SamplingSettings, run_dtype
 from .settings.trace import TraceSettings
-from .sites import Site, model_sites
 from .trace.folder import new_trace, write_index
 from .trace.index import TracedSite, TraceIndex, shape_of
 from .trace_size import check_disk, longest_run, trace_bytes

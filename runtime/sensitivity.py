@@ -39,8 +39,8 @@ from ..shard.torch_threads import one_thread
 from ..shard.write_file import write_errors
 from .calibrate import Progress, check_samples, embed
 from .collectives.gather import GatherCollectives
-from .head_runner import open_head
-from .layer_runner import LayerRunner, Look
+from .forward.head_runner import open_head
+from .forward.layer_runner import LayerRunner, Look
 from .stored_tensors import stored_tensors
 
 ROWS = 64

@@ -21,8 +21,8 @@ from ..shard.safetensors_file import SliceReader
 from ..shard.spec import ModelSpec
 from .calibrate import embed
 from .collectives.gather import GatherCollectives
-from .head_runner import open_head
-from .layer_runner import LayerRunner
+from .forward.head_runner import open_head
+from .forward.layer_runner import LayerRunner
 from .prepare import prepare
 from .score import judge_rows
 from .score_samples import MOST_LOGITS_BYTES, Scores, check_samples

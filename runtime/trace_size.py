@@ -9,10 +9,10 @@ from pathlib import Path
 from ..kernels.errors import InputError
 from ..shard.plan import ShardPlan
 from ..shard.spec import ModelSpec
+from .forward.sites import Site, rank_columns, step_bytes
 from .scheduler.batch import Request, StepRows, advance, form_step
 from .settings.engine import SamplingSettings
 from .settings.trace import TraceSettings
-from .sites import Site, rank_columns, step_bytes
 
 RECORD_BYTES = 90
 """Of one part of one tensor in the index, digest and statistics included."""

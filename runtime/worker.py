@@ -25,11 +25,11 @@ from .affinity import share_cores
 from .card_memory import graph_bytes, pages_on_card, rank_memory
 from .collectives.choose import choose
 from .consistency import replicated, software
-from .decoder import Decoder
 from .devices import open_device
 from .digest import step_digests
 from .doctor.on_rank import Examination
 from .fault import FaultContext, inject_fault
+from .forward.decoder import Decoder
 from .sampler import sample
 from .scheduler.batch import StepRows
 from .score import score_rows

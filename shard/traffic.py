@@ -1,4 +1,4 @@
-"""What the ranks send each other in a step of runtime/decoder.py, in bytes."""
+"""What the ranks send each other in a step of runtime/forward/decoder.py, in bytes."""
 
 from __future__ import annotations
 

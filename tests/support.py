@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from isobit.kernels.step import Step
 from isobit.runtime.collectives.gather import GatherCollectives
-from isobit.runtime.decoder import Decoder
+from isobit.runtime.forward.decoder import Decoder
 from isobit.runtime.scheduler.batch import pages_for
 from isobit.runtime.trace.tracer import Tracer
 from isobit.shard.checkpoint import open_checkpoint

@@ -12,7 +12,7 @@ from ...kernels.gpu.card import Card
 from ...kernels.gpu.device import Gpu
 from ...kernels.step import Step
 from ...runtime.collectives.gather import GatherCollectives
-from ...runtime.decoder import Decoder
+from ...runtime.forward.decoder import Decoder
 from ...runtime.trace.tracer import Tracer
 from ...shard.checkpoint import open_checkpoint
 from ...shard.expected_tensors import stored_intermediate_size

@@ -34,7 +34,7 @@ from ...shard.safetensors_writer import SafetensorsWriter
 from ...shard.spec import ModelSpec, spec_from_config
 from ...shard.write_file import write_errors
 from ..collectives.interface import Collectives
-from ..layer_runner import LayerRunner
+from ..forward.layer_runner import LayerRunner
 from .fingerprint import calibration_software
 from .job import CalibrationJob, share_out
 from .residual import ResidualReader, ResidualWriter

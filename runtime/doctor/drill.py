@@ -15,7 +15,7 @@ import torch
 
 from ...shard.atoms import complete_subtrees
 from ...shard.plan import ShardPlan
-from ..decoder import Decoder
+from ..forward.decoder import Decoder
 
 ROWS = 3
 LARGEST = 999

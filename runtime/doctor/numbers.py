@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import torch
 
 from ..completion import Completion
+from ..forward.sites import model_sites
 from ..scheduler.batch import StepRows, pages_for
 from ..settings.engine import run_dtype
 from ..settings.trace import TraceSettings
-from ..sites import model_sites
 from ..trace.statistics import FP16_MAX
 from ..trace.tracer import Run
 from .context import Context

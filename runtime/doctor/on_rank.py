@@ -15,7 +15,7 @@ from ...shard.plan import ShardPlan
 from ...shard.rotary import rotary_tables
 from ...shard.verify_load import padding_faults, rank_fingerprints
 from ..collectives.tree import subtree_merges
-from ..decoder import Decoder
+from ..forward.decoder import Decoder
 from ..selfcheck.op_check import OpCheck
 from .drill import drill
 

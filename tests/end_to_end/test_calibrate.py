@@ -14,9 +14,9 @@ from isobit.kernels.step import Step
 from isobit.launch.calibration_text import calibration_text
 from isobit.runtime.calibrate import CalibrateSettings, embed, quantize_calibrated
 from isobit.runtime.collectives.gather import GatherCollectives
-from isobit.runtime.decoder import Decoder
 from isobit.runtime.engine import Engine
-from isobit.runtime.layer_runner import LayerRunner
+from isobit.runtime.forward.decoder import Decoder
+from isobit.runtime.forward.layer_runner import LayerRunner
 from isobit.runtime.ranks.launcher import LocalLauncher
 from isobit.runtime.scheduler.batch import pages_for
 from isobit.runtime.settings.engine import EngineSettings, SamplingSettings

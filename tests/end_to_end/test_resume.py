@@ -18,7 +18,7 @@ from isobit.kernels.errors import InputError, RankFault
 from isobit.runtime.calibrate import quantize_calibrated
 from isobit.runtime.calibration.fingerprint import run_fingerprint
 from isobit.runtime.calibration.state import CalibrationState, state_folder
-from isobit.runtime.layer_runner import LayerRunner
+from isobit.runtime.forward.layer_runner import LayerRunner
 from isobit.runtime.ranks.launcher import LocalLauncher
 from isobit.shard.names import layer_of
 from isobit.shard.quantize.source import open_dense

@@ -10,7 +10,7 @@ from isobit.kernels.gpu.device import Gpu
 from isobit.kernels.gpu.launch import Launch
 from isobit.kernels.gpu.simulated.card import SimulatedCard
 from isobit.runtime.collectives.gather import GatherCollectives
-from isobit.runtime.decoder import Decoder
+from isobit.runtime.forward.decoder import Decoder
 from isobit.runtime.trace.tracer import Tracer
 from isobit.shard.load import dummy_rank
 from isobit.shard.plan import PlanSettings, make_plan

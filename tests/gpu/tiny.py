@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from isobit.kernels.step import Step
 from isobit.launch.gpu_check.small_model import MOST_ROWS, open_decoder
-from isobit.runtime.decoder import Decoder
+from isobit.runtime.forward.decoder import Decoder
 from isobit.runtime.trace.tracer import Tracer
 from isobit.shard.quantize.folder import QuantizeSettings, quantize_folder
 from transformers import Qwen2Config, Qwen2ForCausalLM

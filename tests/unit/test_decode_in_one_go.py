@@ -11,7 +11,7 @@ from isobit.kernels.errors import InputError
 from isobit.kernels.program import Program
 from isobit.kernels.step import StepMemory
 from isobit.runtime.collectives.choose import choose
-from isobit.runtime.decoder import Decoder
+from isobit.runtime.forward.decoder import Decoder
 from isobit.runtime.trace.tracer import Tracer
 from isobit.shard.checkpoint import open_checkpoint
 from isobit.shard.load import load_rank

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from isobit.runtime.collectives.gather import GatherCollectives
-from isobit.runtime.decoder import Decoder
 from isobit.runtime.engine import Engine
+from isobit.runtime.forward.decoder import Decoder
+from isobit.runtime.forward.sites import model_sites, rank_columns, step_bytes
 from isobit.runtime.ranks.launcher import LocalLauncher
 from isobit.runtime.settings.engine import EngineSettings, SamplingSettings
 from isobit.runtime.settings.trace import TraceSettings
-from isobit.runtime.sites import model_sites, rank_columns, step_bytes
 from isobit.runtime.trace.tracer import Tracer
 from isobit.runtime.trace.values import tensor_name, values_name
 from isobit.shard.checkpoint import open_checkpoint

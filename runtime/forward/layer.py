@@ -7,23 +7,23 @@ from dataclasses import dataclass
 
 import torch
 
-from ..kernels import record, record_rows
-from ..kernels.buffer import Buffer
-from ..kernels.cache import KVCache
-from ..kernels.device import HOST, AnyWeight, Device
-from ..kernels.layout import PackedWeight
-from ..kernels.step import StepLimits
-from ..shard.load import LayerWeights
-from ..shard.plan import ShardPlan
-from ..shard.rotary import rotary_tables
-from ..shard.spec import ModelSpec
-from .collectives.interface import Collectives
-from .collectives.recorded import record_all_reduce
-from .collectives.tree import subtree_merges
-from .selfcheck.op_check import OpCheck
-from .selfcheck.op_hooks import OpHooks
-from .selfcheck.product_check import ProductCheck, product_name
-from .trace.tracer import Parts, Tracer
+from ...kernels import record, record_rows
+from ...kernels.buffer import Buffer
+from ...kernels.cache import KVCache
+from ...kernels.device import HOST, AnyWeight, Device
+from ...kernels.layout import PackedWeight
+from ...kernels.step import StepLimits
+from ...shard.load import LayerWeights
+from ...shard.plan import ShardPlan
+from ...shard.rotary import rotary_tables
+from ...shard.spec import ModelSpec
+from ..collectives.interface import Collectives
+from ..collectives.recorded import record_all_reduce
+from ..collectives.tree import subtree_merges
+from ..selfcheck.op_check import OpCheck
+from ..selfcheck.op_hooks import OpHooks
+from ..selfcheck.product_check import ProductCheck, product_name
+from ..trace.tracer import Parts, Tracer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,17 +7,17 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from ..kernels.buffer import Buffer
-from ..kernels.cache import KVCache
-from ..kernels.step import Step
-from ..shard.load import LayerWeights
-from ..shard.modules import feature_slice, layer_modules
-from ..shard.plan import ShardPlan
-from ..shard.spec import ModelSpec
-from .collectives.interface import Collectives
+from ...kernels.buffer import Buffer
+from ...kernels.cache import KVCache
+from ...kernels.step import Step
+from ...shard.load import LayerWeights
+from ...shard.modules import feature_slice, layer_modules
+from ...shard.plan import ShardPlan
+from ...shard.spec import ModelSpec
+from ..collectives.interface import Collectives
+from ..scheduler.batch import pages_for
+from ..trace.tracer import Tracer
 from .layer import LayerRecorder, Pending
-from .scheduler.batch import pages_for
-from .trace.tracer import Tracer
 
 Look = Callable[[str, torch.Tensor], None]
 

@@ -7,19 +7,19 @@ from itertools import accumulate
 
 import torch
 
-from ..kernels import record, record_rows
-from ..kernels.buffer import Buffer
-from ..kernels.cache import KVCache
-from ..kernels.device import HOST, AnyWeight, Device
-from ..shard.load import RankWeights
-from ..shard.plan import ShardPlan
-from ..shard.spec import ModelSpec
-from .collectives.interface import Collectives
-from .collectives.recorded import record_all_gather
+from ...kernels import record, record_rows
+from ...kernels.buffer import Buffer
+from ...kernels.cache import KVCache
+from ...kernels.device import HOST, AnyWeight, Device
+from ...shard.load import RankWeights
+from ...shard.plan import ShardPlan
+from ...shard.spec import ModelSpec
+from ..collectives.interface import Collectives
+from ..collectives.recorded import record_all_gather
+from ..selfcheck.op_check import OpCheck
+from ..selfcheck.product_check import ProductCheck
+from ..trace.tracer import Parts, Tracer
 from .layer import LayerRecorder, Pending
-from .selfcheck.op_check import OpCheck
-from .selfcheck.product_check import ProductCheck
-from .trace.tracer import Parts, Tracer
 
 
 class ForwardPass(LayerRecorder):

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import torch
 
-from ..kernels.cache import KVCache
-from ..kernels.step import Step
-from ..shard.checkpoint import Checkpoint
-from ..shard.load import RankWeights, load_head
-from ..shard.plan import ShardPlan
-from ..shard.spec import ModelSpec
-from .collectives.gather import GatherCollectives
-from .forward import ForwardPass
-from .scheduler.batch import pages_for
-from .trace.tracer import Tracer
+from ...kernels.cache import KVCache
+from ...kernels.step import Step
+from ...shard.checkpoint import Checkpoint
+from ...shard.load import RankWeights, load_head
+from ...shard.plan import ShardPlan
+from ...shard.spec import ModelSpec
+from ..collectives.gather import GatherCollectives
+from ..scheduler.batch import pages_for
+from ..trace.tracer import Tracer
+from .forward_pass import ForwardPass
 
 
 class HeadRunner(ForwardPass):

@@ -6,22 +6,22 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..kernels import ops
-from ..kernels.device import HOST, AnyWeight, Device
-from ..kernels.program import Program
-from ..kernels.reductions import Outcome
-from ..kernels.step import Step
-from ..shard.load import RankWeights
-from ..shard.plan import ShardPlan
-from ..shard.spec import ModelSpec
-from .collectives.interface import Collectives
-from .forward import ForwardPass
-from .selfcheck.op_check import OpCheck
-from .selfcheck.product_check import ProductCheck
-from .trace.tracer import Tracer
+from ...kernels import ops
+from ...kernels.device import HOST, AnyWeight, Device
+from ...kernels.program import Program
+from ...kernels.reductions import Outcome
+from ...kernels.step import Step
+from ...shard.load import RankWeights
+from ...shard.plan import ShardPlan
+from ...shard.spec import ModelSpec
+from ..collectives.interface import Collectives
+from ..selfcheck.op_check import OpCheck
+from ..selfcheck.product_check import ProductCheck
+from ..trace.tracer import Tracer
+from .forward_pass import ForwardPass
 
 if TYPE_CHECKING:
-    from ..kernels.gpu.readout import StepOutcome
+    from ...kernels.gpu.readout import StepOutcome
 
 
 class Decoder:
