@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from isobit.runtime.engine import Engine
+from isobit.runtime.engine.engine import Engine
 from isobit.runtime.ranks.launcher import LocalLauncher
 from isobit.runtime.scheduler.batch import pages_for
 from isobit.runtime.settings.engine import EngineSettings, LoadSettings

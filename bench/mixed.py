@@ -26,7 +26,7 @@ import torch
 from isobit.launch.calibration_text import calibration_text
 from isobit.launch.samples import cut_samples, read_texts
 from isobit.launch.tokenizer.tokenizer import Tokenizer
-from isobit.runtime.engine import Engine
+from isobit.runtime.engine.engine import Engine
 from isobit.runtime.logits_file import LogitsFile
 from isobit.runtime.ranks.launcher import LocalLauncher
 from isobit.runtime.score_samples import Exchange, positions_of, score

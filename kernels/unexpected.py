@@ -64,7 +64,7 @@ def _of_system(error: OSError, text: str) -> EnvironmentFault:
 
 
 def _at(error: Exception) -> str:
-    """Where in isobit an exception came from, as in "(runtime/engine.py:12)"."""
+    """Where in isobit an exception came from, as in "(runtime/engine/engine.py:12)"."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if frame.filename.startswith(ROOT + os.sep)] or list(frames)
     if not own:

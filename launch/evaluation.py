@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..kernels.errors import InputError
-from ..runtime.engine import Engine
+from ..runtime.engine.engine import Engine
 from ..runtime.logits_file import LogitsFile
 from ..runtime.ranks.launcher import Launcher
 from ..runtime.score_samples import Exchange, Scores, positions_of, score

@@ -12,10 +12,10 @@ from ..shard.checkpoint import open_checkpoint
 from ..shard.safetensors_file import SliceReader
 from ..shard.spec import ModelSpec
 from ..shard.write_file import check_new_folder
-from .completion import Batch
-from .engine import Engine
+from .engine.engine import Engine
+from .engine.preflight import prepare
+from .engine.results import Batch
 from .forward.sites import Site, model_sites
-from .prepare import prepare
 from .ranks.launcher import Launcher
 from .scheduler.batch import check_requests, pages_for
 from .settings.engine import EngineSettings, SamplingSettings, run_dtype

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..kernels.errors import InputError
 from ..shard.spec import ModelSpec
-from .engine import Engine
+from .engine.engine import Engine
 from .scheduler.batch import Request, advance, assign_pages, form_step, pages_for, room
 from .settings.engine import SamplingSettings, most_sampled
 

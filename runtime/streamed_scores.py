@@ -21,9 +21,9 @@ from ..shard.safetensors_file import SliceReader
 from ..shard.spec import ModelSpec
 from .calibrate import embed
 from .collectives.gather import GatherCollectives
+from .engine.preflight import prepare
 from .forward.head_runner import open_head
 from .forward.layer_runner import LayerRunner
-from .prepare import prepare
 from .score import judge_rows
 from .score_samples import MOST_LOGITS_BYTES, Scores, check_samples
 from .settings.engine import EngineSettings

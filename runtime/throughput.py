@@ -9,8 +9,8 @@ import torch
 
 from ..kernels import ops
 from ..kernels.measure.machine import Machine
-from .completion import Batch
-from .engine import Engine
+from .engine.engine import Engine
+from .engine.results import Batch
 from .ranks.launcher import cores
 from .scheduler.step_timer import added
 from .settings.engine import SamplingSettings

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ..kernels.errors import InputError, RankFault
-from .completion import Batch
-from .consistency import DIFFERS, DIVERGED
 from .digest import chain_digests
-from .engine import OUTSIDE_CONTRACT, Engine
-from .prepare import prepare
+from .engine.agreement import DIFFERS, DIVERGED
+from .engine.engine import OUTSIDE_CONTRACT, Engine
+from .engine.preflight import prepare
+from .engine.results import Batch
 from .ranks.launcher import Launcher
 from .scheduler.batch import check_requests, pages_for
 from .settings.engine import EngineSettings, SamplingSettings, at_degree

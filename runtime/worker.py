@@ -24,10 +24,10 @@ from ..shard.verify_load import padding_faults, rank_fingerprints
 from .affinity import share_cores
 from .card_memory import graph_bytes, pages_on_card, rank_memory
 from .collectives.choose import choose
-from .consistency import replicated, software
 from .devices import open_device
 from .digest import step_digests
 from .doctor.on_rank import Examination
+from .engine.agreement import replicated, software
 from .fault import FaultContext, inject_fault
 from .forward.decoder import Decoder
 from .sampler import sample

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from ...runtime.engine import Engine
-from ...runtime.prepare import prepare
+from ...runtime.engine.engine import Engine
+from ...runtime.engine.preflight import prepare
 from ...runtime.scheduler.batch import check_requests, pages_for
 from ...runtime.settings.engine import EngineSettings, SamplingSettings
 from ...runtime.throughput import Throughput, Workload, measure

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from ...kernels.errors import InputError
 from ...runtime.devices import CPU, refuse_cuda
-from ...runtime.prepare import prepare
+from ...runtime.engine.preflight import prepare
 from ...runtime.record_trace import PlannedTrace, check_trace, record_trace
 from ...runtime.settings.engine import EngineSettings, SamplingSettings, run_dtype
 from ...runtime.settings.trace import RECORDS, TraceSettings

@@ -11,8 +11,8 @@ import typer
 from rich.table import Table
 
 from ...kernels.errors import InputError
-from ...runtime.prepare import prepare
-from ...runtime.replay import read_replay
+from ...runtime.engine.preflight import prepare
+from ...runtime.engine.replay import read_replay
 from ...runtime.settings.engine import EngineSettings, at_degree
 from ...runtime.verify import Verification
 from ...runtime.verify import verify as run_verify

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ...shard.quantize.source import DenseModel
-from ..consistency import software
+from ..engine.agreement import software
 from .job import CalibrateSettings
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..engine import OUTSIDE_CONTRACT
+from ..engine.engine import OUTSIDE_CONTRACT
 from .canary import canary
 from .context import Context
 from .failures import layer_of, op_of

@@ -11,8 +11,8 @@ from typing import Any
 from ...kernels.errors import RankFault
 from ...shard.plan import ShardPlan
 from ...shard.spec import ModelSpec
-from ..engine import Engine
-from ..prepare import prepare
+from ..engine.engine import Engine
+from ..engine.preflight import prepare
 from ..ranks.launcher import Launcher
 from ..scheduler.batch import check_requests, pages_for
 from ..settings.engine import EngineSettings

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..completion import Completion
+from ..engine.results import Completion
 from ..forward.sites import model_sites
 from ..scheduler.batch import StepRows, pages_for
 from ..settings.engine import run_dtype

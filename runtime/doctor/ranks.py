@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ...kernels.errors import RankFault
-from ..completion import Batch
-from ..engine import Engine
+from ..engine.engine import Engine
+from ..engine.results import Batch
 from ..ranks.launcher import Launcher
 from ..settings.engine import EngineSettings
 from .case import Case

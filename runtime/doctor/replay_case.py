@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...kernels.errors import InputError
-from ..replay import LAYOUTS, keep, read_json
+from ..engine.replay import LAYOUTS, keep, read_json
 from .diagnosis import Diagnosis
 
 FORMAT = "isobit-doctor-1"

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 from isobit.kernels.errors import RankFault
-from isobit.runtime.engine import Engine
+from isobit.runtime.engine.engine import Engine
 from isobit.runtime.ranks.launcher import LocalLauncher
 from isobit.runtime.settings.engine import EngineSettings, SamplingSettings
 from isobit.runtime.transport import unix

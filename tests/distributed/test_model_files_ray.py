@@ -16,7 +16,7 @@ import pytest
 from isobit.kernels.errors import InputError
 from isobit.launch.ray.launcher import RayLauncher
 from isobit.launch.ray.session import ray_session
-from isobit.runtime.engine import Engine
+from isobit.runtime.engine.engine import Engine
 from isobit.runtime.settings.engine import EngineSettings, SamplingSettings
 from isobit.runtime.settings.model_files import ModelFiles
 from isobit.runtime.transport.address import Address

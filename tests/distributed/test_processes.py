@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from isobit.kernels.errors import EnvironmentFault
-from isobit.runtime.engine import Engine
+from isobit.runtime.engine.engine import Engine
 from isobit.runtime.ranks.launcher import LocalLauncher
 from isobit.runtime.settings.engine import EngineSettings
 from isobit.runtime.transport.address import Address

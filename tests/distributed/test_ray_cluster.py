@@ -19,8 +19,8 @@ from isobit.launch.ray.placement import Placement
 from isobit.launch.ray.rank_actor import rank_actor_class
 from isobit.launch.ray.session import ray_session
 from isobit.launch.ray.versions import HostReport, check_versions, driver_report, node_versions
-from isobit.runtime.completion import Batch
-from isobit.runtime.engine import Engine
+from isobit.runtime.engine.engine import Engine
+from isobit.runtime.engine.results import Batch
 from isobit.runtime.ranks.launcher import Launcher, LocalLauncher
 from isobit.runtime.settings.engine import EngineSettings, SamplingSettings
 from isobit.runtime.transport.ticket import RankTicket

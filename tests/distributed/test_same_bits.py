@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from isobit.runtime.engine import Batch, Engine
+from isobit.runtime.engine.engine import Batch, Engine
 from isobit.runtime.settings.engine import EngineSettings, SamplingSettings
 from isobit.shard.plan import PlanSettings
 

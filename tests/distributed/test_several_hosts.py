@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from isobit.kernels.errors import IsobitError, RankFault
-from isobit.runtime.engine import Engine
+from isobit.runtime.engine.engine import Engine
 from isobit.runtime.settings.engine import EngineSettings, SamplingSettings
 from isobit.runtime.transport import heartbeat
 from isobit.runtime.transport.interfaces import split

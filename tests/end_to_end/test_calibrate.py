@@ -14,7 +14,7 @@ from isobit.kernels.step import Step
 from isobit.launch.calibration_text import calibration_text
 from isobit.runtime.calibrate import CalibrateSettings, embed, quantize_calibrated
 from isobit.runtime.collectives.gather import GatherCollectives
-from isobit.runtime.engine import Engine
+from isobit.runtime.engine.engine import Engine
 from isobit.runtime.forward.decoder import Decoder
 from isobit.runtime.forward.layer_runner import LayerRunner
 from isobit.runtime.ranks.launcher import LocalLauncher

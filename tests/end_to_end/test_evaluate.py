@@ -14,7 +14,7 @@ import torch
 from isobit.kernels.errors import EnvironmentFault, InputError
 from isobit.launch.evaluation import check_host, check_vocabularies
 from isobit.launch.tokenizer.tokenizer import Tokenizer
-from isobit.runtime.engine import Engine
+from isobit.runtime.engine.engine import Engine
 from isobit.runtime.logits_file import LogitsFile
 from isobit.runtime.ranks.launcher import LocalLauncher
 from isobit.runtime.score_samples import check_samples, score

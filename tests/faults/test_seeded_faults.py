@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from isobit.kernels.errors import RankFault
-from isobit.runtime.engine import Engine
+from isobit.runtime.engine.engine import Engine
 from isobit.runtime.ranks.launcher import LocalLauncher
 from isobit.runtime.settings.engine import EngineSettings, SamplingSettings
 from isobit.shard.plan import PlanSettings

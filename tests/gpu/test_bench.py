@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from isobit.runtime.prepare import prepare
+from isobit.runtime.engine.preflight import prepare
 from isobit.runtime.settings.engine import check_device
 from rich.console import Console
 

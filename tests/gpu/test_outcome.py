@@ -15,7 +15,7 @@ from isobit.kernels.gpu.device import Gpu
 from isobit.kernels.gpu.readout import Readout, Spoken
 from isobit.kernels.gpu.shape import Shape, padded
 from isobit.runtime import worker as worker_module
-from isobit.runtime.prepare import prepare
+from isobit.runtime.engine.preflight import prepare
 from isobit.runtime.settings.engine import EngineSettings, RankJob, told_to_ranks
 from isobit.runtime.worker import Worker
 

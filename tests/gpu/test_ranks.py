@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from isobit.runtime.completion import Batch
-from isobit.runtime.engine import Engine
+from isobit.runtime.engine.engine import Engine
+from isobit.runtime.engine.results import Batch
 from isobit.runtime.ranks.launcher import LocalLauncher
 from isobit.runtime.settings.engine import EngineSettings, SamplingSettings
 from isobit.shard.plan import PlanSettings

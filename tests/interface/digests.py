@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from isobit.kernels.backend import ENVIRONMENT
-from isobit.runtime.engine import Engine
+from isobit.runtime.engine.engine import Engine
 from isobit.runtime.settings.engine import EngineSettings, SamplingSettings
 from isobit.shard.plan import PlanSettings
 

@@ -21,7 +21,7 @@ from isobit.runtime.devices import (
     refuse_cuda,
     resolve_device,
 )
-from isobit.runtime.prepare import prepare
+from isobit.runtime.engine.preflight import prepare
 from isobit.runtime.settings.engine import EngineSettings, at_degree
 from isobit.runtime.transport.ticket import RankTicket
 from isobit.shard.plan import PlanSettings

@@ -8,7 +8,7 @@ import logging
 import pytest
 import torch
 from isobit.kernels.errors import InputError
-from isobit.runtime.engine import prepare
+from isobit.runtime.engine.engine import prepare
 from isobit.runtime.settings.engine import EngineSettings
 from isobit.shard.checkpoint import open_checkpoint
 from isobit.shard.expected_tensors import stored_intermediate_size

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from isobit.runtime.prepare import prepare
+from isobit.runtime.engine.preflight import prepare
 from isobit.runtime.settings.engine import EngineSettings
 from isobit.shard.inspect import inspect_folder
 from safetensors.torch import load_file, save_file

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from isobit.runtime.collectives.gather import GatherCollectives
-from isobit.runtime.engine import Engine
+from isobit.runtime.engine.engine import Engine
 from isobit.runtime.forward.decoder import Decoder
 from isobit.runtime.forward.sites import model_sites, rank_columns, step_bytes
 from isobit.runtime.ranks.launcher import LocalLauncher

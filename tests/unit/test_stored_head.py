@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from isobit.runtime.prepare import prepare
+from isobit.runtime.engine.preflight import prepare
 from isobit.runtime.settings.engine import EngineSettings
 from isobit.shard.checkpoint import open_checkpoint
 from isobit.shard.formats import PACKERS

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..kernels.errors import InputError
-from ..shard.plan import ShardPlan
-from .scheduler.batch import Request
+from ...kernels.errors import InputError
+from ...shard.plan import ShardPlan
+from ..scheduler.batch import Request
 
 FORMAT = "isobit-replay-1"
 MOST_BYTES = 1 << 30

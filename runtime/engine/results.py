@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from .digest import chain_digests
-from .scheduler.batch import Request, StepRows
-from .scheduler.step_timer import RankTimes
-from .trace.tracer import Run
+from ..digest import chain_digests
+from ..scheduler.batch import Request, StepRows
+from ..scheduler.step_timer import RankTimes
+from ..trace.tracer import Run
 
 
 @dataclass(frozen=True, kw_only=True)

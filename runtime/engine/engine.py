@@ -10,18 +10,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ..kernels.errors import RankFault
-from ..shard.checkpoint import open_checkpoint
-from ..shard.verify_load import file_fingerprints
-from .completion import Batch, completions
-from .consistency import check_files, check_loaded, differing_ranks, divergence, wrong_products
-from .devices import device_names
-from .model_files.settle import settle_files
-from .prepare import prepare
-from .ranks.group import RankGroup
-from .ranks.launcher import Launcher
-from .replay import write_replay
-from .scheduler.batch import (
+from ...kernels.errors import RankFault
+from ...shard.checkpoint import open_checkpoint
+from ...shard.verify_load import file_fingerprints
+from ..devices import device_names
+from ..model_files.settle import settle_files
+from ..ranks.group import RankGroup
+from ..ranks.launcher import Launcher
+from ..scheduler.batch import (
     Request,
     StepRows,
     advance,
@@ -30,15 +26,25 @@ from .scheduler.batch import (
     form_step,
     steps_after,
 )
-from .scheduler.step_timer import Pace
-from .settings.engine import (
+from ..scheduler.step_timer import Pace
+from ..settings.engine import (
     EngineSettings,
     SamplingSettings,
     most_sampled,
     run_dtype,
     told_to_ranks,
 )
-from .trace.tracer import TraceRecord, record_from
+from ..trace.tracer import TraceRecord, record_from
+from .agreement import (
+    check_files,
+    check_loaded,
+    differing_ranks,
+    divergence,
+    wrong_products,
+)
+from .preflight import prepare
+from .replay import write_replay
+from .results import Batch, completions
 
 log = logging.getLogger("isobit.runtime")
 

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..kernels.errors import InputError
-from ..shard.checkpoint import open_checkpoint
-from ..shard.expected_tensors import stored_intermediate_size
-from ..shard.plan import ShardPlan, make_plan
-from ..shard.spec import ModelSpec
-from ..shard.stored_head import with_stored_head
-from ..shard.validate import check_checkpoint
-from .consistency import check_name
-from .forward.sites import site_names
-from .settings.engine import (
+from ...kernels.errors import InputError
+from ...shard.checkpoint import open_checkpoint
+from ...shard.expected_tensors import stored_intermediate_size
+from ...shard.plan import ShardPlan, make_plan
+from ...shard.spec import ModelSpec
+from ...shard.stored_head import with_stored_head
+from ...shard.validate import check_checkpoint
+from ..forward.sites import site_names
+from ..settings.engine import (
     EngineSettings,
     check_collectives,
     check_device,
     read_run_spec,
     run_dtype,
 )
-from .settings.model_files import check_mode
-from .settings.trace import check_trace_settings
+from ..settings.model_files import check_mode
+from ..settings.trace import check_trace_settings
+from .agreement import check_name
 
 
 def prepare(model: Path, settings: EngineSettings) -> tuple[ModelSpec, ShardPlan]:

@@ -11,16 +11,16 @@ from typing import Any
 
 import torch
 
-from ..kernels import ops
-from ..kernels.checks import CPU
-from ..kernels.device import AnyWeight
-from ..kernels.errors import InputError, RankFault
-from ..shard.load import RankWeights
-from ..shard.plan import ShardPlan
-from ..shard.spec import ModelSpec
-from ..shard.verify_load import compare
-from .digest import chain_digests, tensor_digest
-from .trace.tracer import TraceRecord, first_difference
+from ...kernels import ops
+from ...kernels.checks import CPU
+from ...kernels.device import AnyWeight
+from ...kernels.errors import InputError, RankFault
+from ...shard.load import RankWeights
+from ...shard.plan import ShardPlan
+from ...shard.spec import ModelSpec
+from ...shard.verify_load import compare
+from ..digest import chain_digests, tensor_digest
+from ..trace.tracer import TraceRecord, first_difference
 
 CHECKS = ("off", "step", "full")
 DIFFERS = "E-RANK-DIFFERS"
