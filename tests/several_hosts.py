@@ -5,9 +5,9 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 
-from isobit.runtime.fault import FaultContext
 from isobit.runtime.transport.address import Address
 from isobit.runtime.transport.ticket import RankTicket
+from isobit.runtime.worker.fault_injection import FaultContext
 
 from .faults.forked_launcher import ForkedLauncher
 

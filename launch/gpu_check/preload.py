@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...runtime import rank_process, worker
+from ...runtime.worker import process, worker
 from . import child
 
-PRELOADED = (child, rank_process, worker)
+PRELOADED = (child, process, worker)

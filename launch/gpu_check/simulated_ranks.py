@@ -77,8 +77,8 @@ def _rank(
     from ...kernels.gpu.device import Gpu
     from ...kernels.gpu.simulated.card import SimulatedCard
     from ...kernels.gpu.simulated.interpreter import install
-    from ...runtime import worker
-    from ...runtime.rank_process import run_rank
+    from ...runtime.worker import worker
+    from ...runtime.worker.process import run_rank
 
     install()
 

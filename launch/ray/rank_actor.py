@@ -31,9 +31,9 @@ def rank_actor_class() -> type[Any]:
             import os
             import threading
 
-            from ...runtime.rank_process import run_rank
             from ...runtime.transport.heartbeat import DRIVER_RETURNS_S
             from ...runtime.transport.ticket import RankTicket
+            from ...runtime.worker.process import run_rank
             from ..models import download_files
 
             try:

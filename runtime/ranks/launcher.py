@@ -55,7 +55,7 @@ class LocalLauncher:
     def launch(self, tickets: list[RankTicket]) -> None:
         for ticket in on_this_machine(tickets):
             process = subprocess.Popen(
-                [sys.executable, "-m", "isobit.runtime.rank_process", str(os.getpid())],
+                [sys.executable, "-m", "isobit.runtime.worker.process", str(os.getpid())],
                 stdin=subprocess.PIPE,
             )
             self._processes.append(process)

@@ -11,7 +11,6 @@ from types import SimpleNamespace
 
 import pytest
 from isobit.kernels.errors import EnvironmentFault, InputError, IsobitError
-from isobit.runtime import rank_process
 from isobit.runtime.model_files import on_host
 from isobit.runtime.model_files.settle import settle_files
 from isobit.runtime.progress import OnBytes, watched_by
@@ -20,6 +19,7 @@ from isobit.runtime.ranks.launcher import LocalLauncher
 from isobit.runtime.settings.model_files import ModelFiles, check_mode
 from isobit.runtime.transport.address import Address
 from isobit.runtime.transport.ticket import RankTicket
+from isobit.runtime.worker import process
 
 from ..support import INT4, copy_model
 
@@ -49,7 +49,7 @@ class Boxes(LocalLauncher):
                 raise EnvironmentFault("E-MODEL-HUB", f"{name}: no connection")
             return self.downloads[ticket.rank]
 
-        rank_process.run_rank(ticket, download)
+        process.run_rank(ticket, download)
 
     def dead(self) -> dict[int, str]:
         return {}
@@ -83,7 +83,7 @@ def boxes(tmp_path, monkeypatch) -> SimpleNamespace:
             link, {**message, "folder": str(folders[rank])}, rank, download
         ),
     )
-    monkeypatch.setattr(rank_process, "_worker", Worker)
+    monkeypatch.setattr(process, "_worker", Worker)
     monkeypatch.setenv("ISOBIT_CACHE", str(tmp_path / "cache"))
 
     def settle(

@@ -23,7 +23,7 @@ from ..support import ROOT
 ORPHAN = """
 import json, os, subprocess, sys
 process = subprocess.Popen(
-    [sys.executable, "-m", "isobit.runtime.rank_process", str(os.getpid())], stdin=subprocess.PIPE
+    [sys.executable, "-m", "isobit.runtime.worker.process", str(os.getpid())], stdin=subprocess.PIPE
 )
 process.stdin.write(json.dumps({ticket!r}).encode() + b"\\n")
 process.stdin.flush()

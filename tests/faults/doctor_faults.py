@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from isobit.kernels import record
 from isobit.kernels.cache import KVCache
-from isobit.runtime.fault import FaultContext
+from isobit.runtime.worker.fault_injection import FaultContext
 
 from .seeded import AllReduce, around_all_reduce
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from isobit.kernels import record
-from isobit.runtime.fault import FaultContext
+from isobit.runtime.worker.fault_injection import FaultContext
 
 LAYER = 1
 ROWS = 50

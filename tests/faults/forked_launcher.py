@@ -12,7 +12,7 @@ from isobit.runtime.transport.address import Address
 from isobit.runtime.transport.ticket import RankTicket
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["isobit.runtime.worker", "isobit.runtime.rank_process"])
+SERVER.set_forkserver_preload(["isobit.runtime.worker.worker", "isobit.runtime.worker.process"])
 
 
 class ForkedLauncher(LocalLauncher):
@@ -51,7 +51,7 @@ class ForkedLauncher(LocalLauncher):
 
 
 def _rank(ticket: RankTicket, environment: dict[str, str]) -> None:
-    from isobit.runtime.rank_process import run_rank
+    from isobit.runtime.worker.process import run_rank
 
     # Not those of the server, which are those of the test that started it.
     os.environ.clear()

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import torch
 from isobit.runtime.collectives.interface import Collectives
-from isobit.runtime.fault import FaultContext
+from isobit.runtime.worker.fault_injection import FaultContext
 
 AllReduce = Callable[[torch.Tensor, torch.Tensor, str], None]
 LAYER = 3

@@ -85,8 +85,8 @@ def main() -> int:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     # All that a command would import, once.
     import isobit.launch.tokenizer.tokenizer
-    import isobit.runtime.rank_process
-    import isobit.runtime.worker  # noqa: F401
+    import isobit.runtime.worker.process
+    import isobit.runtime.worker.worker  # noqa: F401
     import torch
     from isobit.launch.cli.app import make_app
 

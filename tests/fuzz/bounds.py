@@ -59,9 +59,9 @@ def as_command(arguments: list[str], scratch: Path) -> Ended:
 
 def _fork_ranks() -> None:
     """Have ranks on this machine forked: a new process would import torch for two seconds."""
-    from isobit.runtime.rank_process import run_rank
     from isobit.runtime.ranks import launcher
     from isobit.runtime.transport.ticket import RankTicket
+    from isobit.runtime.worker.process import run_rank
 
     class Forked(launcher.LocalLauncher):
         def launch(self, tickets: list[RankTicket]) -> None:

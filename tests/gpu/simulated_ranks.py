@@ -27,7 +27,7 @@ def _prepare(slow_load_s: float, ticket: RankTicket) -> None:
 
 
 def _load_slowly(seconds: float) -> None:
-    from isobit.runtime import worker
+    from isobit.runtime.worker import worker
 
     load_rank = worker.load_rank
 

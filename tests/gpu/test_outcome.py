@@ -14,10 +14,10 @@ from isobit.kernels.gpu.arena import Arena
 from isobit.kernels.gpu.device import Gpu
 from isobit.kernels.gpu.readout import Readout, Spoken
 from isobit.kernels.gpu.shape import Shape, padded
-from isobit.runtime import worker as worker_module
 from isobit.runtime.engine.preflight import prepare
 from isobit.runtime.settings.engine import EngineSettings, RankJob, told_to_ranks
-from isobit.runtime.worker import Worker
+from isobit.runtime.worker import worker as worker_module
+from isobit.runtime.worker.worker import Worker
 
 from .cards import CountingCard
 from .tiny import decoder, save, step

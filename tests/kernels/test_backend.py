@@ -81,7 +81,7 @@ def test_a_missing_module_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_nothing_on_a_cpu_imports_triton() -> None:
     code = (
-        "import sys, isobit.launch.cli.main, isobit.runtime.worker;"
+        "import sys, isobit.launch.cli.main, isobit.runtime.worker.worker;"
         "print(sorted(m for m in sys.modules if m.split('.')[0] == 'triton' or '.gpu.' in m))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from isobit.runtime.sampler import sample, uniform
 from isobit.runtime.settings.engine import SamplingSettings
+from isobit.runtime.worker.sampler import sample, uniform
 
 LOGITS = np.array([1.5, -0.25, 3.0, 3.0, 0.5, -4.0, 2.25, 1.0], dtype=np.float32)
 DRAWS = 20_000

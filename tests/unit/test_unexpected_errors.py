@@ -12,7 +12,7 @@ import pytest
 from isobit.kernels.errors import RankFault
 from isobit.kernels.unexpected import VARIABLE, unexpected
 from isobit.launch.cli import main as main_module
-from isobit.runtime.rank_process import _unexpected
+from isobit.runtime.worker.process import _unexpected
 
 from ..command import command
 from ..support import INT4

@@ -6,7 +6,7 @@ import hashlib
 
 import numpy as np
 
-from .settings.engine import SamplingSettings
+from ..settings.engine import SamplingSettings
 
 
 def uniform(seed: int, position: int) -> float:

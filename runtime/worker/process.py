@@ -1,6 +1,6 @@
 """The life of a rank's process: connect, load, answer steps until told to stop.
 
-`python -m isobit.runtime.rank_process DRIVER_PID` reads a RankTicket as JSON from standard input.
+`python -m isobit.runtime.worker.process DRIVER_PID` reads a RankTicket as JSON from standard input.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ import sys
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from ..kernels.errors import InternalError, IsobitError, Kind, RankFault
-from ..kernels.unexpected import unexpected, wants_traceback
-from ..shard.captured_warnings import captured_warnings
-from .model_files.questions import QUESTIONS
-from .transport import interfaces
-from .transport.messages import DriverGone
-from .transport.rank import RankLink, connect
-from .transport.ticket import RankTicket
+from ...kernels.errors import InternalError, IsobitError, Kind, RankFault
+from ...kernels.unexpected import unexpected, wants_traceback
+from ...shard.captured_warnings import captured_warnings
+from ..model_files.questions import QUESTIONS
+from ..transport import interfaces
+from ..transport.messages import DriverGone
+from ..transport.rank import RankLink, connect
+from ..transport.ticket import RankTicket
 
 if TYPE_CHECKING:
-    from .calibration.worker import CalibrationWorker
-    from .model_files.on_host import Download
+    from ..calibration.worker import CalibrationWorker
+    from ..model_files.on_host import Download
     from .worker import Worker
 
 log = logging.getLogger("isobit.runtime")
@@ -69,7 +69,7 @@ def _unexpected(raised: Exception, rank: int) -> dict[str, Any]:
 def _serve(link: RankLink, ticket: RankTicket, download: Download | None) -> None:
     job, folder = link.receive(), ""
     while job["kind"] in QUESTIONS:
-        from .model_files.on_host import answer
+        from ..model_files.on_host import answer
 
         folder = answer(link, job, ticket.rank, download)
         job = link.receive()
@@ -96,7 +96,7 @@ def _serve(link: RankLink, ticket: RankTicket, download: Download | None) -> Non
 def _worker(kind: str, job: dict[str, Any]) -> Worker | CalibrationWorker:
     # torch takes a second to import; by now the driver knows that this process lives.
     if kind == "calibrate":
-        from .calibration.worker import CalibrationWorker
+        from ..calibration.worker import CalibrationWorker
 
         return CalibrationWorker(job)
     from .worker import Worker, job_from_message

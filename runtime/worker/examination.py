@@ -17,7 +17,7 @@ from ...shard.verify_load import padding_faults, rank_fingerprints
 from ..collectives.tree import subtree_merges
 from ..forward.decoder import Decoder
 from ..selfcheck.op_check import OpCheck
-from .drill import drill
+from .collective_drill import drill
 
 
 class Examination:

@@ -10,11 +10,11 @@ import logging
 import os
 from dataclasses import dataclass
 
-from ..kernels.errors import InputError
-from ..shard.load import RankWeights
-from ..shard.plan import ShardPlan
-from .collectives.interface import Collectives
-from .forward.decoder import Decoder
+from ...kernels.errors import InputError
+from ...shard.load import RankWeights
+from ...shard.plan import ShardPlan
+from ..collectives.interface import Collectives
+from ..forward.decoder import Decoder
 
 log = logging.getLogger("isobit.runtime")
 VARIABLE = "ISOBIT_FAULT"

@@ -12,42 +12,42 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
-from ..kernels import ops
-from ..kernels.errors import InputError, IsobitError
-from ..kernels.program import Decoded, Program
-from ..kernels.step import StepMemory
-from ..shard.checkpoint import Checkpoint, open_checkpoint
-from ..shard.load import dummy_rank, load_rank
-from ..shard.plan import ShardPlan
-from ..shard.stored_head import with_stored_head
-from ..shard.verify_load import padding_faults, rank_fingerprints
-from .affinity import share_cores
-from .card_memory import graph_bytes, pages_on_card, rank_memory
-from .collectives.choose import choose
-from .devices import open_device
-from .digest import step_digests
-from .doctor.on_rank import Examination
-from .engine.agreement import replicated, software
-from .fault import FaultContext, inject_fault
-from .forward.decoder import Decoder
-from .sampler import sample
-from .scheduler.batch import StepRows
-from .score import score_rows
-from .selfcheck.product_check import ProductCheck
-from .settings.engine import (
+from ...kernels import ops
+from ...kernels.errors import InputError, IsobitError
+from ...kernels.program import Decoded, Program
+from ...kernels.step import StepMemory
+from ...shard.checkpoint import Checkpoint, open_checkpoint
+from ...shard.load import dummy_rank, load_rank
+from ...shard.plan import ShardPlan
+from ...shard.stored_head import with_stored_head
+from ...shard.verify_load import padding_faults, rank_fingerprints
+from ..affinity import share_cores
+from ..card_memory import graph_bytes, pages_on_card, rank_memory
+from ..collectives.choose import choose
+from ..devices import open_device
+from ..digest import step_digests
+from ..engine.agreement import replicated, software
+from ..forward.decoder import Decoder
+from ..scheduler.batch import StepRows
+from ..score import score_rows
+from ..selfcheck.product_check import ProductCheck
+from ..settings.engine import (
     LoadSettings,
     RankJob,
     SamplingSettings,
     read_run_spec,
     run_dtype,
 )
-from .settings.trace import TraceSettings
-from .trace.tracer import Tracer
-from .transport import rendezvous
-from .transport.process_group import exchange
+from ..settings.trace import TraceSettings
+from ..trace.tracer import Tracer
+from ..transport import rendezvous
+from ..transport.process_group import exchange
+from .examination import Examination
+from .fault_injection import FaultContext, inject_fault
+from .sampler import sample
 
 if TYPE_CHECKING:
-    from ..kernels.gpu.readout import StepOutcome
+    from ...kernels.gpu.readout import StepOutcome
 
 
 class Worker:
