@@ -12,7 +12,7 @@ from ...runtime.engine.engine import Engine
 from ...runtime.engine.preflight import prepare
 from ...runtime.scheduler.batch import check_requests, pages_for
 from ...runtime.settings.engine import EngineSettings, SamplingSettings
-from ...runtime.throughput import Throughput, Workload, measure
+from ...runtime.tasks.throughput import Throughput, Workload, measure
 from ...shard.plan import PlanSettings
 from ..models import model_folder
 from ..printable import human_bytes

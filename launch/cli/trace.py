@@ -11,9 +11,9 @@ from rich.table import Table
 from ...kernels.errors import InputError
 from ...runtime.devices import CPU, refuse_cuda
 from ...runtime.engine.preflight import prepare
-from ...runtime.record_trace import PlannedTrace, check_trace, record_trace
 from ...runtime.settings.engine import EngineSettings, SamplingSettings, run_dtype
 from ...runtime.settings.trace import RECORDS, TraceSettings
+from ...runtime.tasks.record_trace import PlannedTrace, check_trace, record_trace
 from ...runtime.trace.folder import read_trace
 from ...runtime.trace.index import TraceIndex
 from ...shard.plan import PlanSettings

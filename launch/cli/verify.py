@@ -14,8 +14,8 @@ from ...kernels.errors import InputError
 from ...runtime.engine.preflight import prepare
 from ...runtime.engine.replay import read_replay
 from ...runtime.settings.engine import EngineSettings, at_degree
-from ...runtime.verify import Verification
-from ...runtime.verify import verify as run_verify
+from ...runtime.tasks.verify import Verification
+from ...runtime.tasks.verify import verify as run_verify
 from ...shard.plan import PlanSettings
 from ...shard.spec import ModelSpec
 from ..models import model_folder

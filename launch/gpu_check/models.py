@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ...runtime.settings.engine import EngineSettings
-from ...runtime.verify import verify
+from ...runtime.tasks.verify import verify
 from .place import NotRun, Place, Report, require
 from .small_model import PAGES, VOCABULARY, open_decoder, save_model, step_of
 

@@ -14,10 +14,10 @@ import pytest
 from isobit.kernels.errors import IsobitError, RankFault
 from isobit.runtime.engine.engine import Engine
 from isobit.runtime.settings.engine import EngineSettings, SamplingSettings
+from isobit.runtime.tasks.verify import verify
 from isobit.runtime.transport import heartbeat
 from isobit.runtime.transport.interfaces import split
 from isobit.runtime.transport.ticket import RankTicket
-from isobit.runtime.verify import verify
 from isobit.shard.plan import PlanSettings
 
 from ..faults.forked_launcher import ForkedLauncher

@@ -7,11 +7,11 @@ import shutil
 import pytest
 import torch
 from isobit.launch.record_transformers import load_transformers, record_transformers
-from isobit.runtime import trace_size
 from isobit.runtime.ranks.launcher import LocalLauncher
-from isobit.runtime.record_trace import record_trace
 from isobit.runtime.settings.engine import EngineSettings, SamplingSettings
 from isobit.runtime.settings.trace import TraceSettings
+from isobit.runtime.tasks import trace_size
+from isobit.runtime.tasks.record_trace import record_trace
 from isobit.runtime.trace.compare import compare_traces
 from isobit.runtime.trace.folder import read_trace
 from isobit.runtime.trace.statistics import FP16_MAX

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import torch
 
-from ..kernels import ops
-from ..kernels.measure.machine import Machine
-from .engine.engine import Engine
-from .engine.results import Batch
-from .ranks.launcher import cores
-from .scheduler.step_timer import added
-from .settings.engine import SamplingSettings
+from ...kernels import ops
+from ...kernels.measure.machine import Machine
+from ..engine.engine import Engine
+from ..engine.results import Batch
+from ..ranks.launcher import cores
+from ..scheduler.step_timer import added
+from ..settings.engine import SamplingSettings
 
 READS = 5
 

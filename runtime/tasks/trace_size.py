@@ -6,13 +6,13 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..kernels.errors import InputError
-from ..shard.plan import ShardPlan
-from ..shard.spec import ModelSpec
-from .forward.sites import Site, rank_columns, step_bytes
-from .scheduler.batch import Request, StepRows, advance, form_step
-from .settings.engine import SamplingSettings
-from .settings.trace import TraceSettings
+from ...kernels.errors import InputError
+from ...shard.plan import ShardPlan
+from ...shard.spec import ModelSpec
+from ..forward.sites import Site, rank_columns, step_bytes
+from ..scheduler.batch import Request, StepRows, advance, form_step
+from ..settings.engine import SamplingSettings
+from ..settings.trace import TraceSettings
 
 RECORD_BYTES = 90
 """Of one part of one tensor in the index, digest and statistics included."""

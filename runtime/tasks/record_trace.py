@@ -7,21 +7,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..shard.act_order import mlp_order
-from ..shard.checkpoint import open_checkpoint
-from ..shard.safetensors_file import SliceReader
-from ..shard.spec import ModelSpec
-from ..shard.write_file import check_new_folder
-from .engine.engine import Engine
-from .engine.preflight import prepare
-from .engine.results import Batch
-from .forward.sites import Site, model_sites
-from .ranks.launcher import Launcher
-from .scheduler.batch import check_requests, pages_for
-from .settings.engine import EngineSettings, SamplingSettings, run_dtype
-from .settings.trace import TraceSettings
-from .trace.folder import new_trace, write_index
-from .trace.index import TracedSite, TraceIndex, shape_of
+from ...shard.act_order import mlp_order
+from ...shard.checkpoint import open_checkpoint
+from ...shard.safetensors_file import SliceReader
+from ...shard.spec import ModelSpec
+from ...shard.write_file import check_new_folder
+from ..engine.engine import Engine
+from ..engine.preflight import prepare
+from ..engine.results import Batch
+from ..forward.sites import Site, model_sites
+from ..ranks.launcher import Launcher
+from ..scheduler.batch import check_requests, pages_for
+from ..settings.engine import EngineSettings, SamplingSettings, run_dtype
+from ..settings.trace import TraceSettings
+from ..trace.folder import new_trace, write_index
+from ..trace.index import TracedSite, TraceIndex, shape_of
 from .trace_size import check_disk, longest_run, trace_bytes
 
 PERMUTED = ("gate_proj.out", "up_proj.out", "down_proj.in")

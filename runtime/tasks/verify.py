@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..kernels.errors import InputError, RankFault
-from .digest import chain_digests
-from .engine.agreement import DIFFERS, DIVERGED
-from .engine.engine import OUTSIDE_CONTRACT, Engine
-from .engine.preflight import prepare
-from .engine.results import Batch
-from .ranks.launcher import Launcher
-from .scheduler.batch import check_requests, pages_for
-from .settings.engine import EngineSettings, SamplingSettings, at_degree
-from .settings.trace import TraceSettings
-from .trace.tracer import Difference, first_difference
+from ...kernels.errors import InputError, RankFault
+from ..digest import chain_digests
+from ..engine.agreement import DIFFERS, DIVERGED
+from ..engine.engine import OUTSIDE_CONTRACT, Engine
+from ..engine.preflight import prepare
+from ..engine.results import Batch
+from ..ranks.launcher import Launcher
+from ..scheduler.batch import check_requests, pages_for
+from ..settings.engine import EngineSettings, SamplingSettings, at_degree
+from ..settings.trace import TraceSettings
+from ..trace.tracer import Difference, first_difference
 
 OnProgress = Callable[[str], None]
 

@@ -1,0 +1,1 @@
+"""What one does with an engine: verify it, time it, record a trace."""
