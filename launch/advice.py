@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..runtime.evaluate import Gates
+from ..runtime.evaluation.evaluate import Gates
 from ..shard.quantization import CHANNEL
 
 LIMITS = Gates(perplexity_increase=0.05, kl=0.05)

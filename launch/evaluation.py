@@ -10,11 +10,11 @@ from pathlib import Path
 
 from ..kernels.errors import InputError
 from ..runtime.engine.engine import Engine
-from ..runtime.logits_file import LogitsFile
+from ..runtime.evaluation.logits_file import LogitsFile
+from ..runtime.evaluation.score_samples import Exchange, Scores, positions_of, score
+from ..runtime.evaluation.stability import broken
 from ..runtime.ranks.launcher import Launcher
-from ..runtime.score_samples import Exchange, Scores, positions_of, score
 from ..runtime.settings.engine import EngineSettings, SamplingSettings, read_run_spec
-from ..runtime.stability import broken
 from ..shard.spec import ModelSpec
 from .tokenizer.tokenizer import Tokenizer
 from .turns import Turn, hold

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from ..kernels.errors import InputError
-from ..runtime.score_samples import check_samples
+from ..runtime.evaluation.score_samples import check_samples
 from ..shard.spec import read_spec
 from .samples import SHORTEST
 from .text_files import read_texts

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from ..kernels.errors import InputError
-from ..runtime.evaluate import evaluate, report
-from ..runtime.score_samples import positions_of
-from ..runtime.streamed_scores import score_streamed
+from ..runtime.evaluation.evaluate import evaluate, report
+from ..runtime.evaluation.score_samples import positions_of
+from ..runtime.evaluation.streamed_scores import score_streamed
 from .advice import LIMITS
 from .evaluation_text import EvaluationText, built_in_text, given_text, spread
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..kernels.errors import InputError
-from ..runtime.score_samples import Scores
+from ..runtime.evaluation.score_samples import Scores
 from ..shard.spec import ModelSpec
 from .text_files import read_json_lines
 from .tokenizer.tokenizer import Tokenizer

@@ -10,10 +10,10 @@ import typer
 
 from ...kernels.errors import InputError
 from ...runtime.engine.preflight import prepare
-from ...runtime.evaluate import Gates, first_divergence, report
-from ...runtime.evaluate import evaluate as judge
+from ...runtime.evaluation.evaluate import Gates, first_divergence, report
+from ...runtime.evaluation.evaluate import evaluate as judge
+from ...runtime.evaluation.score_samples import check_samples, positions_of
 from ...runtime.scheduler.batch import pages_for
-from ...runtime.score_samples import check_samples, positions_of
 from ...runtime.settings.engine import EngineSettings
 from ...shard.plan import PlanSettings
 from ..evaluation import (

@@ -8,7 +8,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from ...runtime.stability import first_repetition
+from ...runtime.evaluation.stability import first_repetition
 from ..evaluation import ModelRun
 from ..tasks import Choice, Task, accuracy, chosen
 from ..tokenizer.tokenizer import Tokenizer

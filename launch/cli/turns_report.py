@@ -6,8 +6,8 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from ...runtime.evaluate import number
-from ...runtime.stability import first_repetition
+from ...runtime.evaluation.evaluate import number
+from ...runtime.evaluation.stability import first_repetition
 from ..evaluation import ModelRun
 from ..turns import Turn
 

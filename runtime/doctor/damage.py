@@ -17,8 +17,8 @@ import torch
 
 from ...shard.modules import layer_modules
 from ...shard.spec import ModelSpec
-from ..evaluate import perplexity
-from ..score import divergence, log_probabilities
+from ..evaluation.evaluate import perplexity
+from ..evaluation.score import divergence, log_probabilities
 from .plain_model import PlainHead, PlainLayer, PlainModel
 
 HALVES = ("self_attn", "mlp")

@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 
 from ...kernels.errors import InputError
-from ..logits_file import LogitsFile
+from ..evaluation.logits_file import LogitsFile
+from ..evaluation.score_samples import Exchange, Scores, positions_of, score
 from ..scheduler.batch import pages_for
-from ..score_samples import Exchange, Scores, positions_of, score
 from ..settings.engine import EngineSettings, SamplingSettings
 from ..trace.index import shape_of
 from .context import Context

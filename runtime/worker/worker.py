@@ -27,9 +27,9 @@ from ..collectives.choose import choose
 from ..devices import open_device
 from ..digest import step_digests
 from ..engine.agreement import replicated, software
+from ..evaluation.score import score_rows
 from ..forward.decoder import Decoder
 from ..scheduler.batch import StepRows
-from ..score import score_rows
 from ..selfcheck.product_check import ProductCheck
 from ..settings.engine import (
     LoadSettings,

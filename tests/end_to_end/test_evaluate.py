@@ -15,9 +15,9 @@ from isobit.kernels.errors import EnvironmentFault, InputError
 from isobit.launch.evaluation import check_host, check_vocabularies
 from isobit.launch.tokenizer.tokenizer import Tokenizer
 from isobit.runtime.engine.engine import Engine
-from isobit.runtime.logits_file import LogitsFile
+from isobit.runtime.evaluation.logits_file import LogitsFile
+from isobit.runtime.evaluation.score_samples import check_samples, score
 from isobit.runtime.ranks.launcher import LocalLauncher
-from isobit.runtime.score_samples import check_samples, score
 from isobit.runtime.settings.engine import EngineSettings
 from isobit.shard.spec import read_spec
 from safetensors.torch import load_file

@@ -11,7 +11,7 @@ import torch
 from isobit.launch import quantize_evaluation
 from isobit.launch.calibration_text import calibration_text, usual_samples
 from isobit.launch.tokenizer.tokenizer import Tokenizer
-from isobit.runtime.streamed_scores import score_streamed
+from isobit.runtime.evaluation.streamed_scores import score_streamed
 from isobit.shard.checkpoint import open_checkpoint
 from safetensors.torch import load_file
 
@@ -204,6 +204,6 @@ def test_a_result_that_is_not_finite_is_a_bad_verdict(command, tmp_path, monkeyp
 def test_scores_of_a_sample_do_not_depend_on_its_pieces(monkeypatch):
     samples = torch.arange(60).view(2, 30)
     whole = score_streamed(DENSE, DENSE, samples)
-    monkeypatch.setattr("isobit.runtime.streamed_scores.MOST_LOGITS_BYTES", 7 * 4 * 2000)
+    monkeypatch.setattr("isobit.runtime.evaluation.streamed_scores.MOST_LOGITS_BYTES", 7 * 4 * 2000)
     assert score_streamed(DENSE, DENSE, samples) == whole
     assert whole[0].divergences == [0.0] * 58

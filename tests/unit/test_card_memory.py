@@ -22,8 +22,8 @@ from isobit.runtime.card_memory import (
     room_for_pages,
     settle_pages,
 )
+from isobit.runtime.evaluation.score_samples import score
 from isobit.runtime.scheduler.batch import StepRows
-from isobit.runtime.score_samples import score
 from isobit.runtime.settings.engine import EngineSettings, check_device, most_sampled
 from isobit.shard.memory import RankMemory
 from isobit.shard.stored import WeightBytes

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from isobit.kernels.errors import InputError
-from isobit.runtime.evaluate import (
+from isobit.runtime.evaluation.evaluate import (
     Gates,
     Place,
     evaluate,
@@ -18,9 +18,9 @@ from isobit.runtime.evaluate import (
     place_of,
     report,
 )
-from isobit.runtime.logits_file import LogitsFile
-from isobit.runtime.score import divergence, log_probabilities, score_rows
-from isobit.runtime.score_samples import Scores
+from isobit.runtime.evaluation.logits_file import LogitsFile
+from isobit.runtime.evaluation.score import divergence, log_probabilities, score_rows
+from isobit.runtime.evaluation.score_samples import Scores
 
 # Both sides are float64 and add a few hundred terms in orders of their own.
 FLOAT64 = {"rtol": 1e-12, "atol": 1e-13}

@@ -7,8 +7,8 @@ import math
 import pytest
 from isobit.launch.evaluation import NOTHING, ModelRun, text_failures
 from isobit.launch.tasks import Choice, Task, accuracy, chosen
-from isobit.runtime.score_samples import Scores
-from isobit.runtime.stability import Repetition, first_repetition
+from isobit.runtime.evaluation.score_samples import Scores
+from isobit.runtime.evaluation.stability import Repetition, first_repetition
 
 
 def scores(log_probabilities: list[float]) -> Scores:

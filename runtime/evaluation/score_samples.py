@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
-from ..kernels.errors import InputError
-from ..shard.spec import ModelSpec
-from .engine.engine import Engine
-from .scheduler.batch import Request, advance, assign_pages, form_step, pages_for, room
-from .settings.engine import SamplingSettings, most_sampled
+from ...kernels.errors import InputError
+from ...shard.spec import ModelSpec
+from ..engine.engine import Engine
+from ..scheduler.batch import Request, advance, assign_pages, form_step, pages_for, room
+from ..settings.engine import SamplingSettings, most_sampled
 
 # A step's logits stand in every rank's memory; a large vocabulary takes fewer rows a step.
 MOST_LOGITS_BYTES = 64 << 20

@@ -12,21 +12,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..kernels import ops
-from ..kernels.errors import InputError
-from ..shard.checkpoint import Checkpoint, open_checkpoint
-from ..shard.load import load_layer
-from ..shard.plan import ShardPlan
-from ..shard.safetensors_file import SliceReader
-from ..shard.spec import ModelSpec
-from .calibrate import embed
-from .collectives.gather import GatherCollectives
-from .engine.preflight import prepare
-from .forward.head_runner import open_head
-from .forward.layer_runner import LayerRunner
+from ...kernels import ops
+from ...kernels.errors import InputError
+from ...shard.checkpoint import Checkpoint, open_checkpoint
+from ...shard.load import load_layer
+from ...shard.plan import ShardPlan
+from ...shard.safetensors_file import SliceReader
+from ...shard.spec import ModelSpec
+from ..calibrate import embed
+from ..collectives.gather import GatherCollectives
+from ..engine.preflight import prepare
+from ..forward.head_runner import open_head
+from ..forward.layer_runner import LayerRunner
+from ..settings.engine import EngineSettings
 from .score import judge_rows
 from .score_samples import MOST_LOGITS_BYTES, Scores, check_samples
-from .settings.engine import EngineSettings
 
 Progress = Callable[[int, int], None]
 

@@ -1,0 +1,1 @@
+"""How good a model is on text, and how far from its reference."""
