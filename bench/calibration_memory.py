@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 import torch
-from isobit.runtime.calibrate import quantize_calibrated
+from isobit.runtime.calibration.calibrate import quantize_calibrated
 from isobit.runtime.calibration.job import CalibrateSettings
 from isobit.runtime.ranks.launcher import LocalLauncher
 from isobit.shard.checkpoint import open_checkpoint

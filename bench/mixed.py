@@ -26,11 +26,11 @@ import torch
 from isobit.launch.calibration_text import calibration_text
 from isobit.launch.samples import cut_samples, read_texts
 from isobit.launch.tokenizer.tokenizer import Tokenizer
+from isobit.runtime.calibration.sensitivity import SensitivitySettings, measure_sensitivity
 from isobit.runtime.engine.engine import Engine
 from isobit.runtime.evaluation.logits_file import LogitsFile
 from isobit.runtime.evaluation.score_samples import Exchange, positions_of, score
 from isobit.runtime.ranks.launcher import LocalLauncher
-from isobit.runtime.sensitivity import SensitivitySettings, measure_sensitivity
 from isobit.runtime.settings.engine import EngineSettings
 from isobit.shard.quantize.folder import quantize_folder
 from isobit.shard.quantize.fused import fused_products

@@ -13,9 +13,9 @@ from typing import Annotated, Any
 import typer
 
 from ...kernels.errors import InputError
-from ...runtime.calibrate import Progress, check_calibration, quantize_calibrated
+from ...runtime.calibration.calibrate import Progress, check_calibration, quantize_calibrated
+from ...runtime.calibration.mixed_precision import with_budget
 from ...runtime.devices import refuse_cuda
-from ...runtime.mixed_precision import with_budget
 from ...shard.quantize.folder import check_request, quantize_folder
 from ...shard.quantize.mixed import MixedWidths
 from ...shard.quantize.report import QuantizeReport

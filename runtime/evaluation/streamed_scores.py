@@ -19,7 +19,7 @@ from ...shard.load import load_layer
 from ...shard.plan import ShardPlan
 from ...shard.safetensors_file import SliceReader
 from ...shard.spec import ModelSpec
-from ..calibrate import embed
+from ..calibration.calibrate import embed
 from ..collectives.gather import GatherCollectives
 from ..engine.preflight import prepare
 from ..forward.head_runner import open_head

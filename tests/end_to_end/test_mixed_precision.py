@@ -11,11 +11,11 @@ import pytest
 import torch
 from isobit.kernels.errors import InputError
 from isobit.launch.calibration_text import calibration_text
-from isobit.runtime.calibrate import CalibrateSettings, quantize_calibrated
+from isobit.runtime.calibration.calibrate import CalibrateSettings, quantize_calibrated
 from isobit.runtime.calibration.job import CalibrationJob, job_from_message
-from isobit.runtime.mixed_precision import with_budget
+from isobit.runtime.calibration.mixed_precision import with_budget
+from isobit.runtime.calibration.sensitivity import SensitivitySettings, measure_sensitivity
 from isobit.runtime.ranks.launcher import LocalLauncher
-from isobit.runtime.sensitivity import SensitivitySettings, measure_sensitivity
 from isobit.runtime.transport.wire import decode, encode
 from isobit.shard.quantize.folder import quantize_folder
 from isobit.shard.quantize.fused import fused_products

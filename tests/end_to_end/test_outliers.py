@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from isobit.launch.calibration_text import calibration_text
-from isobit.runtime.calibrate import CalibrateSettings, quantize_calibrated
+from isobit.runtime.calibration.calibrate import CalibrateSettings, quantize_calibrated
 from isobit.shard.quantization import CHANNEL
 from isobit.shard.quantize.folder import quantize_folder
 from isobit.shard.quantize.method import Method, MethodSettings

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from isobit.runtime.calibrate import quantize_calibrated
+from isobit.runtime.calibration.calibrate import quantize_calibrated
 from isobit.runtime.calibration.job import CalibrateSettings
 from isobit.shard.quantization import CHANNEL
 from isobit.shard.quantize.folder import quantize_folder

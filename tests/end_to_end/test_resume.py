@@ -15,7 +15,7 @@ import pytest
 import torch
 from isobit.kernels import memory
 from isobit.kernels.errors import InputError, RankFault
-from isobit.runtime.calibrate import quantize_calibrated
+from isobit.runtime.calibration.calibrate import quantize_calibrated
 from isobit.runtime.calibration.fingerprint import run_fingerprint
 from isobit.runtime.calibration.state import CalibrationState, state_folder
 from isobit.runtime.forward.layer_runner import LayerRunner

@@ -18,25 +18,25 @@ from typing import Any
 
 import torch
 
-from ..kernels.errors import InputError
-from ..shard.checkpoint import Checkpoint
-from ..shard.names import layer_of
-from ..shard.plan import PlanSettings, check_settings
-from ..shard.quantize.output import Schemes, quantization_config, repeated_in
-from ..shard.quantize.report import REPORT, QuantizeReport, report_json
-from ..shard.quantize.scheme import module_schemes
-from ..shard.quantize.source import DenseModel, check_values, open_dense
-from ..shard.safetensors_file import SliceReader
-from ..shard.spec import ModelSpec
-from ..shard.torch_threads import one_thread
-from ..shard.write_file import check_new_folder
-from ..shard.writer import FolderWriter
-from .calibration.fingerprint import calibration_software, run_fingerprint
-from .calibration.job import CalibrateSettings, CalibrationJob
-from .calibration.ranks import LaunchedRanks, RankInProcess, Ranks
-from .calibration.residual import ResidualWriter
-from .calibration.state import CalibrationState, residual_file
-from .ranks.launcher import Launcher
+from ...kernels.errors import InputError
+from ...shard.checkpoint import Checkpoint
+from ...shard.names import layer_of
+from ...shard.plan import PlanSettings, check_settings
+from ...shard.quantize.output import Schemes, quantization_config, repeated_in
+from ...shard.quantize.report import REPORT, QuantizeReport, report_json
+from ...shard.quantize.scheme import module_schemes
+from ...shard.quantize.source import DenseModel, check_values, open_dense
+from ...shard.safetensors_file import SliceReader
+from ...shard.spec import ModelSpec
+from ...shard.torch_threads import one_thread
+from ...shard.write_file import check_new_folder
+from ...shard.writer import FolderWriter
+from ..ranks.launcher import Launcher
+from .fingerprint import calibration_software, run_fingerprint
+from .job import CalibrateSettings, CalibrationJob
+from .ranks import LaunchedRanks, RankInProcess, Ranks
+from .residual import ResidualWriter
+from .state import CalibrationState, residual_file
 
 log = logging.getLogger("isobit.runtime")
 Progress = Callable[[int, int], None]

@@ -19,28 +19,28 @@ from pathlib import Path
 
 import torch
 
-from ..kernels.errors import InputError
-from ..shard.expected_tensors import stored_intermediate_size
-from ..shard.load import LayerWeights, load_layer
-from ..shard.modules import layer_modules
-from ..shard.plan import PlanSettings, ShardPlan, make_plan
-from ..shard.quantization import WeightScheme
-from ..shard.quantize.folder import nearest
-from ..shard.quantize.fused import FusedProducts
-from ..shard.quantize.layer import INPUTS, find_folds, fold_rest, quantize_products
-from ..shard.quantize.method import MethodSettings
-from ..shard.quantize.output import Schemes, quantization_config
-from ..shard.quantize.scheme import DENSE_BITS, QuantizeSettings, pack, scheme_of
-from ..shard.quantize.source import DenseModel, check_values, layer_tensors
-from ..shard.quantize.statistics import Statistics
-from ..shard.safetensors_file import SliceReader
-from ..shard.spec import ModelSpec, spec_from_config
-from ..shard.torch_threads import one_thread
-from ..shard.write_file import write_errors
+from ...kernels.errors import InputError
+from ...shard.expected_tensors import stored_intermediate_size
+from ...shard.load import LayerWeights, load_layer
+from ...shard.modules import layer_modules
+from ...shard.plan import PlanSettings, ShardPlan, make_plan
+from ...shard.quantization import WeightScheme
+from ...shard.quantize.folder import nearest
+from ...shard.quantize.fused import FusedProducts
+from ...shard.quantize.layer import INPUTS, find_folds, fold_rest, quantize_products
+from ...shard.quantize.method import MethodSettings
+from ...shard.quantize.output import Schemes, quantization_config
+from ...shard.quantize.scheme import DENSE_BITS, QuantizeSettings, pack, scheme_of
+from ...shard.quantize.source import DenseModel, check_values, layer_tensors
+from ...shard.quantize.statistics import Statistics
+from ...shard.safetensors_file import SliceReader
+from ...shard.spec import ModelSpec, spec_from_config
+from ...shard.torch_threads import one_thread
+from ...shard.write_file import write_errors
+from ..collectives.gather import GatherCollectives
+from ..forward.head_runner import open_head
+from ..forward.layer_runner import LayerRunner, Look
 from .calibrate import Progress, check_samples, embed
-from .collectives.gather import GatherCollectives
-from .forward.head_runner import open_head
-from .forward.layer_runner import LayerRunner, Look
 from .stored_tensors import stored_tensors
 
 ROWS = 64
