@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ...runtime.doctor.checks.environment import environment_alone
 from ...runtime.doctor.diagnosis import Diagnosis, decisive
-from ...runtime.doctor.environment import environment_alone
 from ...runtime.doctor.probes import import_probe
 from .doctor_report import print_check, show_diagnosis
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from .checkpoint import check_checkpoint
-from .collectives import check_collectives
+from .checks.checkpoint import check_checkpoint
+from .checks.collectives import check_collectives
+from .checks.degrees import check_degrees
+from .checks.environment import check_environment
+from .checks.kernels import check_kernels
+from .checks.numbers import check_numbers
+from .checks.plan import check_plan
 from .context import Context
-from .degrees import check_degrees
-from .environment import check_environment
 from .examine import Check
 from .findings import Finding
-from .kernels import check_kernels
-from .numbers import check_numbers
-from .plan import check_plan
 from .reference import check_reference
 
 

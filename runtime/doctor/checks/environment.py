@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from .findings import CheckResult, Evidence, Finding
-from .known_bad import known_bad
-from .probes import import_probe, machine
+from ..findings import CheckResult, Evidence, Finding
+from ..known_bad import known_bad
+from ..probes import import_probe, machine
 
 NAME = "environment"
 SHARED_BYTES_PER_RANK = 4 << 20

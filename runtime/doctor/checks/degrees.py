@@ -9,11 +9,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from ...kernels.errors import RankFault
-from ..trace.tracer import Difference, first_difference
-from .context import Context
-from .failures import layer_of, op_of
-from .findings import Evidence, Finding, Verdict, skipped
+from ....kernels.errors import RankFault
+from ...trace.tracer import Difference, first_difference
+from ..context import Context
+from ..failures import layer_of, op_of
+from ..findings import Evidence, Finding, Verdict, skipped
 from .kernels import operation_findings
 from .plan import software_findings, table_findings, weight_findings
 from .ranks import RanksExamined

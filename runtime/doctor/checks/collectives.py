@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..engine.engine import OUTSIDE_CONTRACT
-from .canary import canary
-from .context import Context
-from .failures import layer_of, op_of
-from .findings import Evidence, Finding, skipped
+from ...engine.engine import OUTSIDE_CONTRACT
+from ..canary import canary
+from ..context import Context
+from ..failures import layer_of, op_of
+from ..findings import Evidence, Finding, skipped
 
 NAME = "collectives"
 BIAS = "the bias"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from .context import Context
-from .failures import layer_of, op_of
-from .findings import Evidence, Finding
+from ..context import Context
+from ..failures import layer_of, op_of
+from ..findings import Evidence, Finding
 from .plan import weight_findings
 
 NAME = "kernels"

@@ -9,17 +9,17 @@ from dataclasses import dataclass
 
 import torch
 
-from ..engine.results import Completion
-from ..forward.sites import model_sites
-from ..scheduler.batch import StepRows, pages_for
-from ..settings.engine import run_dtype
-from ..settings.trace import TraceSettings
-from ..trace.statistics import FP16_MAX
-from ..trace.tracer import Run
-from .context import Context
-from .failures import layer_of, op_of
-from .findings import Evidence, Finding
-from .site_numbers import (
+from ...engine.results import Completion
+from ...forward.sites import model_sites
+from ...scheduler.batch import StepRows, pages_for
+from ...settings.engine import run_dtype
+from ...settings.trace import TraceSettings
+from ...trace.statistics import FP16_MAX
+from ...trace.tracer import Run
+from ..context import Context
+from ..failures import layer_of, op_of
+from ..findings import Evidence, Finding
+from ..site_numbers import (
     Place,
     by_rank,
     constant_logits,

@@ -6,14 +6,14 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...shard.checkpoint import open_checkpoint
-from ...shard.compare_weights import ORDER
-from ...shard.verify_load import compare, file_fingerprints
-from ..settings.engine import run_dtype
-from .context import Context
-from .failures import layer_of, op_of
-from .findings import Confidence, Evidence, Finding, Verdict
-from .planned_memory import planned_memory
+from ....shard.checkpoint import open_checkpoint
+from ....shard.compare_weights import ORDER
+from ....shard.verify_load import compare, file_fingerprints
+from ...settings.engine import run_dtype
+from ..context import Context
+from ..failures import layer_of, op_of
+from ..findings import Confidence, Evidence, Finding, Verdict
+from ..planned_memory import planned_memory
 
 NAME = "plan"
 FEW_BYTES = 16
