@@ -24,9 +24,9 @@ from isobit.shard.expected_tensors import norm_sizes
 from isobit.shard.formats import gptq
 from isobit.shard.formats.codes import WholeWeight
 from isobit.shard.inspect.run import inspect_folder
+from isobit.shard.model.spec import spec_from_config
 from isobit.shard.modules import layer_modules
 from isobit.shard.quantization import WeightScheme
-from isobit.shard.spec import spec_from_config
 from isobit.shard.writer import FolderWriter
 
 from tests.sparse_folder import write_sparse_folder

@@ -17,9 +17,9 @@ import torch
 from isobit.kernels.errors import InputError
 from isobit.shard.formats import gptq
 from isobit.shard.formats.codes import WholeWeight
+from isobit.shard.model.spec import spec_from_config
 from isobit.shard.modules import layer_modules
 from isobit.shard.quantization import WeightScheme
-from isobit.shard.spec import spec_from_config
 from isobit.shard.writer import FolderWriter
 
 GROUP = 128

@@ -15,7 +15,7 @@ from ..runtime.evaluation.score_samples import Exchange, Scores, positions_of, s
 from ..runtime.evaluation.stability import broken
 from ..runtime.ranks.launcher import Launcher
 from ..runtime.settings.engine import EngineSettings, SamplingSettings, read_run_spec
-from ..shard.spec import ModelSpec
+from ..shard.model.spec import ModelSpec
 from .tokenizer.tokenizer import Tokenizer
 from .turns import Turn, hold
 

@@ -10,7 +10,7 @@ import torch
 
 from ..kernels.errors import InputError
 from ..runtime.evaluation.score_samples import check_samples
-from ..shard.spec import read_spec
+from ..shard.model.spec import read_spec
 from .samples import SHORTEST
 from .text_files import read_texts
 from .tokenizer.tokenizer import Tokenizer

@@ -16,7 +16,7 @@ from ..runtime.settings.trace import TraceSettings, check_trace_settings
 from ..runtime.trace.folder import new_trace, write_index
 from ..runtime.trace.index import TracedSite, TraceIndex, shape_of
 from ..runtime.trace.tracer import Tracer
-from ..shard.spec import ModelSpec, spec_from_config
+from ..shard.model.spec import ModelSpec, spec_from_config
 
 ATTENTION = "isobit_trace"
 Record = Callable[[str, torch.Tensor], None]

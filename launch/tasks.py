@@ -10,7 +10,7 @@ from typing import Any
 
 from ..kernels.errors import InputError
 from ..runtime.evaluation.score_samples import Scores
-from ..shard.spec import ModelSpec
+from ..shard.model.spec import ModelSpec
 from .text_files import read_json_lines
 from .tokenizer.tokenizer import Tokenizer
 

@@ -12,9 +12,9 @@ import torch
 from .checkpoint import Checkpoint
 from .formats import quantized_format
 from .formats.codes import group_index
+from .model.spec import ModelSpec
 from .modules import layer_modules
 from .safetensors_file import SliceReader
-from .spec import ModelSpec
 
 
 def mlp_order(

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from .formats.expected import ANY, Expected
+from .model.spec import ModelSpec
 from .names import places, plural, spread
 from .safetensors_file import TensorEntry
-from .spec import ModelSpec
 
 _NAMED_LIKE = {
     "qweight": ("gptq", "awq", "auto-round"),

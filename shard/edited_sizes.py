@@ -8,8 +8,8 @@ from collections.abc import Collection
 from .checkpoint import Checkpoint
 from .contradictions import Contradiction, same_shape
 from .expected_tensors import expected_tensors, stored_intermediate_size
+from .model.spec import ModelSpec
 from .names import layer_of, plural
-from .spec import ModelSpec
 
 _FIELDS = {
     "intermediate_size": "intermediate_size",

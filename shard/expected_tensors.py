@@ -5,8 +5,8 @@ from __future__ import annotations
 from .checkpoint import Checkpoint
 from .formats import dense, quantized_format
 from .formats.expected import FLOATS, Expected
+from .model.spec import ModelSpec
 from .modules import LinearModule, head_module, layer_modules
-from .spec import ModelSpec
 
 
 def expected_tensors(spec: ModelSpec) -> dict[str, Expected]:

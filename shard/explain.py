@@ -10,8 +10,8 @@ from .checkpoint import Checkpoint
 from .fit import Budget, Fit, Option, compare, fit, padding_share, ways_out
 from .hosts import consecutive
 from .memory import MemoryModel, RankMemory, memory_model
+from .model.spec import ModelSpec
 from .plan import PlanSettings, ShardPlan
-from .spec import ModelSpec
 from .traffic import Traffic, between_hosts, step_traffic
 
 STEPS = {"decode": (1, 1), "prefill": (512, 1)}

@@ -16,9 +16,9 @@ from ..kernels.layout import PackedWeight, unpack
 from .checkpoint import Checkpoint
 from .formats import bitsandbytes, dense, quantized_format
 from .mixing import mix
+from .model.spec import ModelSpec
 from .modules import LinearModule
 from .safetensors_file import SliceReader
-from .spec import ModelSpec
 
 ROWS_AT_A_TIME = 256
 

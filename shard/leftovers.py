@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import torch
 
 from .checkpoint import Checkpoint
+from .model.rotary import inverse_frequencies
+from .model.spec import ModelSpec
 from .modules import EMBEDDING, HEAD, layer_modules
-from .rotary import inverse_frequencies
 from .safetensors_file import SliceReader, TensorEntry
-from .spec import ModelSpec
 
 MOST_BYTES = 64 << 20
 """No table that is known here is larger."""

@@ -15,12 +15,12 @@ from ..kernels.layout import PackedWeight
 from .checkpoint import Checkpoint
 from .load_faults import LoadFaults
 from .loader import Loader
+from .model.spec import ModelSpec
 from .modules import head_module
 from .plan import ShardPlan
 from .rank_weights import LayerWeights, RankWeights
 from .safetensors_file import SliceReader
 from .sources import DummyWeights, StoredWeights, WeightSource
-from .spec import ModelSpec
 
 
 def load_rank(

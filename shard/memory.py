@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 
 from ..kernels.cache import PAGE
 from .expected_tensors import norm_sizes
+from .model.spec import DTYPES, ModelSpec
 from .modules import head_module, layer_modules
 from .plan import ShardPlan
 from .safetensors_file import TensorEntry
-from .spec import DTYPES, ModelSpec
 from .stored import FLOAT32, StoredWeight, WeightBytes, stored_weight
 from .workspace import StepBytes, step_bytes
 

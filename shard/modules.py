@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from .model.spec import ModelSpec
 from .plan import ShardPlan, Slice
-from .spec import ModelSpec
 
 EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
 Parallel = Literal["column", "row"]

@@ -17,12 +17,12 @@ from .checkpoint import Checkpoint, open_checkpoint
 from .expected_tensors import stored_intermediate_size
 from .formats import PACKERS, quantized_format
 from .formats.codes import WholeWeight, group_index, grown
+from .model.spec import ModelSpec, read_spec
 from .modules import LinearModule, embedding_module, head_module, layer_modules
 from .plan import PlanSettings, make_plan
 from .quantization import WeightScheme
 from .safetensors_file import SliceReader
 from .settings import read_config
-from .spec import ModelSpec, read_spec
 from .stored_head import with_stored_head
 from .validate import check_checkpoint
 from .writer import FolderWriter

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from ..kernels.errors import InputError, NotSupportedError
 from .atoms import atoms_of_rank, offsets, pad_atoms, ragged_atoms
-from .spec import ModelSpec
+from .model.spec import ModelSpec
 
 Layout = Literal["pad", "ragged"]
 VOCAB_UNIT = 64

@@ -15,10 +15,10 @@ from .features import Features, bounds, count, part, places
 from .formats import QuantizedSlice, bitsandbytes, dense, quantized_format
 from .formats.codes import bytes_to_words, column_groups
 from .mixing import mix
+from .model.spec import ModelSpec
 from .modules import LinearModule
 from .quantization import WeightScheme
 from .safetensors_file import SliceReader
-from .spec import ModelSpec
 
 
 class WeightSource(Protocol):

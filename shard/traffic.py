@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from .atoms import complete_subtrees
 from .hosts import host_nodes
+from .model.spec import DTYPES, ModelSpec
 from .plan import ShardPlan
-from .spec import DTYPES, ModelSpec
 
 
 @dataclass(frozen=True, kw_only=True)

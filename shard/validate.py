@@ -13,8 +13,8 @@ from .expected_tensors import expected_tensors
 from .formats.bitsandbytes import NF4
 from .formats.expected import Expected
 from .leftovers import Leftovers, sort_leftovers
+from .model.spec import ModelSpec
 from .names import by_family, plural, spread
-from .spec import ModelSpec
 
 log = logging.getLogger("isobit.shard")
 

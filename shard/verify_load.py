@@ -24,6 +24,7 @@ from .fingerprint import (
     vector_fingerprints,
 )
 from .load import LayerWeights, RankWeights
+from .model.spec import ModelSpec
 from .modules import (
     LinearModule,
     embedding_module,
@@ -33,7 +34,6 @@ from .modules import (
 )
 from .plan import ShardPlan
 from .safetensors_file import SliceReader
-from .spec import ModelSpec
 
 COPY = "copy of "
 """Begins the key of something that every rank holding it has as a whole."""

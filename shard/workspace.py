@@ -20,8 +20,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .atoms import complete_subtrees
+from .model.spec import ModelSpec
 from .plan import ShardPlan
-from .spec import ModelSpec
 
 FLOAT32 = 4
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from isobit.shard.checkpoint import INDEX
 from isobit.shard.expected_tensors import expected_tensors
+from isobit.shard.model.spec import spec_from_config
 from isobit.shard.safetensors_file import TORCH_DTYPES
-from isobit.shard.spec import spec_from_config
 
 NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 

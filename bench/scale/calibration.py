@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from isobit.shard.spec import spec_from_config
+from isobit.shard.model.spec import spec_from_config
 
 from ..shape import SHAPE
 from .collective_time import Wires

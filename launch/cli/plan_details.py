@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...shard.explain import STEPS, Explanation
 from ...shard.fit import Fit, Option
-from ...shard.spec import DTYPES
+from ...shard.model.spec import DTYPES
 from .output import console
 from .plan_tables import Unit, outcome, percent, print_table, size, table
 

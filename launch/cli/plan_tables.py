@@ -11,9 +11,9 @@ from rich.table import Table
 
 from ...shard.explain import Explanation
 from ...shard.fit import Option
+from ...shard.model.spec import ModelSpec
 from ...shard.plan import Dimension
 from ...shard.quantization import CHANNEL
-from ...shard.spec import ModelSpec
 from .output import console
 
 MOST_ROWS = 16

@@ -11,10 +11,10 @@ from typing import Any
 from rich.table import Table
 
 from ...kernels.errors import IsobitError
+from ...shard.model.spec import read_spec
 from ...shard.modules import layer_modules
 from ...shard.quantize.report import QuantizeReport, extend_report
 from ...shard.quantize.scheme import QuantizeSettings
-from ...shard.spec import read_spec
 from ..advice import GROUP_SIZES, Made, suggestions
 from ..quantization_page import PAGE, write_page
 from ..quantize_evaluation import ROUGH, Plan, evaluate_quantized, loss

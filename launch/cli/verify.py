@@ -16,8 +16,8 @@ from ...runtime.engine.replay import read_replay
 from ...runtime.settings.engine import EngineSettings, at_degree
 from ...runtime.tasks.verify import Verification
 from ...runtime.tasks.verify import verify as run_verify
+from ...shard.model.spec import ModelSpec
 from ...shard.plan import PlanSettings
-from ...shard.spec import ModelSpec
 from ..models import model_folder
 from ..tokenizer.tokenizer import Tokenizer
 from .options import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from ...shard.spec import ModelSpec
+from ...shard.model.spec import ModelSpec
 from .tokenizer import Tokenizer
 
 log = logging.getLogger("isobit.launch")

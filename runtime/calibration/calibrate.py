@@ -20,6 +20,7 @@ import torch
 
 from ...kernels.errors import InputError
 from ...shard.checkpoint import Checkpoint
+from ...shard.model.spec import ModelSpec
 from ...shard.names import layer_of
 from ...shard.plan import PlanSettings, check_settings
 from ...shard.quantize.output import Schemes, quantization_config, repeated_in
@@ -27,7 +28,6 @@ from ...shard.quantize.report import REPORT, QuantizeReport, report_json
 from ...shard.quantize.scheme import module_schemes
 from ...shard.quantize.source import DenseModel, check_values, open_dense
 from ...shard.safetensors_file import SliceReader
-from ...shard.spec import ModelSpec
 from ...shard.torch_threads import one_thread
 from ...shard.write_file import check_new_folder
 from ...shard.writer import FolderWriter

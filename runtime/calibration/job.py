@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ...kernels.errors import InputError
+from ...shard.model.spec import ModelSpec
 from ...shard.modules import layer_modules
 from ...shard.quantize.layer import INPUTS
 from ...shard.quantize.method import MethodSettings
 from ...shard.quantize.mixed import widths_from_fields
 from ...shard.quantize.scheme import QuantizeSettings
-from ...shard.spec import ModelSpec
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ import torch
 from ...kernels.errors import EnvironmentFault
 from ...shard.expected_tensors import stored_intermediate_size
 from ...shard.load import load_layer
+from ...shard.model.spec import ModelSpec, spec_from_config
 from ...shard.modules import layer_modules
 from ...shard.plan import PlanSettings, ShardPlan, make_plan
 from ...shard.quantize.folding import fold_map
@@ -31,7 +32,6 @@ from ...shard.quantize.source import layer_tensors, open_dense
 from ...shard.quantize.statistics import Statistics
 from ...shard.safetensors_file import SliceReader
 from ...shard.safetensors_writer import SafetensorsWriter
-from ...shard.spec import ModelSpec, spec_from_config
 from ...shard.write_file import write_errors
 from ..collectives.interface import Collectives
 from ..forward.layer_runner import LayerRunner

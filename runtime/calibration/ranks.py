@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from ...kernels.errors import RankFault
+from ...shard.model.spec import ModelSpec
 from ...shard.plan import PlanSettings, make_plan
-from ...shard.spec import ModelSpec
 from ..collectives.gather import GatherCollectives
 from ..model_files.settle import settle_files
 from ..ranks.group import RankGroup

@@ -22,6 +22,7 @@ import torch
 from ...kernels.errors import InputError
 from ...shard.expected_tensors import stored_intermediate_size
 from ...shard.load import LayerWeights, load_layer
+from ...shard.model.spec import ModelSpec, spec_from_config
 from ...shard.modules import layer_modules
 from ...shard.plan import PlanSettings, ShardPlan, make_plan
 from ...shard.quantization import WeightScheme
@@ -34,7 +35,6 @@ from ...shard.quantize.scheme import DENSE_BITS, QuantizeSettings, pack, scheme_
 from ...shard.quantize.source import DenseModel, check_values, layer_tensors
 from ...shard.quantize.statistics import Statistics
 from ...shard.safetensors_file import SliceReader
-from ...shard.spec import ModelSpec, spec_from_config
 from ...shard.torch_threads import one_thread
 from ...shard.write_file import write_errors
 from ..collectives.gather import GatherCollectives

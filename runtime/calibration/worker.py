@@ -9,8 +9,8 @@ import torch
 import torch.distributed as dist
 
 from ...kernels import ops
+from ...shard.model.spec import read_spec
 from ...shard.plan import PlanSettings, make_plan
-from ...shard.spec import read_spec
 from ..affinity import share_cores
 from ..collectives.choose import choose
 from ..transport import rendezvous

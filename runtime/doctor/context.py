@@ -9,8 +9,8 @@ from types import TracebackType
 from typing import Any
 
 from ...kernels.errors import RankFault
+from ...shard.model.spec import ModelSpec
 from ...shard.plan import ShardPlan
-from ...shard.spec import ModelSpec
 from ..engine.engine import Engine
 from ..engine.preflight import prepare
 from ..ranks.launcher import Launcher

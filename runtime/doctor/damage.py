@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ...shard.model.spec import ModelSpec
 from ...shard.modules import layer_modules
-from ...shard.spec import ModelSpec
 from ..evaluation.evaluate import perplexity
 from ..evaluation.score import divergence, log_probabilities
 from .plain_model import PlainHead, PlainLayer, PlainModel

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ...shard.checkpoint import open_checkpoint
 from ...shard.memory import memory_model
+from ...shard.model.spec import ModelSpec
 from ...shard.plan import ShardPlan
-from ...shard.spec import ModelSpec
 from ..settings.engine import run_dtype
 from .case import Case
 

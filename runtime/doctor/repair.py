@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...shard.model.spec import ModelSpec, read_spec
 from ...shard.modules import layer_modules
 from ...shard.quantization import CHANNEL, WeightScheme
-from ...shard.spec import ModelSpec, read_spec
 from .damage import Damage, HalfDamage
 
 WIDER = {4: 8, 8: 16}

@@ -9,7 +9,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from ...kernels.errors import InputError
-from ...shard.spec import ModelSpec
+from ...shard.model.spec import ModelSpec
 from ..engine.engine import Engine
 from ..scheduler.batch import Request, advance, assign_pages, form_step, pages_for, room
 from ..settings.engine import SamplingSettings, most_sampled

@@ -16,9 +16,9 @@ from ...kernels import ops
 from ...kernels.errors import InputError
 from ...shard.checkpoint import Checkpoint, open_checkpoint
 from ...shard.load import load_layer
+from ...shard.model.spec import ModelSpec
 from ...shard.plan import ShardPlan
 from ...shard.safetensors_file import SliceReader
-from ...shard.spec import ModelSpec
 from ..calibration.calibrate import embed
 from ..collectives.gather import GatherCollectives
 from ..engine.preflight import prepare

@@ -12,8 +12,8 @@ from ...kernels.program import Program
 from ...kernels.reductions import Outcome
 from ...kernels.step import Step
 from ...shard.load import RankWeights
+from ...shard.model.spec import ModelSpec
 from ...shard.plan import ShardPlan
-from ...shard.spec import ModelSpec
 from ..collectives.interface import Collectives
 from ..selfcheck.op_check import OpCheck
 from ..selfcheck.product_check import ProductCheck

@@ -12,8 +12,8 @@ from ...kernels.buffer import Buffer
 from ...kernels.cache import KVCache
 from ...kernels.device import HOST, AnyWeight, Device
 from ...shard.load import RankWeights
+from ...shard.model.spec import ModelSpec
 from ...shard.plan import ShardPlan
-from ...shard.spec import ModelSpec
 from ..collectives.interface import Collectives
 from ..collectives.recorded import record_all_gather
 from ..selfcheck.op_check import OpCheck

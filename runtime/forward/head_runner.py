@@ -8,8 +8,8 @@ from ...kernels.cache import KVCache
 from ...kernels.step import Step
 from ...shard.checkpoint import Checkpoint
 from ...shard.load import RankWeights, load_head
+from ...shard.model.spec import ModelSpec
 from ...shard.plan import ShardPlan
-from ...shard.spec import ModelSpec
 from ..collectives.gather import GatherCollectives
 from ..scheduler.batch import pages_for
 from ..trace.tracer import Tracer

@@ -14,9 +14,9 @@ from ...kernels.device import HOST, AnyWeight, Device
 from ...kernels.layout import PackedWeight
 from ...kernels.step import StepLimits
 from ...shard.load import LayerWeights
+from ...shard.model.rotary import rotary_tables
+from ...shard.model.spec import ModelSpec
 from ...shard.plan import ShardPlan
-from ...shard.rotary import rotary_tables
-from ...shard.spec import ModelSpec
 from ..collectives.interface import Collectives
 from ..collectives.recorded import record_all_reduce
 from ..collectives.tree import subtree_merges

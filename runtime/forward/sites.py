@@ -8,8 +8,8 @@ from typing import Literal
 
 import torch
 
+from ...shard.model.spec import ModelSpec
 from ...shard.plan import ShardPlan
-from ...shard.spec import ModelSpec
 
 Cut = Literal["whole", "intermediate", "heads", "kv heads", "vocab", "atoms"]
 

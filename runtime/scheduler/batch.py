@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from ...kernels.errors import InputError
-from ...shard.spec import ModelSpec
+from ...shard.model.spec import ModelSpec
 from ..settings.engine import PAGE_TOKENS, SamplingSettings, check_sampling
 
 

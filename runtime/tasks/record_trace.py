@@ -9,8 +9,8 @@ from pathlib import Path
 
 from ...shard.act_order import mlp_order
 from ...shard.checkpoint import open_checkpoint
+from ...shard.model.spec import ModelSpec
 from ...shard.safetensors_file import SliceReader
-from ...shard.spec import ModelSpec
 from ...shard.write_file import check_new_folder
 from ..engine.engine import Engine
 from ..engine.preflight import prepare

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from ...kernels.errors import InputError
-from ...shard.spec import DTYPES
+from ...shard.model.spec import DTYPES
 from .alignment import common_tokens, cover, row_blocks, same_cut, strips
 from .distance import Distance, Place
 from .folder import Trace

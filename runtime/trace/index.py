@@ -9,7 +9,7 @@ from typing import Any
 import msgpack
 
 from ...kernels.errors import InputError
-from ...shard.spec import ModelSpec
+from ...shard.model.spec import ModelSpec
 from ..scheduler.batch import StepRows
 from ..settings.trace import TraceSettings
 from .tracer import Run, TraceRecord, record_from

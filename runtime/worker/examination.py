@@ -11,8 +11,8 @@ import torch
 
 from ...shard.checkpoint import open_checkpoint
 from ...shard.compare_weights import compare_ends, compare_layer
+from ...shard.model.rotary import rotary_tables
 from ...shard.plan import ShardPlan
-from ...shard.rotary import rotary_tables
 from ...shard.verify_load import padding_faults, rank_fingerprints
 from ..collectives.tree import subtree_merges
 from ..forward.decoder import Decoder

@@ -17,8 +17,8 @@ import torch
 from ..checkpoint import Checkpoint
 from ..formats import bitsandbytes, quantized_format
 from ..formats.awq import NIBBLE_OF_COLUMN
+from ..model.spec import ModelSpec
 from ..safetensors_file import SliceReader
-from ..spec import ModelSpec
 from .quantized import QuantizedModule, quantized_modules
 
 MOST_ROWS = 1024

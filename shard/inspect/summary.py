@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ..contradictions import dtype_name
+from ..model.spec import ModelSpec
 from ..names import plural
 from ..safetensors_file import TensorEntry
 from ..safetensors_header import is_file
-from ..spec import ModelSpec
 from .findings import Finding, Verdict
 from .tensors import NumberCount
 from .weights import WeightHealth

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 
 from ...kernels.errors import InputError
+from ..model.spec import ModelSpec
 from ..modules import layer_modules
-from ..spec import ModelSpec
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,9 +9,9 @@ from functools import cached_property
 
 import torch
 
+from ..model.spec import ModelSpec
 from ..modules import layer_modules
 from ..quantization import WeightScheme
-from ..spec import ModelSpec
 from .awq import AwqSettings, search_scales
 from .cholesky import Factors
 from .folder import nearest

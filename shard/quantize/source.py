@@ -11,9 +11,9 @@ import torch
 from ...kernels.errors import DamagedError, InputError
 from ...kernels.finite import all_finite
 from ..checkpoint import Checkpoint, open_checkpoint
+from ..model.spec import ModelSpec, read_spec
 from ..safetensors_file import SliceReader
 from ..settings import read_config
-from ..spec import ModelSpec, read_spec
 from ..stored_head import with_stored_head
 from ..validate import check_checkpoint
 

@@ -12,9 +12,9 @@ import json
 import numpy as np
 import pytest
 import torch
+from isobit.shard.model.spec import read_spec
 from isobit.shard.modules import atom_ends, layer_modules
 from isobit.shard.plan import PlanSettings, make_plan
-from isobit.shard.spec import read_spec
 from safetensors.torch import load_file
 
 from ..support import GOLDEN, all_logits

@@ -19,7 +19,7 @@ from isobit.runtime.evaluation.logits_file import LogitsFile
 from isobit.runtime.evaluation.score_samples import check_samples, score
 from isobit.runtime.ranks.launcher import LocalLauncher
 from isobit.runtime.settings.engine import EngineSettings
-from isobit.shard.spec import read_spec
+from isobit.shard.model.spec import read_spec
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 

@@ -13,8 +13,8 @@ from isobit.kernels.gpu.architecture import ARCHITECTURES
 from isobit.kernels.gpu.table import BLOCKS
 from isobit.kernels.step import Step
 from isobit.shard.atoms import complete_subtrees
+from isobit.shard.model.spec import spec_from_config
 from isobit.shard.plan import PlanSettings, make_plan
-from isobit.shard.spec import spec_from_config
 
 from bench.launches import Launches, decode_step, launches, prefill_step
 from bench.shape import SHAPE

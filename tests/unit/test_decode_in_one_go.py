@@ -15,8 +15,8 @@ from isobit.runtime.forward.decoder import Decoder
 from isobit.runtime.trace.tracer import Tracer
 from isobit.shard.checkpoint import open_checkpoint
 from isobit.shard.load import load_rank
+from isobit.shard.model.spec import read_spec
 from isobit.shard.plan import PlanSettings, make_plan
-from isobit.shard.spec import read_spec
 
 from ..support import INT4
 

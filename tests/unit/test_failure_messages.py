@@ -13,8 +13,8 @@ from isobit.runtime.settings.engine import EngineSettings
 from isobit.shard.checkpoint import open_checkpoint
 from isobit.shard.expected_tensors import stored_intermediate_size
 from isobit.shard.load import load_rank
+from isobit.shard.model.spec import read_spec, spec_from_config
 from isobit.shard.plan import PlanSettings, make_plan
-from isobit.shard.spec import read_spec, spec_from_config
 
 from ..support import INT4, ROOT, copy_model
 from .configs import config, pack_quantized

@@ -9,8 +9,8 @@ from isobit.kernels.cache import PAGE
 from isobit.shard.explain import Question, explain
 from isobit.shard.fit import GIB, Budget, compare, fit, ways_out
 from isobit.shard.memory import memory_model
+from isobit.shard.model.spec import spec_from_config
 from isobit.shard.plan import PlanSettings, make_plan
-from isobit.shard.spec import spec_from_config
 
 from .configs import QWEN_14B, config
 

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 from isobit.shard.inspect import inspect_folder
-from isobit.shard.spec import spec_from_config
+from isobit.shard.model.spec import spec_from_config
 
 from ..support import INT4, copy_model
 from .configs import config, pack_quantized

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 from isobit.shard.formats.awq import quantization as read_awq
+from isobit.shard.model.spec import spec_from_config
 from isobit.shard.quantize.folder import QuantizeSettings, check_request, quantize_folder
 from isobit.shard.quantize.output import FORMATS, output_format
 from isobit.shard.quantize.output.base import named
 from isobit.shard.quantize.scheme import module_schemes
-from isobit.shard.spec import spec_from_config
 
 from ..random_folder import save_random_folder
 from .configs import config

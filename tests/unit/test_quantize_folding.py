@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from isobit.shard.model.spec import spec_from_config
 from isobit.shard.quantize.folding import Fold, fold, fold_map
-from isobit.shard.spec import spec_from_config
 
 from ..random_folder import dense_tensors
 from .configs import config

@@ -6,9 +6,9 @@ import copy
 
 import pytest
 import torch
-from isobit.shard.config_fields import ConfigFields
-from isobit.shard.rotary import inverse_frequencies, rotary_tables
-from isobit.shard.rotary_config import read_rotary
+from isobit.shard.model.config_fields import ConfigFields
+from isobit.shard.model.rotary import inverse_frequencies, rotary_tables
+from isobit.shard.model.rotary_config import read_rotary
 
 from .rotary_oracle import FAMILIES, KINDS, frequencies, in_float64, module_tables, random_settings
 

@@ -15,8 +15,8 @@ from isobit.runtime.trace.tracer import Tracer
 from isobit.runtime.trace.values import tensor_name, values_name
 from isobit.shard.checkpoint import open_checkpoint
 from isobit.shard.load import load_rank
+from isobit.shard.model.spec import read_spec
 from isobit.shard.plan import PlanSettings, make_plan
-from isobit.shard.spec import read_spec
 from safetensors import safe_open
 
 from ..support import INT4

@@ -7,9 +7,9 @@ import json
 import pytest
 import torch
 from isobit.kernels.errors import DamagedError, InputError, NotSupportedError
+from isobit.shard.model.spec import read_spec, spec_from_config
+from isobit.shard.model.stop_ids import StopIds
 from isobit.shard.modules import layer_modules
-from isobit.shard.spec import read_spec, spec_from_config
-from isobit.shard.stop_ids import StopIds
 from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,

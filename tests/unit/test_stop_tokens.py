@@ -10,7 +10,7 @@ from isobit.launch.tokenizer.stop_tokens import tokenizer_stop_ids
 from isobit.launch.tokenizer.tokenizer import Tokenizer
 from isobit.runtime.scheduler.batch import Request
 from isobit.runtime.settings.engine import SamplingSettings
-from isobit.shard.spec import read_spec
+from isobit.shard.model.spec import read_spec
 
 from ..made_tokenizers import byte_level, save
 from ..support import INT4

@@ -16,10 +16,10 @@ from isobit.shard.formats.codes import WholeWeight
 from isobit.shard.inspect import inspect_folder
 from isobit.shard.load import load_rank
 from isobit.shard.memory import memory_model
+from isobit.shard.model.spec import read_spec
 from isobit.shard.pad import PadSettings, pad_folder
 from isobit.shard.plan import PlanSettings, make_plan
 from isobit.shard.quantization import WeightScheme
-from isobit.shard.spec import read_spec
 from isobit.shard.stored_head import with_stored_head
 from isobit.shard.verify_load import compare, file_fingerprints, rank_fingerprints
 from safetensors.torch import load_file, save_file

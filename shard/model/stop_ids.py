@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..settings import read_json, shown
 from .config_fields import VALUE, ConfigFields
-from .settings import read_json, shown
 
 log = logging.getLogger("isobit.shard")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from ..kernels.errors import NotSupportedError
+from ...kernels.errors import NotSupportedError
+from ..settings import shown
 from .config_fields import VALUE, ConfigFields
-from .settings import shown
 
 log = logging.getLogger("isobit.shard")
 

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
-from ..kernels.errors import DamagedError, InputError, Kind, NotSupportedError
-from .settings import shown
+from ...kernels.errors import DamagedError, InputError, Kind, NotSupportedError
+from ..settings import shown
 
 VALUE = "E-CONFIG-VALUE"
 ROPE = "E-CONFIG-ROPE"

@@ -6,9 +6,9 @@ import logging
 import math
 from typing import Any, cast
 
+from ..settings import shown
 from .config_fields import BOUNDS, ROPE, ConfigFields, is_number
 from .rotary import KINDS, Kind, RotarySpec
-from .settings import shown
 
 log = logging.getLogger("isobit.shard")
 

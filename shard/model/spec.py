@@ -9,7 +9,14 @@ from typing import Any
 
 import torch
 
-from ..kernels.errors import InputError, NotSupportedError
+from ...kernels.errors import InputError, NotSupportedError
+from ..formats.config import (
+    check_agreement,
+    companion_settings,
+    quantization_from_config,
+)
+from ..quantization import QuantizationSpec, WeightScheme
+from ..settings import read_config, shown
 from .config_fields import ConfigFields
 from .families import (
     DEFAULT_POSITIONS,
@@ -19,11 +26,8 @@ from .families import (
     read_kv_heads,
     read_windows,
 )
-from .formats.config import check_agreement, companion_settings, quantization_from_config
-from .quantization import QuantizationSpec, WeightScheme
 from .rotary import RotarySpec
 from .rotary_config import read_rotary
-from .settings import read_config, shown
 from .stop_ids import config_stop_ids, read_stop_ids
 
 SILU = ("silu", "swish")

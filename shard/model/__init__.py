@@ -1,0 +1,1 @@
+"""What a model is: its shape, read from config.json."""
