@@ -25,7 +25,7 @@ from isobit.shard.formats import gptq
 from isobit.shard.formats.codes import WholeWeight
 from isobit.shard.inspect.run import inspect_folder
 from isobit.shard.model.spec import spec_from_config
-from isobit.shard.modules import layer_modules
+from isobit.shard.plan.modules import layer_modules
 from isobit.shard.quantization import WeightScheme
 from isobit.shard.writer import FolderWriter
 

@@ -20,7 +20,7 @@ from isobit.runtime.ranks.launcher import LocalLauncher
 from isobit.runtime.scheduler.batch import pages_for
 from isobit.runtime.settings.engine import EngineSettings, LoadSettings
 from isobit.runtime.tasks.throughput import Workload, measure
-from isobit.shard.plan import PlanSettings
+from isobit.shard.plan.plan import PlanSettings
 
 from .gpu_children import streamed
 

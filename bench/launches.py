@@ -23,7 +23,7 @@ from isobit.runtime.collectives.gather import GatherCollectives
 from isobit.runtime.forward.forward_pass import ForwardPass
 from isobit.runtime.trace.tracer import Tracer
 from isobit.shard.model.spec import ModelSpec
-from isobit.shard.plan import ShardPlan
+from isobit.shard.plan.plan import ShardPlan
 from isobit.shard.rank_weights import LayerWeights, RankWeights
 
 META = torch.device("meta")

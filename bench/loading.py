@@ -27,8 +27,8 @@ from isobit.shard.formats import awq, gptq, pack_quantized
 from isobit.shard.formats.codes import WholeWeight
 from isobit.shard.load import dummy_rank, load_rank
 from isobit.shard.model.spec import read_spec, spec_from_config
-from isobit.shard.modules import layer_modules
-from isobit.shard.plan import PlanSettings, make_plan
+from isobit.shard.plan.modules import layer_modules
+from isobit.shard.plan.plan import PlanSettings, make_plan
 from isobit.shard.quantization import WeightScheme
 from isobit.shard.writer import FolderWriter
 

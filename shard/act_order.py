@@ -13,7 +13,7 @@ from .checkpoint import Checkpoint
 from .formats import quantized_format
 from .formats.codes import group_index
 from .model.spec import ModelSpec
-from .modules import layer_modules
+from .plan.modules import layer_modules
 from .safetensors_file import SliceReader
 
 

@@ -13,8 +13,14 @@ from .checkpoint import Checkpoint
 from .fingerprint import Elements, packed_elements
 from .load import LayerWeights, RankWeights, load_layer, load_rank
 from .model.spec import ModelSpec
-from .modules import LinearModule, atom_ends, embedding_module, head_module, layer_modules
-from .plan import ShardPlan
+from .plan.modules import (
+    LinearModule,
+    atom_ends,
+    embedding_module,
+    head_module,
+    layer_modules,
+)
+from .plan.plan import ShardPlan
 
 EXTENT = ("run_offsets", "segment_offsets")
 """They tell a kernel how far to read; the weight itself lies in the other tensors."""

@@ -6,7 +6,7 @@ from .checkpoint import Checkpoint
 from .formats import dense, quantized_format
 from .formats.expected import FLOATS, Expected
 from .model.spec import ModelSpec
-from .modules import LinearModule, head_module, layer_modules
+from .plan.modules import LinearModule, head_module, layer_modules
 
 
 def expected_tensors(spec: ModelSpec) -> dict[str, Expected]:

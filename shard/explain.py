@@ -8,10 +8,10 @@ from typing import Any
 from ..kernels.errors import InputError
 from .checkpoint import Checkpoint
 from .fit import Budget, Fit, Option, compare, fit, padding_share, ways_out
-from .hosts import consecutive
 from .memory import MemoryModel, RankMemory, memory_model
 from .model.spec import ModelSpec
-from .plan import PlanSettings, ShardPlan
+from .plan.hosts import consecutive
+from .plan.plan import PlanSettings, ShardPlan
 from .traffic import Traffic, between_hosts, step_traffic
 
 STEPS = {"decode": (1, 1), "prefill": (512, 1)}

@@ -17,7 +17,7 @@ from .checkpoint import Checkpoint
 from .formats import bitsandbytes, dense, quantized_format
 from .mixing import mix
 from .model.spec import ModelSpec
-from .modules import LinearModule
+from .plan.modules import LinearModule
 from .safetensors_file import SliceReader
 
 ROWS_AT_A_TIME = 256

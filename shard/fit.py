@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from ..kernels.cache import PAGE
 from ..kernels.errors import InputError
 from .memory import MemoryModel, RankMemory
-from .plan import Layout, PlanSettings, ShardPlan, make_plan
+from .plan.plan import Layout, PlanSettings, ShardPlan, make_plan
 
 GIB = 1 << 30
 LAYOUTS: tuple[Layout, ...] = ("pad", "ragged")

@@ -10,7 +10,7 @@ import torch
 from .checkpoint import Checkpoint
 from .model.rotary import inverse_frequencies
 from .model.spec import ModelSpec
-from .modules import EMBEDDING, HEAD, layer_modules
+from .plan.modules import EMBEDDING, HEAD, layer_modules
 from .safetensors_file import SliceReader, TensorEntry
 
 MOST_BYTES = 64 << 20

@@ -16,8 +16,8 @@ from .checkpoint import Checkpoint
 from .load_faults import LoadFaults
 from .loader import Loader
 from .model.spec import ModelSpec
-from .modules import head_module
-from .plan import ShardPlan
+from .plan.modules import head_module
+from .plan.plan import ShardPlan
 from .rank_weights import LayerWeights, RankWeights
 from .safetensors_file import SliceReader
 from .sources import DummyWeights, StoredWeights, WeightSource

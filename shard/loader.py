@@ -16,9 +16,15 @@ from .formats import bitsandbytes
 from .formats.codes import grown
 from .load_faults import LoadFaults
 from .model.spec import ModelSpec
-from .modules import LinearModule, atom_ends, embedding_module, feature_slice, layer_modules
 from .pack_slice import pack_slice
-from .plan import ShardPlan, Slice
+from .plan.modules import (
+    LinearModule,
+    atom_ends,
+    embedding_module,
+    feature_slice,
+    layer_modules,
+)
+from .plan.plan import ShardPlan, Slice
 from .quantization import WeightScheme
 from .rank_weights import LayerWeights
 from .sources import WeightSource

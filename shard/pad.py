@@ -18,8 +18,8 @@ from .expected_tensors import stored_intermediate_size
 from .formats import PACKERS, quantized_format
 from .formats.codes import WholeWeight, group_index, grown
 from .model.spec import ModelSpec, read_spec
-from .modules import LinearModule, embedding_module, head_module, layer_modules
-from .plan import PlanSettings, make_plan
+from .plan.modules import LinearModule, embedding_module, head_module, layer_modules
+from .plan.plan import PlanSettings, make_plan
 from .quantization import WeightScheme
 from .safetensors_file import SliceReader
 from .settings import read_config

@@ -16,7 +16,7 @@ from .formats import QuantizedSlice, bitsandbytes, dense, quantized_format
 from .formats.codes import bytes_to_words, column_groups
 from .mixing import mix
 from .model.spec import ModelSpec
-from .modules import LinearModule
+from .plan.modules import LinearModule
 from .quantization import WeightScheme
 from .safetensors_file import SliceReader
 

@@ -13,8 +13,8 @@ from ..kernels.native import TILE
 from ..kernels.weight import LINE_K
 from .formats.bitsandbytes import INT8, NF4
 from .model.spec import ModelSpec
-from .modules import LinearModule, atom_ends, feature_slice
-from .plan import ShardPlan
+from .plan.modules import LinearModule, atom_ends, feature_slice
+from .plan.plan import ShardPlan
 from .quantization import CHANNEL, WeightScheme
 from .safetensors_file import TensorEntry
 

@@ -14,7 +14,7 @@ import torch
 from .checkpoint import Checkpoint
 from .formats import dense, quantized_format
 from .model.spec import ModelSpec
-from .modules import EMBEDDING, HEAD, LinearModule, head_module
+from .plan.modules import EMBEDDING, HEAD, LinearModule, head_module
 from .safetensors_file import SliceReader, TensorEntry
 
 log = logging.getLogger("isobit.shard")

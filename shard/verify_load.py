@@ -25,14 +25,14 @@ from .fingerprint import (
 )
 from .load import LayerWeights, RankWeights
 from .model.spec import ModelSpec
-from .modules import (
+from .plan.modules import (
     LinearModule,
     embedding_module,
     feature_slice,
     head_module,
     layer_modules,
 )
-from .plan import ShardPlan
+from .plan.plan import ShardPlan
 from .safetensors_file import SliceReader
 
 COPY = "copy of "

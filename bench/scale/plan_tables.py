@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from isobit.kernels.errors import InputError
-from isobit.shard.atoms import atoms_of_rank, complete_subtrees
-from isobit.shard.plan import MOST_ATOMS, Layout, PlanSettings, check_settings
+from isobit.shard.plan.atoms import atoms_of_rank, complete_subtrees
+from isobit.shard.plan.plan import MOST_ATOMS, Layout, PlanSettings, check_settings
 from rich.table import Table
 
 from .machines import Machines

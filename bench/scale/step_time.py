@@ -13,8 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from isobit.shard.memory import MemoryModel, RankMemory
-from isobit.shard.modules import feature_slice
-from isobit.shard.plan import ShardPlan
+from isobit.shard.plan.modules import feature_slice
+from isobit.shard.plan.plan import ShardPlan
 from isobit.shard.traffic import Traffic
 
 from .collective_time import CollectiveTime, Wires, collective_time

@@ -13,7 +13,7 @@ from ...runtime.engine.preflight import prepare
 from ...runtime.scheduler.batch import check_requests, pages_for
 from ...runtime.settings.engine import EngineSettings, SamplingSettings
 from ...runtime.tasks.throughput import Throughput, Workload, measure
-from ...shard.plan import PlanSettings
+from ...shard.plan.plan import PlanSettings
 from ..models import model_folder
 from ..printable import human_bytes
 from .bench_collectives import collectives

@@ -20,7 +20,7 @@ from ...runtime.doctor.findings import CheckResult
 from ...runtime.doctor.replay_case import read_case, write_case
 from ...runtime.settings.engine import EngineSettings
 from ...shard.model.spec import read_spec
-from ...shard.plan import PlanSettings
+from ...shard.plan.plan import PlanSettings
 from ..doctor_page import check_page
 from ..models import model_folder
 from ..tokenizer.tokenizer import Tokenizer

@@ -15,7 +15,7 @@ from ...runtime.evaluation.evaluate import evaluate as judge
 from ...runtime.evaluation.score_samples import check_samples, positions_of
 from ...runtime.scheduler.batch import pages_for
 from ...runtime.settings.engine import EngineSettings
-from ...shard.plan import PlanSettings
+from ...shard.plan.plan import PlanSettings
 from ..evaluation import (
     MOST_PROMPTS,
     NEW_TOKENS,

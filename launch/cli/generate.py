@@ -13,7 +13,7 @@ from ...kernels.errors import InputError, RankFault
 from ...runtime.engine.engine import Batch, Engine, prepare
 from ...runtime.scheduler.batch import check_requests, pages_for
 from ...runtime.settings.engine import EngineSettings, SamplingSettings, check_sampling
-from ...shard.plan import PlanSettings
+from ...shard.plan.plan import PlanSettings
 from ..models import model_folder
 from ..printable import human_bytes
 from ..tokenizer.stop_tokens import tokenizer_stop_ids

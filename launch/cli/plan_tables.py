@@ -12,7 +12,7 @@ from rich.table import Table
 from ...shard.explain import Explanation
 from ...shard.fit import Option
 from ...shard.model.spec import ModelSpec
-from ...shard.plan import Dimension
+from ...shard.plan.plan import Dimension
 from ...shard.quantization import CHANNEL
 from .output import console
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from ...kernels.errors import IsobitError
 from ...shard.model.spec import read_spec
-from ...shard.modules import layer_modules
+from ...shard.plan.modules import layer_modules
 from ...shard.quantize.report import QuantizeReport, extend_report
 from ...shard.quantize.scheme import QuantizeSettings
 from ..advice import GROUP_SIZES, Made, suggestions

@@ -16,7 +16,7 @@ from ...runtime.settings.trace import RECORDS, TraceSettings
 from ...runtime.tasks.record_trace import PlannedTrace, check_trace, record_trace
 from ...runtime.trace.folder import read_trace
 from ...runtime.trace.index import TraceIndex
-from ...shard.plan import PlanSettings
+from ...shard.plan.plan import PlanSettings
 from ..models import model_folder
 from ..printable import human_bytes
 from ..record_transformers import load_transformers, record_transformers

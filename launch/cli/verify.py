@@ -17,7 +17,7 @@ from ...runtime.settings.engine import EngineSettings, at_degree
 from ...runtime.tasks.verify import Verification
 from ...runtime.tasks.verify import verify as run_verify
 from ...shard.model.spec import ModelSpec
-from ...shard.plan import PlanSettings
+from ...shard.plan.plan import PlanSettings
 from ..models import model_folder
 from ..tokenizer.tokenizer import Tokenizer
 from .options import (

@@ -17,7 +17,7 @@ from ...kernels.gpu.table import Block, product_blocks
 from ...kernels.native import native
 from ...kernels.weight import PackedWeight
 from ...runtime.collectives.tree import subtree_merges, sum_root, sum_subtrees
-from ...shard.atoms import atoms_of_rank, complete_subtrees
+from ...shard.plan.atoms import atoms_of_rank, complete_subtrees
 from .place import Place, Report, Sizes, require
 
 ATOMS = 8

@@ -18,7 +18,7 @@ from ...shard.checkpoint import open_checkpoint
 from ...shard.expected_tensors import stored_intermediate_size
 from ...shard.load import load_rank
 from ...shard.model.spec import read_spec
-from ...shard.plan import PlanSettings, make_plan
+from ...shard.plan.plan import PlanSettings, make_plan
 from ...shard.quantize.folder import quantize_folder
 from ...shard.quantize.scheme import QuantizeSettings
 from ...shard.safetensors_writer import SafetensorsWriter

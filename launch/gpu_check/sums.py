@@ -12,7 +12,7 @@ from ...runtime.collectives.interface import Collectives
 from ...runtime.collectives.measure import plan_of_atoms
 from ...runtime.collectives.tree import sum_root, sum_subtrees
 from ...runtime.transport import rendezvous
-from ...shard.plan import ShardPlan
+from ...shard.plan.plan import ShardPlan
 from .place import NotRun, Place, Report, require
 
 ATOMS = 8

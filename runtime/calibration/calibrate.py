@@ -22,7 +22,7 @@ from ...kernels.errors import InputError
 from ...shard.checkpoint import Checkpoint
 from ...shard.model.spec import ModelSpec
 from ...shard.names import layer_of
-from ...shard.plan import PlanSettings, check_settings
+from ...shard.plan.plan import PlanSettings, check_settings
 from ...shard.quantize.output import Schemes, quantization_config, repeated_in
 from ...shard.quantize.report import REPORT, QuantizeReport, report_json
 from ...shard.quantize.scheme import module_schemes

@@ -10,7 +10,7 @@ from typing import Any
 
 from ...kernels.errors import InputError
 from ...shard.model.spec import ModelSpec
-from ...shard.modules import layer_modules
+from ...shard.plan.modules import layer_modules
 from ...shard.quantize.layer import INPUTS
 from ...shard.quantize.method import MethodSettings
 from ...shard.quantize.mixed import widths_from_fields

@@ -16,8 +16,8 @@ from ...kernels.errors import EnvironmentFault
 from ...shard.expected_tensors import stored_intermediate_size
 from ...shard.load import load_layer
 from ...shard.model.spec import ModelSpec, spec_from_config
-from ...shard.modules import layer_modules
-from ...shard.plan import PlanSettings, ShardPlan, make_plan
+from ...shard.plan.modules import layer_modules
+from ...shard.plan.plan import PlanSettings, ShardPlan, make_plan
 from ...shard.quantize.folding import fold_map
 from ...shard.quantize.layer import (
     INPUTS,

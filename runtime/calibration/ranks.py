@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from ...kernels.errors import RankFault
 from ...shard.model.spec import ModelSpec
-from ...shard.plan import PlanSettings, make_plan
+from ...shard.plan.plan import PlanSettings, make_plan
 from ..collectives.gather import GatherCollectives
 from ..model_files.settle import settle_files
 from ..ranks.group import RankGroup

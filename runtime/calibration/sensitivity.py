@@ -23,8 +23,8 @@ from ...kernels.errors import InputError
 from ...shard.expected_tensors import stored_intermediate_size
 from ...shard.load import LayerWeights, load_layer
 from ...shard.model.spec import ModelSpec, spec_from_config
-from ...shard.modules import layer_modules
-from ...shard.plan import PlanSettings, ShardPlan, make_plan
+from ...shard.plan.modules import layer_modules
+from ...shard.plan.plan import PlanSettings, ShardPlan, make_plan
 from ...shard.quantization import WeightScheme
 from ...shard.quantize.folder import nearest
 from ...shard.quantize.fused import FusedProducts

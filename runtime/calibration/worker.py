@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from ...kernels import ops
 from ...shard.model.spec import read_spec
-from ...shard.plan import PlanSettings, make_plan
+from ...shard.plan.plan import PlanSettings, make_plan
 from ..affinity import share_cores
 from ..collectives.choose import choose
 from ..transport import rendezvous

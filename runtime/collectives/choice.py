@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 
 from ...kernels.errors import EnvironmentFault
-from ...shard.plan import ShardPlan
+from ...shard.plan.plan import ShardPlan
 from .interface import Collectives
 from .self_test import self_test
 from .shared import SharedSettings

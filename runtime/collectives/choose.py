@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import torch
 
 from ...kernels.errors import EnvironmentFault, InputError
-from ...shard.hosts import described
-from ...shard.plan import ShardPlan
+from ...shard.plan.hosts import described
+from ...shard.plan.plan import ShardPlan
 from ..transport.process_group import exchange
 from .choice import CPU, NOT_RUN, Choice, chosen, self_tested
 from .gather import GatherCollectives

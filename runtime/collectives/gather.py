@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 
-from ...shard.atoms import complete_subtrees
-from ...shard.plan import ShardPlan
+from ...shard.plan.atoms import complete_subtrees
+from ...shard.plan.plan import ShardPlan
 from ..transport.process_group import named_failures
 from .tree import sum_root
 

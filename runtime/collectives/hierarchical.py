@@ -11,9 +11,9 @@ import torch
 import torch.distributed as dist
 
 from ...kernels.errors import RankFault
-from ...shard.atoms import offsets
-from ...shard.hosts import host_nodes
-from ...shard.plan import ShardPlan
+from ...shard.plan.atoms import offsets
+from ...shard.plan.hosts import host_nodes
+from ...shard.plan.plan import ShardPlan
 from ..transport.process_group import named_failures
 from .interface import HostCollectives
 from .tree import sum_root

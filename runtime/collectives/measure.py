@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from ...kernels.errors import EnvironmentFault, InputError, RankFault
-from ...shard.plan import MOST_ATOMS, Dimension, ShardPlan
+from ...shard.plan.plan import MOST_ATOMS, Dimension, ShardPlan
 from .gather import GatherCollectives
 from .interface import Collectives
 from .library import LibraryCollectives

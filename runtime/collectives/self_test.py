@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 
 from ...kernels.errors import RankFault
-from ...shard.atoms import complete_subtrees
-from ...shard.plan import ShardPlan
+from ...shard.plan.atoms import complete_subtrees
+from ...shard.plan.plan import ShardPlan
 from ..transport.process_group import exchange, set_up_group
 from .gather import GatherCollectives
 from .interface import Collectives, DeviceCollectives

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, NoReturn
 import torch
 
 from ...kernels.errors import EnvironmentFault, RankFault
-from ...shard.atoms import complete_subtrees
-from ...shard.hosts import owned_together
-from ...shard.plan import ShardPlan
+from ...shard.plan.atoms import complete_subtrees
+from ...shard.plan.hosts import owned_together
+from ...shard.plan.plan import ShardPlan
 from ..transport.process_group import exchange
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 
-from ...shard.hosts import consecutive
+from ...shard.plan.hosts import consecutive
 from ..transport.process_group import exchange
 
 PURPOSE = "finding out which ranks share memory"

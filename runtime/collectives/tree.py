@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ...shard.atoms import complete_subtrees
+from ...shard.plan.atoms import complete_subtrees
 
 Node = tuple[int, int]
 

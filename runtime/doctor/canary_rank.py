@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from ...kernels.errors import IsobitError
-from ...shard.plan import ShardPlan
+from ...shard.plan.plan import ShardPlan
 from ..collectives.gather import GatherCollectives
 from ..collectives.interface import Collectives
 from ..collectives.library import LibraryCollectives

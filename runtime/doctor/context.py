@@ -10,7 +10,7 @@ from typing import Any
 
 from ...kernels.errors import RankFault
 from ...shard.model.spec import ModelSpec
-from ...shard.plan import ShardPlan
+from ...shard.plan.plan import ShardPlan
 from ..engine.engine import Engine
 from ..engine.preflight import prepare
 from ..ranks.launcher import Launcher

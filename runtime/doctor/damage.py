@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ...shard.model.spec import ModelSpec
-from ...shard.modules import layer_modules
+from ...shard.plan.modules import layer_modules
 from ..evaluation.evaluate import perplexity
 from ..evaluation.score import divergence, log_probabilities
 from .plain_model import PlainHead, PlainLayer, PlainModel

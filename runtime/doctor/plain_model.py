@@ -18,8 +18,8 @@ from ...shard.expected_tensors import stored_intermediate_size
 from ...shard.load import LayerWeights, load_head, load_layer
 from ...shard.model.rotary import rotary_tables
 from ...shard.model.spec import ModelSpec, read_spec
-from ...shard.modules import embedding_module
-from ...shard.plan import PlanSettings, ShardPlan, make_plan
+from ...shard.plan.modules import embedding_module
+from ...shard.plan.plan import PlanSettings, ShardPlan, make_plan
 from ...shard.safetensors_file import SliceReader
 from ...shard.stored_head import with_stored_head
 from ...shard.validate import check_checkpoint

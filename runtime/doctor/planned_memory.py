@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...shard.checkpoint import open_checkpoint
 from ...shard.memory import memory_model
 from ...shard.model.spec import ModelSpec
-from ...shard.plan import ShardPlan
+from ...shard.plan.plan import ShardPlan
 from ..settings.engine import run_dtype
 from .case import Case
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...shard.model.spec import ModelSpec, read_spec
-from ...shard.modules import layer_modules
+from ...shard.plan.modules import layer_modules
 from ...shard.quantization import CHANNEL, WeightScheme
 from .damage import Damage, HalfDamage
 

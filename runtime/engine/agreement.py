@@ -17,7 +17,7 @@ from ...kernels.device import AnyWeight
 from ...kernels.errors import InputError, RankFault
 from ...shard.load import RankWeights
 from ...shard.model.spec import ModelSpec
-from ...shard.plan import ShardPlan
+from ...shard.plan.plan import ShardPlan
 from ...shard.verify_load import compare
 from ..digest import chain_digests, tensor_digest
 from ..trace.tracer import TraceRecord, first_difference

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ...kernels.errors import InputError
-from ...shard.plan import ShardPlan
+from ...shard.plan.plan import ShardPlan
 from ..scheduler.batch import Request
 
 FORMAT = "isobit-replay-1"

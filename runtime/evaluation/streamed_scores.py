@@ -17,7 +17,7 @@ from ...kernels.errors import InputError
 from ...shard.checkpoint import Checkpoint, open_checkpoint
 from ...shard.load import load_layer
 from ...shard.model.spec import ModelSpec
-from ...shard.plan import ShardPlan
+from ...shard.plan.plan import ShardPlan
 from ...shard.safetensors_file import SliceReader
 from ..calibration.calibrate import embed
 from ..collectives.gather import GatherCollectives

@@ -13,7 +13,7 @@ from ...kernels.reductions import Outcome
 from ...kernels.step import Step
 from ...shard.load import RankWeights
 from ...shard.model.spec import ModelSpec
-from ...shard.plan import ShardPlan
+from ...shard.plan.plan import ShardPlan
 from ..collectives.interface import Collectives
 from ..selfcheck.op_check import OpCheck
 from ..selfcheck.product_check import ProductCheck

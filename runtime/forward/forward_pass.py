@@ -13,7 +13,7 @@ from ...kernels.cache import KVCache
 from ...kernels.device import HOST, AnyWeight, Device
 from ...shard.load import RankWeights
 from ...shard.model.spec import ModelSpec
-from ...shard.plan import ShardPlan
+from ...shard.plan.plan import ShardPlan
 from ..collectives.interface import Collectives
 from ..collectives.recorded import record_all_gather
 from ..selfcheck.op_check import OpCheck

@@ -9,7 +9,7 @@ from ...kernels.step import Step
 from ...shard.checkpoint import Checkpoint
 from ...shard.load import RankWeights, load_head
 from ...shard.model.spec import ModelSpec
-from ...shard.plan import ShardPlan
+from ...shard.plan.plan import ShardPlan
 from ..collectives.gather import GatherCollectives
 from ..scheduler.batch import pages_for
 from ..trace.tracer import Tracer

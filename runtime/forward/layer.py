@@ -16,7 +16,7 @@ from ...kernels.step import StepLimits
 from ...shard.load import LayerWeights
 from ...shard.model.rotary import rotary_tables
 from ...shard.model.spec import ModelSpec
-from ...shard.plan import ShardPlan
+from ...shard.plan.plan import ShardPlan
 from ..collectives.interface import Collectives
 from ..collectives.recorded import record_all_reduce
 from ..collectives.tree import subtree_merges

@@ -12,8 +12,8 @@ from ...kernels.cache import KVCache
 from ...kernels.step import Step
 from ...shard.load import LayerWeights
 from ...shard.model.spec import ModelSpec
-from ...shard.modules import feature_slice, layer_modules
-from ...shard.plan import ShardPlan
+from ...shard.plan.modules import feature_slice, layer_modules
+from ...shard.plan.plan import ShardPlan
 from ..collectives.interface import Collectives
 from ..scheduler.batch import pages_for
 from ..trace.tracer import Tracer

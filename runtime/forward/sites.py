@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 
 from ...shard.model.spec import ModelSpec
-from ...shard.plan import ShardPlan
+from ...shard.plan.plan import ShardPlan
 
 Cut = Literal["whole", "intermediate", "heads", "kv heads", "vocab", "atoms"]
 

@@ -13,7 +13,7 @@ from ...kernels.cache import PAGE
 from ...kernels.errors import InputError
 from ...kernels.gpu.card import MOST_SAMPLED
 from ...shard.model.spec import DTYPES, ModelSpec, read_spec
-from ...shard.plan import PlanSettings
+from ...shard.plan.plan import PlanSettings
 from ...shard.quantization import assumed_quantization
 from ..card_memory import check_utilization
 from ..collectives.interface import MODES, Mode

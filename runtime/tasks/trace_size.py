@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ...kernels.errors import InputError
 from ...shard.model.spec import ModelSpec
-from ...shard.plan import ShardPlan
+from ...shard.plan.plan import ShardPlan
 from ..forward.sites import Site, rank_columns, step_bytes
 from ..scheduler.batch import Request, StepRows, advance, form_step
 from ..settings.engine import SamplingSettings

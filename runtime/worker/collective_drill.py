@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from ...shard.atoms import complete_subtrees
-from ...shard.plan import ShardPlan
+from ...shard.plan.atoms import complete_subtrees
+from ...shard.plan.plan import ShardPlan
 from ..forward.decoder import Decoder
 
 ROWS = 3

@@ -12,7 +12,7 @@ import torch
 from ...shard.checkpoint import open_checkpoint
 from ...shard.compare_weights import compare_ends, compare_layer
 from ...shard.model.rotary import rotary_tables
-from ...shard.plan import ShardPlan
+from ...shard.plan.plan import ShardPlan
 from ...shard.verify_load import padding_faults, rank_fingerprints
 from ..collectives.tree import subtree_merges
 from ..forward.decoder import Decoder

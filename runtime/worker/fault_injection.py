@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ...kernels.errors import InputError
 from ...shard.load import RankWeights
-from ...shard.plan import ShardPlan
+from ...shard.plan.plan import ShardPlan
 from ..collectives.interface import Collectives
 from ..forward.decoder import Decoder
 

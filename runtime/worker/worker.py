@@ -18,7 +18,7 @@ from ...kernels.program import Decoded, Program
 from ...kernels.step import StepMemory
 from ...shard.checkpoint import Checkpoint, open_checkpoint
 from ...shard.load import dummy_rank, load_rank
-from ...shard.plan import ShardPlan
+from ...shard.plan.plan import ShardPlan
 from ...shard.stored_head import with_stored_head
 from ...shard.verify_load import padding_faults, rank_fingerprints
 from ..affinity import share_cores

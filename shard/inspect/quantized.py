@@ -7,7 +7,7 @@ from typing import Literal
 
 from ..formats import bitsandbytes
 from ..model.spec import ModelSpec
-from ..modules import LinearModule, head_module, layer_modules
+from ..plan.modules import LinearModule, head_module, layer_modules
 from ..quantization import WeightScheme
 
 Packing = Literal["along k", "rows of k", "awq", "bytes", "nf4"]

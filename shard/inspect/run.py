@@ -16,7 +16,7 @@ from ..captured_warnings import captured_warnings
 from ..checkpoint import Scan, scan_checkpoint
 from ..expected_tensors import stored_intermediate_size
 from ..model.spec import ModelSpec
-from ..plan import PlanSettings, make_plan
+from ..plan.plan import PlanSettings, make_plan
 from ..safetensors_file import TensorEntry
 from ..stored_head import with_stored_head
 from ..torch_threads import one_thread

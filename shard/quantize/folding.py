@@ -13,7 +13,7 @@ import torch
 
 from ...kernels.errors import InputError
 from ..model.spec import ModelSpec
-from ..modules import layer_modules
+from ..plan.modules import layer_modules
 
 
 @dataclass(frozen=True, kw_only=True)

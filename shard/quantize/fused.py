@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..formats import quantized_format
 from ..formats.expected import FLOATS
 from ..model.spec import ModelSpec
-from ..modules import LinearModule, layer_modules
+from ..plan.modules import LinearModule, layer_modules
 from ..quantization import WeightScheme
 from .layer import INPUTS
 from .scheme import scale_dtype

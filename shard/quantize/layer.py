@@ -10,7 +10,7 @@ from functools import cached_property
 import torch
 
 from ..model.spec import ModelSpec
-from ..modules import layer_modules
+from ..plan.modules import layer_modules
 from ..quantization import WeightScheme
 from .awq import AwqSettings, search_scales
 from .cholesky import Factors

@@ -11,7 +11,7 @@ from ...kernels.errors import InputError
 from ..formats import PACKERS
 from ..formats.codes import WholeWeight
 from ..model.spec import ModelSpec
-from ..modules import layer_modules
+from ..plan.modules import layer_modules
 from ..quantization import CHANNEL, WeightScheme
 from .mixed import MixedWidths, assign_by_patterns
 from .output import Format, Schemes, output_format

@@ -22,7 +22,7 @@ from isobit.runtime.collectives.gather import GatherCollectives
 from isobit.runtime.collectives.library import LibraryCollectives
 from isobit.runtime.collectives.tree import sum_subtrees
 from isobit.runtime.transport import rendezvous
-from isobit.shard.plan import ShardPlan
+from isobit.shard.plan.plan import ShardPlan
 
 from .forked import run_group
 

@@ -31,8 +31,8 @@ from isobit.runtime.collectives.measure import plan_of_atoms
 from isobit.runtime.collectives.tree import sum_subtrees
 from isobit.runtime.transport import rendezvous
 from isobit.runtime.transport.process_group import exchange
-from isobit.shard.atoms import complete_subtrees
-from isobit.shard.plan import ShardPlan
+from isobit.shard.plan.atoms import complete_subtrees
+from isobit.shard.plan.plan import ShardPlan
 
 from .forked import run_group
 from .numbers import numpy_tree, wild

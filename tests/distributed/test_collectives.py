@@ -13,9 +13,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from isobit.runtime.collectives.tree import sum_root, sum_subtrees
-from isobit.shard.atoms import atoms_of_rank, complete_subtrees
 from isobit.shard.model.spec import spec_from_config
-from isobit.shard.plan import PlanSettings, make_plan
+from isobit.shard.plan.atoms import atoms_of_rank, complete_subtrees
+from isobit.shard.plan.plan import PlanSettings, make_plan
 
 from ..support import ROOT
 from ..unit.configs import config

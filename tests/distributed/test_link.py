@@ -17,7 +17,7 @@ from isobit.runtime.transport.address import Address
 from isobit.runtime.transport.driver import DriverLink
 from isobit.runtime.transport.interfaces import split
 from isobit.runtime.transport.ticket import RankTicket
-from isobit.shard.plan import PlanSettings
+from isobit.shard.plan.plan import PlanSettings
 
 from ..links import BOTH_SILENT, BOTH_TRANSPORTS, greetings, nobody, silence
 from ..proxy import Proxy

@@ -20,7 +20,7 @@ from isobit.runtime.engine.engine import Engine
 from isobit.runtime.settings.engine import EngineSettings, SamplingSettings
 from isobit.runtime.settings.model_files import ModelFiles
 from isobit.runtime.transport.address import Address
-from isobit.shard.plan import PlanSettings
+from isobit.shard.plan.plan import PlanSettings
 
 from ..support import INT4, all_logits
 

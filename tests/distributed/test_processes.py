@@ -16,7 +16,7 @@ from isobit.runtime.settings.engine import EngineSettings
 from isobit.runtime.transport.address import Address
 from isobit.runtime.transport.driver import DriverLink
 from isobit.runtime.transport.rendezvous import Rendezvous
-from isobit.shard.plan import PlanSettings
+from isobit.shard.plan.plan import PlanSettings
 
 from ..support import ROOT
 

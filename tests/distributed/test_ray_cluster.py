@@ -24,7 +24,7 @@ from isobit.runtime.engine.results import Batch
 from isobit.runtime.ranks.launcher import Launcher, LocalLauncher
 from isobit.runtime.settings.engine import EngineSettings, SamplingSettings
 from isobit.runtime.transport.ticket import RankTicket
-from isobit.shard.plan import PlanSettings
+from isobit.shard.plan.plan import PlanSettings
 
 from ..support import INT4
 from .ray_nodes import HEAD, WORKER, ray_nodes

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from isobit.runtime.engine.engine import Batch, Engine
 from isobit.runtime.settings.engine import EngineSettings, SamplingSettings
-from isobit.shard.plan import PlanSettings
+from isobit.shard.plan.plan import PlanSettings
 
 from ..faults.forked_launcher import ForkedLauncher
 from ..support import DENSE, INT4

@@ -18,7 +18,7 @@ from isobit.runtime.tasks.verify import verify
 from isobit.runtime.transport import heartbeat
 from isobit.runtime.transport.interfaces import split
 from isobit.runtime.transport.ticket import RankTicket
-from isobit.shard.plan import PlanSettings
+from isobit.shard.plan.plan import PlanSettings
 
 from ..faults.forked_launcher import ForkedLauncher
 from ..proxy import Proxy

@@ -9,7 +9,7 @@ from isobit.runtime.engine.engine import Engine
 from isobit.runtime.engine.results import Batch
 from isobit.runtime.ranks.launcher import LocalLauncher
 from isobit.runtime.settings.engine import EngineSettings, SamplingSettings
-from isobit.shard.plan import PlanSettings
+from isobit.shard.plan.plan import PlanSettings
 
 from ..support import INT4
 

@@ -15,8 +15,8 @@ from isobit.shard.checkpoint import open_checkpoint
 from isobit.shard.expected_tensors import stored_intermediate_size
 from isobit.shard.load import load_rank
 from isobit.shard.model.spec import read_spec
-from isobit.shard.modules import layer_modules
-from isobit.shard.plan import PlanSettings, make_plan
+from isobit.shard.plan.modules import layer_modules
+from isobit.shard.plan.plan import PlanSettings, make_plan
 from isobit.shard.verify_load import (
     compare,
     file_fingerprints,

@@ -15,7 +15,7 @@ from isobit.runtime.tasks.record_trace import record_trace
 from isobit.runtime.trace.compare import compare_traces
 from isobit.runtime.trace.folder import read_trace
 from isobit.runtime.trace.statistics import FP16_MAX
-from isobit.shard.plan import PlanSettings
+from isobit.shard.plan.plan import PlanSettings
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from ..command import command

@@ -11,7 +11,7 @@ from isobit.runtime.doctor.context import Context
 from isobit.runtime.doctor.diagnosis import Diagnosis, decisive
 from isobit.runtime.doctor.examine import examine
 from isobit.runtime.settings.engine import EngineSettings
-from isobit.shard.plan import PlanSettings
+from isobit.shard.plan.plan import PlanSettings
 
 from .forked_launcher import ForkedLauncher
 

@@ -11,7 +11,7 @@ from isobit.kernels.errors import RankFault
 from isobit.runtime.engine.engine import Engine
 from isobit.runtime.ranks.launcher import LocalLauncher
 from isobit.runtime.settings.engine import EngineSettings, SamplingSettings
-from isobit.shard.plan import PlanSettings
+from isobit.shard.plan.plan import PlanSettings
 
 from ..command import Command, command
 from ..random_folder import save_random_folder

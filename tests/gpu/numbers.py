@@ -12,9 +12,9 @@ from pathlib import Path
 from isobit.kernels.gpu.architecture import ARCHITECTURES
 from isobit.kernels.gpu.table import BLOCKS
 from isobit.kernels.step import Step
-from isobit.shard.atoms import complete_subtrees
 from isobit.shard.model.spec import spec_from_config
-from isobit.shard.plan import PlanSettings, make_plan
+from isobit.shard.plan.atoms import complete_subtrees
+from isobit.shard.plan.plan import PlanSettings, make_plan
 
 from bench.launches import Launches, decode_step, launches, prefill_step
 from bench.shape import SHAPE

@@ -9,7 +9,7 @@ from isobit.kernels.gpu.architecture import ARCHITECTURES
 from isobit.kernels.gpu.table import Block, product_blocks
 from isobit.kernels.weight import PackedWeight
 from isobit.runtime.collectives.tree import subtree_merges, sum_root
-from isobit.shard.atoms import atoms_of_rank, complete_subtrees
+from isobit.shard.plan.atoms import atoms_of_rank, complete_subtrees
 
 from .weights import product, quantized, spans
 

@@ -14,7 +14,7 @@ from isobit.runtime.forward.decoder import Decoder
 from isobit.runtime.trace.tracer import Tracer
 from isobit.shard.load import dummy_rank
 from isobit.shard.model.spec import spec_from_config
-from isobit.shard.plan import PlanSettings, make_plan
+from isobit.shard.plan.plan import PlanSettings, make_plan
 
 from bench.launches import decode_step, prefill_step, started
 from bench.scale.models import assumed

@@ -21,7 +21,7 @@ from isobit.runtime.collectives.cuda.choose import choose_on_cuda
 from isobit.runtime.collectives.cuda.simulated import FileDriver
 from isobit.runtime.collectives.measure import plan_of_atoms
 from isobit.runtime.collectives.tree import sum_root, sum_subtrees
-from isobit.shard.atoms import atoms_of_rank, complete_subtrees
+from isobit.shard.plan.atoms import atoms_of_rank, complete_subtrees
 
 ATOMS, PROGRAMS, BLOCK = 8, 3, 16
 DEGREES = (1, 2, 3, 4, 8)

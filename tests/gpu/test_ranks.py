@@ -11,7 +11,7 @@ from isobit.runtime.engine.engine import Engine
 from isobit.runtime.engine.results import Batch
 from isobit.runtime.ranks.launcher import LocalLauncher
 from isobit.runtime.settings.engine import EngineSettings, SamplingSettings
-from isobit.shard.plan import PlanSettings
+from isobit.shard.plan.plan import PlanSettings
 
 from .conftest import INTERPRETED
 from .simulated_ranks import SimulatedLauncher

@@ -18,7 +18,7 @@ from typing import Any
 from isobit.kernels.backend import ENVIRONMENT
 from isobit.runtime.engine.engine import Engine
 from isobit.runtime.settings.engine import EngineSettings, SamplingSettings
-from isobit.shard.plan import PlanSettings
+from isobit.shard.plan.plan import PlanSettings
 
 from ..faults.forked_launcher import ForkedLauncher
 

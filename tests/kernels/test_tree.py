@@ -10,7 +10,7 @@ import torch
 from isobit.kernels import layout, ops
 from isobit.kernels.errors import InputError
 from isobit.runtime.collectives.tree import subtree_merges
-from isobit.shard.atoms import atoms_of_rank, complete_subtrees
+from isobit.shard.plan.atoms import atoms_of_rank, complete_subtrees
 
 Maker = Callable[..., layout.PackedWeight]
 ATOMS = 8

@@ -19,8 +19,8 @@ from isobit.runtime.collectives.measure import plan_of_atoms
 from isobit.runtime.collectives.shared import SharedCollectives, SharedSettings
 from isobit.runtime.collectives.tree import sum_root
 from isobit.runtime.transport import rendezvous
-from isobit.shard.atoms import complete_subtrees
-from isobit.shard.plan import ShardPlan
+from isobit.shard.plan.atoms import complete_subtrees
+from isobit.shard.plan.plan import ShardPlan
 
 from ..distributed.forked import run_group
 from ..distributed.numbers import wild

@@ -7,7 +7,7 @@ from isobit.shard.checkpoint import open_checkpoint
 from isobit.shard.expected_tensors import stored_intermediate_size
 from isobit.shard.load import load_rank
 from isobit.shard.model.spec import read_spec
-from isobit.shard.plan import PlanSettings, make_plan
+from isobit.shard.plan.plan import PlanSettings, make_plan
 
 from ..support import DENSE, INT4
 

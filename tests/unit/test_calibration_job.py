@@ -19,7 +19,7 @@ from isobit.runtime.calibration.rank import CalibrationRank
 from isobit.runtime.collectives.gather import GatherCollectives
 from isobit.runtime.transport import wire
 from isobit.shard.model.spec import read_spec
-from isobit.shard.plan import PlanSettings, make_plan
+from isobit.shard.plan.plan import PlanSettings, make_plan
 from isobit.shard.quantize.layer import INPUTS
 from isobit.shard.quantize.method import MethodSettings
 from isobit.shard.quantize.scheme import QuantizeSettings

@@ -24,7 +24,7 @@ from isobit.runtime.devices import (
 from isobit.runtime.engine.preflight import prepare
 from isobit.runtime.settings.engine import EngineSettings, at_degree
 from isobit.runtime.transport.ticket import RankTicket
-from isobit.shard.plan import PlanSettings
+from isobit.shard.plan.plan import PlanSettings
 
 from ..support import INT4, isobit
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from isobit.kernels.errors import InputError
 from isobit.runtime.settings.engine import LoadSettings, read_run_spec
-from isobit.shard.modules import LinearModule
+from isobit.shard.plan.modules import LinearModule
 from isobit.shard.quantization import WeightScheme
 from isobit.shard.sources import DummyWeights
 

@@ -10,7 +10,7 @@ from isobit.shard.explain import Question, explain
 from isobit.shard.fit import GIB, Budget, compare, fit, ways_out
 from isobit.shard.memory import memory_model
 from isobit.shard.model.spec import spec_from_config
-from isobit.shard.plan import PlanSettings, make_plan
+from isobit.shard.plan.plan import PlanSettings, make_plan
 
 from .configs import QWEN_14B, config
 

@@ -17,9 +17,9 @@ from isobit.shard.expected_tensors import stored_intermediate_size
 from isobit.shard.load import RankWeights, load_rank
 from isobit.shard.memory import MemoryModel, memory_model
 from isobit.shard.model.spec import DTYPES, ModelSpec, read_spec, spec_from_config
-from isobit.shard.modules import atom_ends, feature_slice, layer_modules
-from isobit.shard.plan import PlanSettings, ShardPlan, make_plan
-from isobit.shard.runs import make_runs
+from isobit.shard.plan.modules import atom_ends, feature_slice, layer_modules
+from isobit.shard.plan.plan import PlanSettings, ShardPlan, make_plan
+from isobit.shard.plan.runs import make_runs
 from isobit.shard.stored import WeightBytes
 
 from ..support import DENSE, INT4

@@ -12,7 +12,7 @@ from isobit.kernels.errors import InputError
 from isobit.shard.checkpoint import open_checkpoint
 from isobit.shard.load import RankWeights, load_rank
 from isobit.shard.model.spec import read_spec
-from isobit.shard.plan import PlanSettings, make_plan
+from isobit.shard.plan.plan import PlanSettings, make_plan
 from safetensors.torch import load_file
 
 from ..support import DENSE, GOLDEN, INT4, copy_model, save_tensors

@@ -10,7 +10,7 @@ from isobit.kernels.errors import DamagedError, InputError, NotSupportedError
 from isobit.shard.checkpoint import open_checkpoint
 from isobit.shard.load import load_rank
 from isobit.shard.model.spec import read_spec, spec_from_config
-from isobit.shard.plan import PlanSettings, make_plan
+from isobit.shard.plan.plan import PlanSettings, make_plan
 from isobit.shard.validate import check_checkpoint
 from safetensors.torch import load_file
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from isobit.shard.modules import LinearModule
+from isobit.shard.plan.modules import LinearModule
 from isobit.shard.quantization import CHANNEL, WeightScheme
 from isobit.shard.quantize.budget import width_choices
 from isobit.shard.quantize.fused import fused_products, stored_bits

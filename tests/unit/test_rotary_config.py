@@ -9,7 +9,7 @@ import torch
 from isobit.kernels.errors import DamagedError, InputError, NotSupportedError
 from isobit.shard.model.rotary import inverse_frequencies
 from isobit.shard.model.spec import at_length, spec_from_config
-from isobit.shard.plan import PlanSettings, make_plan
+from isobit.shard.plan.plan import PlanSettings, make_plan
 from transformers import LlamaConfig, modeling_rope_utils
 
 from .configs import config

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from isobit.shard.model.spec import ModelSpec, spec_from_config
-from isobit.shard.modules import LinearModule, atom_ends, feature_slice, layer_modules
-from isobit.shard.plan import PlanSettings, make_plan
-from isobit.shard.runs import Runs, make_runs
+from isobit.shard.plan.modules import LinearModule, atom_ends, feature_slice, layer_modules
+from isobit.shard.plan.plan import PlanSettings, make_plan
+from isobit.shard.plan.runs import Runs, make_runs
 
 from .configs import config, pack_quantized
 

@@ -16,7 +16,7 @@ from isobit.runtime.trace.values import tensor_name, values_name
 from isobit.shard.checkpoint import open_checkpoint
 from isobit.shard.load import load_rank
 from isobit.shard.model.spec import read_spec
-from isobit.shard.plan import PlanSettings, make_plan
+from isobit.shard.plan.plan import PlanSettings, make_plan
 from safetensors import safe_open
 
 from ..support import INT4

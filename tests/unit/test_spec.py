@@ -9,7 +9,7 @@ import torch
 from isobit.kernels.errors import DamagedError, InputError, NotSupportedError
 from isobit.shard.model.spec import read_spec, spec_from_config
 from isobit.shard.model.stop_ids import StopIds
-from isobit.shard.modules import layer_modules
+from isobit.shard.plan.modules import layer_modules
 from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,

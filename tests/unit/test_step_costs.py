@@ -17,7 +17,7 @@ from isobit.shard.checkpoint import open_checkpoint
 from isobit.shard.load import load_rank
 from isobit.shard.memory import memory_model
 from isobit.shard.model.spec import read_spec
-from isobit.shard.plan import PlanSettings, ShardPlan, make_plan
+from isobit.shard.plan.plan import PlanSettings, ShardPlan, make_plan
 from isobit.shard.traffic import between_hosts, step_traffic
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode

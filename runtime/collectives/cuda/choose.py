@@ -10,7 +10,7 @@ import torch
 
 from ....kernels.errors import EnvironmentFault
 from ....kernels.gpu.jit.peers import LANES
-from ....shard.plan import ShardPlan
+from ....shard.plan.plan import ShardPlan
 from ...transport.process_group import exchange
 from ..choice import Choice, chosen, self_tested
 from ..interface import Mode

@@ -22,8 +22,8 @@ from ....kernels.gpu.peers import (
     peer_tree,
     read_report,
 )
-from ....shard.atoms import complete_subtrees
-from ....shard.plan import ShardPlan
+from ....shard.plan.atoms import complete_subtrees
+from ....shard.plan.plan import ShardPlan
 from ...transport.process_group import exchange
 from .driver import Driver
 from .regions import Transport, map_regions

@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from ....kernels.gpu.launch import Launch
 from ....kernels.gpu.peers import add_planes_of_peers, peer_tree
-from ....shard.plan import ShardPlan
+from ....shard.plan.plan import ShardPlan
 from ..gather import GatherCollectives
 
 # torch 2.13 has given it another name.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...modules import LinearModule
+from ...plan.modules import LinearModule
 from ...quantization import WeightScheme
 from .base import Schemes, dense, exactly, members, named, unfilled_words, with_fused
 

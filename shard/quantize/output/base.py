@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any, Protocol
 
-from ...modules import LinearModule
+from ...plan.modules import LinearModule
 from ...quantization import WeightScheme
 
 Schemes = Mapping[str, WeightScheme | None]

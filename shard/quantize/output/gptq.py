@@ -11,7 +11,7 @@ from importlib.metadata import version
 from typing import Any, Literal
 
 from ...formats.gptq import ZERO_OFFSETS
-from ...modules import LinearModule
+from ...plan.modules import LinearModule
 from ...quantization import WeightScheme
 from .base import Schemes, dense, exactly, members, named, unfilled_words, with_fused
 

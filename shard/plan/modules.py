@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from .model.spec import ModelSpec
+from ..model.spec import ModelSpec
 from .plan import ShardPlan, Slice
 
 EMBEDDING, HEAD = "model.embed_tokens", "lm_head"

@@ -9,9 +9,9 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..kernels.errors import InputError, NotSupportedError
+from ...kernels.errors import InputError, NotSupportedError
+from ..model.spec import ModelSpec
 from .atoms import atoms_of_rank, offsets, pad_atoms, ragged_atoms
-from .model.spec import ModelSpec
 
 Layout = Literal["pad", "ragged"]
 VOCAB_UNIT = 64

@@ -1,0 +1,1 @@
+"""Who owns which piece: atoms, shards, and the plan that everything else obeys."""
