@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from isobit.shard.checkpoint.writer import FolderWriter
 from isobit.shard.expected_tensors import norm_sizes
 from isobit.shard.formats import gptq
 from isobit.shard.formats.codes import WholeWeight
@@ -27,7 +28,6 @@ from isobit.shard.inspect.run import inspect_folder
 from isobit.shard.model.spec import spec_from_config
 from isobit.shard.plan.modules import layer_modules
 from isobit.shard.quantization import WeightScheme
-from isobit.shard.writer import FolderWriter
 
 from tests.sparse_folder import write_sparse_folder
 

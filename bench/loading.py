@@ -21,7 +21,8 @@ from pathlib import Path
 
 import torch
 from isobit.kernels import ops
-from isobit.shard.checkpoint import open_checkpoint
+from isobit.shard.checkpoint.checkpoint import open_checkpoint
+from isobit.shard.checkpoint.writer import FolderWriter
 from isobit.shard.expected_tensors import norm_sizes
 from isobit.shard.formats import awq, gptq, pack_quantized
 from isobit.shard.formats.codes import WholeWeight
@@ -30,7 +31,6 @@ from isobit.shard.model.spec import read_spec, spec_from_config
 from isobit.shard.plan.modules import layer_modules
 from isobit.shard.plan.plan import PlanSettings, make_plan
 from isobit.shard.quantization import WeightScheme
-from isobit.shard.writer import FolderWriter
 
 from .checkpoint_tools import read_all
 from .shape import SHAPE

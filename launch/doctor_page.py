@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..kernels.errors import InputError
-from ..shard.write_file import write_beside
+from ..shard.checkpoint.write_file import write_beside
 from .pages.layer_loss import layer_loss
 from .pages.layer_map import layer_map
 from .pages.measured_facts import measured_facts

@@ -7,8 +7,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ..shard.checkpoint.write_file import write_beside
 from ..shard.quantize.report import REPORT
-from ..shard.write_file import write_beside
 from .pages.module_map import module_maps
 from .pages.render import render
 from .printable import human_bytes, printable

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ..shard.write_file import write_beside
+from ..shard.checkpoint.write_file import write_beside
 
 RECORD = "gpu-check.json"
 _PACKAGE = Path(__file__).parent.parent

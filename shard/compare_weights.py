@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from ..kernels.layout import PackedWeight
-from .checkpoint import Checkpoint
+from .checkpoint.checkpoint import Checkpoint
 from .fingerprint import Elements, packed_elements
 from .load import LayerWeights, RankWeights, load_layer, load_rank
 from .model.spec import ModelSpec

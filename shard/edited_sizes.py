@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection
 
-from .checkpoint import Checkpoint
+from .checkpoint.checkpoint import Checkpoint
 from .contradictions import Contradiction, same_shape
 from .expected_tensors import expected_tensors, stored_intermediate_size
 from .model.spec import ModelSpec

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .checkpoint import Checkpoint
+from .checkpoint.checkpoint import Checkpoint
 from .formats import dense, quantized_format
 from .formats.expected import FLOATS, Expected
 from .model.spec import ModelSpec

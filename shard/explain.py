@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from ..kernels.errors import InputError
-from .checkpoint import Checkpoint
+from .checkpoint.checkpoint import Checkpoint
 from .fit import Budget, Fit, Option, compare, fit, padding_share, ways_out
 from .memory import MemoryModel, RankMemory, memory_model
 from .model.spec import ModelSpec

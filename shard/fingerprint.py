@@ -13,12 +13,12 @@ import numpy as np
 import torch
 
 from ..kernels.layout import PackedWeight, unpack
-from .checkpoint import Checkpoint
+from .checkpoint.checkpoint import Checkpoint
+from .checkpoint.safetensors_file import SliceReader
 from .formats import bitsandbytes, dense, quantized_format
 from .mixing import mix
 from .model.spec import ModelSpec
 from .plan.modules import LinearModule
-from .safetensors_file import SliceReader
 
 ROWS_AT_A_TIME = 256
 

@@ -10,8 +10,8 @@ from ..kernels.device import Device, Weight
 from ..kernels.errors import DamagedError, InputError
 from ..kernels.finite import all_finite
 from ..kernels.layout import PackedWeight, pack_dense, pack_rows
+from .checkpoint.features import Features, part
 from .expected_tensors import norm_sizes
-from .features import Features, part
 from .formats import bitsandbytes
 from .formats.codes import grown
 from .load_faults import LoadFaults

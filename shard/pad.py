@@ -13,7 +13,10 @@ from pathlib import Path
 import torch
 
 from ..kernels.errors import InputError, NotSupportedError
-from .checkpoint import Checkpoint, open_checkpoint
+from .checkpoint.checkpoint import Checkpoint, open_checkpoint
+from .checkpoint.safetensors_file import SliceReader
+from .checkpoint.settings import read_config
+from .checkpoint.writer import FolderWriter
 from .expected_tensors import stored_intermediate_size
 from .formats import PACKERS, quantized_format
 from .formats.codes import WholeWeight, group_index, grown
@@ -21,11 +24,8 @@ from .model.spec import ModelSpec, read_spec
 from .plan.modules import LinearModule, embedding_module, head_module, layer_modules
 from .plan.plan import PlanSettings, make_plan
 from .quantization import WeightScheme
-from .safetensors_file import SliceReader
-from .settings import read_config
 from .stored_head import with_stored_head
 from .validate import check_checkpoint
-from .writer import FolderWriter
 
 
 @dataclass(frozen=True, kw_only=True)

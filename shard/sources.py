@@ -10,15 +10,15 @@ import torch
 
 from ..kernels.stored_codes import StoredCodes
 from .act_order import mlp_order
-from .checkpoint import Checkpoint
-from .features import Features, bounds, count, part, places
+from .checkpoint.checkpoint import Checkpoint
+from .checkpoint.features import Features, bounds, count, part, places
+from .checkpoint.safetensors_file import SliceReader
 from .formats import QuantizedSlice, bitsandbytes, dense, quantized_format
 from .formats.codes import bytes_to_words, column_groups
 from .mixing import mix
 from .model.spec import ModelSpec
 from .plan.modules import LinearModule
 from .quantization import WeightScheme
-from .safetensors_file import SliceReader
 
 
 class WeightSource(Protocol):

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 
 from ..kernels.errors import DamagedError
-from .checkpoint import Checkpoint
+from .checkpoint.checkpoint import Checkpoint
 from .contradictions import Contradiction, contradictions
 from .edited_sizes import edited_sizes
 from .expected_tensors import expected_tensors

@@ -14,7 +14,8 @@ import torch
 
 from ..kernels.layout import PackedWeight
 from .act_order import mlp_order
-from .checkpoint import Checkpoint
+from .checkpoint.checkpoint import Checkpoint
+from .checkpoint.safetensors_file import SliceReader
 from .expected_tensors import norm_sizes
 from .fingerprint import (
     Elements,
@@ -33,7 +34,6 @@ from .plan.modules import (
     layer_modules,
 )
 from .plan.plan import ShardPlan
-from .safetensors_file import SliceReader
 
 COPY = "copy of "
 """Begins the key of something that every rank holding it has as a whole."""

@@ -7,10 +7,10 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from isobit.shard.checkpoint import INDEX
+from isobit.shard.checkpoint.checkpoint import INDEX
+from isobit.shard.checkpoint.safetensors_file import TORCH_DTYPES
 from isobit.shard.expected_tensors import expected_tensors
 from isobit.shard.model.spec import spec_from_config
-from isobit.shard.safetensors_file import TORCH_DTYPES
 
 NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 

@@ -16,7 +16,7 @@ from isobit.runtime.collectives.gather import GatherCollectives
 from isobit.runtime.forward.decoder import Decoder
 from isobit.runtime.scheduler.batch import pages_for
 from isobit.runtime.trace.tracer import Tracer
-from isobit.shard.checkpoint import open_checkpoint
+from isobit.shard.checkpoint.checkpoint import open_checkpoint
 from isobit.shard.expected_tensors import stored_intermediate_size
 from isobit.shard.load import load_rank
 from isobit.shard.model.spec import DTYPES, read_spec

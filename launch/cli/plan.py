@@ -11,7 +11,7 @@ import typer
 
 from ...kernels.errors import InputError
 from ...runtime.settings.engine import EngineSettings, run_dtype
-from ...shard.checkpoint import has_weights, open_checkpoint
+from ...shard.checkpoint.checkpoint import has_weights, open_checkpoint
 from ...shard.expected_tensors import stored_intermediate_size
 from ...shard.explain import Question, explain
 from ...shard.fit import Budget

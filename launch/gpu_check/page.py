@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...kernels.errors import InputError
-from ...shard.write_file import write_beside
+from ...shard.checkpoint.write_file import write_beside
 from ..pages.measured_facts import measured_facts
 from ..pages.render import render
 

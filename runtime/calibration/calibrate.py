@@ -19,7 +19,10 @@ from typing import Any
 import torch
 
 from ...kernels.errors import InputError
-from ...shard.checkpoint import Checkpoint
+from ...shard.checkpoint.checkpoint import Checkpoint
+from ...shard.checkpoint.safetensors_file import SliceReader
+from ...shard.checkpoint.write_file import check_new_folder
+from ...shard.checkpoint.writer import FolderWriter
 from ...shard.model.spec import ModelSpec
 from ...shard.names import layer_of
 from ...shard.plan.plan import PlanSettings, check_settings
@@ -27,10 +30,7 @@ from ...shard.quantize.output import Schemes, quantization_config, repeated_in
 from ...shard.quantize.report import REPORT, QuantizeReport, report_json
 from ...shard.quantize.scheme import module_schemes
 from ...shard.quantize.source import DenseModel, check_values, open_dense
-from ...shard.safetensors_file import SliceReader
 from ...shard.torch_threads import one_thread
-from ...shard.write_file import check_new_folder
-from ...shard.writer import FolderWriter
 from ..ranks.launcher import Launcher
 from .fingerprint import calibration_software, run_fingerprint
 from .job import CalibrateSettings, CalibrationJob

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 
+from ...shard.checkpoint.write_file import check_new_folder
 from ...shard.quantize.budget import choose_widths, width_choices
 from ...shard.quantize.fused import fused_products
 from ...shard.quantize.method import MethodSettings
 from ...shard.quantize.output import output_format
 from ...shard.quantize.scheme import QuantizeSettings, module_schemes
 from ...shard.quantize.source import open_dense
-from ...shard.write_file import check_new_folder
 from .calibrate import Progress
 from .sensitivity import SensitivitySettings, measure_sensitivity
 

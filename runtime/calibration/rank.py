@@ -13,6 +13,9 @@ import numpy as np
 import torch
 
 from ...kernels.errors import EnvironmentFault
+from ...shard.checkpoint.safetensors_file import SliceReader
+from ...shard.checkpoint.safetensors_writer import SafetensorsWriter
+from ...shard.checkpoint.write_file import write_errors
 from ...shard.expected_tensors import stored_intermediate_size
 from ...shard.load import load_layer
 from ...shard.model.spec import ModelSpec, spec_from_config
@@ -30,9 +33,6 @@ from ...shard.quantize.output import quantization_config
 from ...shard.quantize.scheme import module_schemes
 from ...shard.quantize.source import layer_tensors, open_dense
 from ...shard.quantize.statistics import Statistics
-from ...shard.safetensors_file import SliceReader
-from ...shard.safetensors_writer import SafetensorsWriter
-from ...shard.write_file import write_errors
 from ..collectives.interface import Collectives
 from ..forward.layer_runner import LayerRunner
 from .fingerprint import calibration_software

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from ...shard.safetensors_file import SliceReader, read_header
-from ...shard.write_file import write_errors
+from ...shard.checkpoint.safetensors_file import SliceReader, read_header
+from ...shard.checkpoint.write_file import write_errors
 
 NAME = "residual"
 

@@ -20,6 +20,8 @@ from pathlib import Path
 import torch
 
 from ...kernels.errors import InputError
+from ...shard.checkpoint.safetensors_file import SliceReader
+from ...shard.checkpoint.write_file import write_errors
 from ...shard.expected_tensors import stored_intermediate_size
 from ...shard.load import LayerWeights, load_layer
 from ...shard.model.spec import ModelSpec, spec_from_config
@@ -34,9 +36,7 @@ from ...shard.quantize.output import Schemes, quantization_config
 from ...shard.quantize.scheme import DENSE_BITS, QuantizeSettings, pack, scheme_of
 from ...shard.quantize.source import DenseModel, check_values, layer_tensors
 from ...shard.quantize.statistics import Statistics
-from ...shard.safetensors_file import SliceReader
 from ...shard.torch_threads import one_thread
-from ...shard.write_file import write_errors
 from ..collectives.gather import GatherCollectives
 from ..forward.head_runner import open_head
 from ..forward.layer_runner import LayerRunner, Look

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from ...kernels.errors import InputError
-from ...shard.checkpoint import Checkpoint
+from ...shard.checkpoint.checkpoint import Checkpoint
+from ...shard.checkpoint.safetensors_file import read_header
+from ...shard.checkpoint.write_file import write_errors
 from ...shard.quantize.layer import INPUTS
 from ...shard.quantize.report import ModuleReport
-from ...shard.safetensors_file import read_header
-from ...shard.write_file import write_errors
 
 FINGERPRINT = "fingerprint.json"
 MOST_FINGERPRINT_BYTES = 1 << 24

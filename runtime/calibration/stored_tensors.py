@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
-from ...shard.checkpoint import SINGLE, Checkpoint
-from ...shard.safetensors_file import read_header
-from ...shard.safetensors_writer import SafetensorsWriter
-from ...shard.write_file import write_errors
+from ...shard.checkpoint.checkpoint import SINGLE, Checkpoint
+from ...shard.checkpoint.safetensors_file import read_header
+from ...shard.checkpoint.safetensors_writer import SafetensorsWriter
+from ...shard.checkpoint.write_file import write_errors
 
 
 @contextmanager

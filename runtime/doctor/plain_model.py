@@ -13,14 +13,14 @@ from torch.nn.functional import linear
 
 from ...kernels import reference
 from ...kernels.layout import PackedWeight
-from ...shard.checkpoint import open_checkpoint
+from ...shard.checkpoint.checkpoint import open_checkpoint
+from ...shard.checkpoint.safetensors_file import SliceReader
 from ...shard.expected_tensors import stored_intermediate_size
 from ...shard.load import LayerWeights, load_head, load_layer
 from ...shard.model.rotary import rotary_tables
 from ...shard.model.spec import ModelSpec, read_spec
 from ...shard.plan.modules import embedding_module
 from ...shard.plan.plan import PlanSettings, ShardPlan, make_plan
-from ...shard.safetensors_file import SliceReader
 from ...shard.stored_head import with_stored_head
 from ...shard.validate import check_checkpoint
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...shard.checkpoint import open_checkpoint
+from ...shard.checkpoint.checkpoint import open_checkpoint
 from ...shard.memory import memory_model
 from ...shard.model.spec import ModelSpec
 from ...shard.plan.plan import ShardPlan

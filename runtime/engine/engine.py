@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from ...kernels.errors import RankFault
-from ...shard.checkpoint import open_checkpoint
+from ...shard.checkpoint.checkpoint import open_checkpoint
 from ...shard.verify_load import file_fingerprints
 from ..devices import device_names
 from ..model_files.settle import settle_files

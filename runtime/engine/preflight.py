@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...kernels.errors import InputError
-from ...shard.checkpoint import open_checkpoint
+from ...shard.checkpoint.checkpoint import open_checkpoint
 from ...shard.expected_tensors import stored_intermediate_size
 from ...shard.model.spec import ModelSpec
 from ...shard.plan.plan import ShardPlan, make_plan

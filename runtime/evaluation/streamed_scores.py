@@ -14,11 +14,11 @@ import torch
 
 from ...kernels import ops
 from ...kernels.errors import InputError
-from ...shard.checkpoint import Checkpoint, open_checkpoint
+from ...shard.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from ...shard.checkpoint.safetensors_file import SliceReader
 from ...shard.load import load_layer
 from ...shard.model.spec import ModelSpec
 from ...shard.plan.plan import ShardPlan
-from ...shard.safetensors_file import SliceReader
 from ..calibration.calibrate import embed
 from ..collectives.gather import GatherCollectives
 from ..engine.preflight import prepare

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ...shard.safetensors_header import MOST_HEADER_BYTES
+from ...shard.checkpoint.safetensors_header import MOST_HEADER_BYTES
 
 log = logging.getLogger("isobit.runtime")
 

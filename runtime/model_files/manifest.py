@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ...kernels.errors import InputError
-from ...shard.checkpoint import INDEX, read_weight_map, weight_files
+from ...shard.checkpoint.checkpoint import INDEX, read_weight_map, weight_files
 from .hashes import quick_hash, whole_hash
 
 CONFIGS = ("config.json", "generation_config.json", "quantize_config.json")

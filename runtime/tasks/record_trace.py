@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...shard.act_order import mlp_order
-from ...shard.checkpoint import open_checkpoint
+from ...shard.checkpoint.checkpoint import open_checkpoint
+from ...shard.checkpoint.safetensors_file import SliceReader
+from ...shard.checkpoint.write_file import check_new_folder
 from ...shard.model.spec import ModelSpec
-from ...shard.safetensors_file import SliceReader
-from ...shard.write_file import check_new_folder
 from ..engine.engine import Engine
 from ..engine.preflight import prepare
 from ..engine.results import Batch

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from ...kernels.errors import InputError
-from ...shard.safetensors_writer import SafetensorsWriter
+from ...shard.checkpoint.safetensors_writer import SafetensorsWriter
 
 
 def values_name(rank: int) -> str:

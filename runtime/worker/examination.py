@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ...shard.checkpoint import open_checkpoint
+from ...shard.checkpoint.checkpoint import open_checkpoint
 from ...shard.compare_weights import compare_ends, compare_layer
 from ...shard.model.rotary import rotary_tables
 from ...shard.plan.plan import ShardPlan

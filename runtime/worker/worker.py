@@ -16,7 +16,7 @@ from ...kernels import ops
 from ...kernels.errors import InputError, IsobitError
 from ...kernels.program import Decoded, Program
 from ...kernels.step import StepMemory
-from ...shard.checkpoint import Checkpoint, open_checkpoint
+from ...shard.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from ...shard.load import dummy_rank, load_rank
 from ...shard.plan.plan import ShardPlan
 from ...shard.stored_head import with_stored_head

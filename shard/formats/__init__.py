@@ -8,10 +8,10 @@ from typing import Protocol
 import torch
 
 from ...kernels.errors import NotSupportedError
-from ..checkpoint import Checkpoint
-from ..features import Features
+from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.features import Features
+from ..checkpoint.safetensors_file import SliceReader
 from ..quantization import WeightScheme
-from ..safetensors_file import SliceReader
 from . import awq, bitsandbytes, dense, gptq, int_quantized, pack_quantized
 from .codes import QuantizedSlice, WholeWeight
 from .expected import Expected

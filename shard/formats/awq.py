@@ -13,11 +13,11 @@ import torch
 
 from ...kernels.errors import NotSupportedError
 from ...kernels.stored_codes import StoredCodes
-from ..checkpoint import Checkpoint
-from ..features import Features, bounds, count, part, places
+from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.features import Features, bounds, count, part, places
+from ..checkpoint.safetensors_file import SliceReader, TensorEntry
 from ..patterns import shown
 from ..quantization import HEAD, LINEAR, QuantizationSpec, Rule, Targets, WeightScheme
-from ..safetensors_file import SliceReader, TensorEntry
 from .codes import QuantizedSlice, WholeWeight, column_groups, pack_words
 from .dynamic import dynamic_rules
 from .expected import FLOATS, Expected

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 
 from ...kernels.errors import DamagedError, NotSupportedError
-from ..checkpoint import Checkpoint
-from ..features import Features, bounds, count
+from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.features import Features, bounds, count
+from ..checkpoint.safetensors_file import SliceReader
 from ..patterns import check_pattern
 from ..quantization import (
     CHANNEL,
@@ -28,7 +29,6 @@ from ..quantization import (
     Targets,
     WeightScheme,
 )
-from ..safetensors_file import SliceReader
 from .codes import QuantizedSlice, byte_codes
 from .expected import ANY, FLOATS, Expected
 from .settings import MOST_PATTERNS, Problems, check_count, flag, strings, text, warn_unknown

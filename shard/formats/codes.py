@@ -8,9 +8,9 @@ import torch
 
 from ...kernels.errors import DamagedError
 from ...kernels.stored_codes import StoredCodes, unpack_words
-from ..features import Features, bounds, count, part, places
+from ..checkpoint.features import Features, bounds, count, part, places
+from ..checkpoint.safetensors_file import SliceReader, TensorEntry
 from ..quantization import WeightScheme
-from ..safetensors_file import SliceReader, TensorEntry
 
 
 @dataclass(frozen=True, kw_only=True)

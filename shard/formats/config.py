@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ...kernels.errors import DamagedError, InputError, NotSupportedError
+from ..checkpoint.settings import read_json
 from ..patterns import shown
 from ..quantization import QuantizationSpec
-from ..settings import read_json
 from . import auto_round, awq, bitsandbytes, compressed_tensors_config, gptq
 from .settings import check_depth, mapping, text
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from ..checkpoint import Checkpoint
-from ..features import Features
-from ..safetensors_file import SliceReader
+from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.features import Features
+from ..checkpoint.safetensors_file import SliceReader
 from .expected import FLOATS, Expected
 
 

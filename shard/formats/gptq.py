@@ -15,11 +15,11 @@ from typing import Any
 import torch
 
 from ...kernels.errors import DamagedError, NotSupportedError
-from ..checkpoint import Checkpoint
-from ..features import Features
+from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.features import Features
+from ..checkpoint.safetensors_file import SliceReader, TensorEntry
 from ..patterns import shown
 from ..quantization import HEAD, LINEAR, QuantizationSpec, Rule, Targets, WeightScheme
-from ..safetensors_file import SliceReader, TensorEntry
 from .codes import (
     QuantizedSlice,
     WholeWeight,

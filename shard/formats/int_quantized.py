@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch
 
 from ...kernels.errors import DamagedError, NotSupportedError
-from ..checkpoint import Checkpoint
-from ..features import Features, count
+from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.features import Features, count
+from ..checkpoint.safetensors_file import SliceReader
 from ..quantization import WeightScheme
-from ..safetensors_file import SliceReader
 from .codes import QuantizedSlice, WholeWeight, byte_codes
 from .expected import FLOATS, Expected
 

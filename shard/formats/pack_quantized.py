@@ -11,10 +11,10 @@ from __future__ import annotations
 import torch
 
 from ...kernels.errors import DamagedError
-from ..checkpoint import Checkpoint
-from ..features import Features
+from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.features import Features
+from ..checkpoint.safetensors_file import SliceReader
 from ..quantization import WeightScheme
-from ..safetensors_file import SliceReader
 from .codes import (
     QuantizedSlice,
     WholeWeight,

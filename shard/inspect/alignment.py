@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 import torch
 
-from ..checkpoint import Checkpoint
+from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.safetensors_file import SliceReader
 from ..formats import bitsandbytes, quantized_format
 from ..formats.awq import NIBBLE_OF_COLUMN
 from ..model.spec import ModelSpec
-from ..safetensors_file import SliceReader
 from .quantized import QuantizedModule, quantized_modules
 
 MOST_ROWS = 1024

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..checkpoint import Scan
+from ..checkpoint.checkpoint import Scan
 from ..contradictions import contradictions, same_shape
 from ..edited_sizes import edited_sizes
 from ..expected_tensors import expected_tensors

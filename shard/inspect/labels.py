@@ -9,10 +9,10 @@ from typing import Any
 
 from ...kernels.errors import InputError
 from ..captured_warnings import captured_warnings
+from ..checkpoint.settings import read_config, read_json
 from ..formats.config import QUANTIZE_CONFIG, disagreements
 from ..model.spec import ModelSpec, read_spec, spec_from_config
 from ..names import listed, plural
-from ..settings import read_config, read_json
 from .findings import Finding, from_error
 
 MOST_SHOWN = 60

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-from ..checkpoint import INDEX, Scan
+from ..checkpoint.checkpoint import INDEX, Scan
 from ..names import plural
 from .findings import Finding
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from ...kernels.errors import InputError
 from ..captured_warnings import captured_warnings
-from ..checkpoint import Scan, scan_checkpoint
+from ..checkpoint.checkpoint import Scan, scan_checkpoint
+from ..checkpoint.safetensors_file import TensorEntry
 from ..expected_tensors import stored_intermediate_size
 from ..model.spec import ModelSpec
 from ..plan.plan import PlanSettings, make_plan
-from ..safetensors_file import TensorEntry
 from ..stored_head import with_stored_head
 from ..torch_threads import one_thread
 from .contents import Contents, check_contents, leftover_findings

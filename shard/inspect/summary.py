@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint.safetensors_file import TensorEntry
+from ..checkpoint.safetensors_header import is_file
 from ..contradictions import dtype_name
 from ..model.spec import ModelSpec
 from ..names import plural
-from ..safetensors_file import TensorEntry
-from ..safetensors_header import is_file
 from .findings import Finding, Verdict
 from .tensors import NumberCount
 from .weights import WeightHealth

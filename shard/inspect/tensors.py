@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from ...kernels.errors import DamagedError, InputError
-from ..safetensors_file import TensorEntry
-from ..safetensors_header import open_regular
+from ..checkpoint.safetensors_file import TensorEntry
+from ..checkpoint.safetensors_header import open_regular
 
 PIECE_BYTES = 2 << 20
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from ..checkpoint.safetensors_file import TensorEntry
 from ..formats import bitsandbytes
-from ..safetensors_file import TensorEntry
 from .codes import ByteHistogram, CodeMatrix, grouping
 from .group_index import GroupIndex, group_index_of
 from .quantized import NESTED_SCALES, QuantizedModule

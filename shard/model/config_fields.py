@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 from ...kernels.errors import DamagedError, InputError, Kind, NotSupportedError
-from ..settings import shown
+from ..checkpoint.settings import shown
 
 VALUE = "E-CONFIG-VALUE"
 ROPE = "E-CONFIG-ROPE"

@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 from ...kernels.errors import NotSupportedError
-from ..settings import shown
+from ..checkpoint.settings import shown
 from .config_fields import VALUE, ConfigFields
 
 log = logging.getLogger("isobit.shard")

@@ -6,7 +6,7 @@ import logging
 import math
 from typing import Any, cast
 
-from ..settings import shown
+from ..checkpoint.settings import shown
 from .config_fields import BOUNDS, ROPE, ConfigFields, is_number
 from .rotary import KINDS, Kind, RotarySpec
 

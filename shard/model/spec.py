@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 from ...kernels.errors import InputError, NotSupportedError
+from ..checkpoint.settings import read_config, shown
 from ..formats.config import (
     check_agreement,
     companion_settings,
     quantization_from_config,
 )
 from ..quantization import QuantizationSpec, WeightScheme
-from ..settings import read_config, shown
 from .config_fields import ConfigFields
 from .families import (
     DEFAULT_POSITIONS,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..settings import read_json, shown
+from ..checkpoint.settings import read_json, shown
 from .config_fields import VALUE, ConfigFields
 
 log = logging.getLogger("isobit.shard")

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 
 from ...kernels.errors import InputError
+from ..checkpoint.safetensors_file import SliceReader
+from ..checkpoint.write_file import check_new_folder
+from ..checkpoint.writer import FolderWriter
 from ..quantization import WeightScheme
-from ..safetensors_file import SliceReader
-from ..write_file import check_new_folder
-from ..writer import FolderWriter
 from .absmax import quantize_absmax
 from .grid import QuantizedWeight
 from .output import Schemes, quantization_config, repeated_in

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..write_file import write_beside
+from ..checkpoint.write_file import write_beside
 
 REPORT = "quantization_report.json"
 

@@ -10,10 +10,10 @@ import torch
 
 from ...kernels.errors import DamagedError, InputError
 from ...kernels.finite import all_finite
-from ..checkpoint import Checkpoint, open_checkpoint
+from ..checkpoint.checkpoint import Checkpoint, open_checkpoint
+from ..checkpoint.safetensors_file import SliceReader
+from ..checkpoint.settings import read_config
 from ..model.spec import ModelSpec, read_spec
-from ..safetensors_file import SliceReader
-from ..settings import read_config
 from ..stored_head import with_stored_head
 from ..validate import check_checkpoint
 

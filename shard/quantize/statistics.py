@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from ...kernels.errors import DamagedError, InputError
-from ..safetensors_file import SliceReader, TensorEntry, read_header
-from ..safetensors_writer import SafetensorsWriter
+from ..checkpoint.safetensors_file import SliceReader, TensorEntry, read_header
+from ..checkpoint.safetensors_writer import SafetensorsWriter
 
 PANEL = 1024
 # int8 codes reach from -128 to 127; a scale of absmax / 127.5 uses all of them.

@@ -21,6 +21,7 @@ from isobit.runtime.ranks.launcher import LocalLauncher
 from isobit.runtime.scheduler.batch import pages_for
 from isobit.runtime.settings.engine import EngineSettings, SamplingSettings
 from isobit.runtime.trace.tracer import Tracer
+from isobit.shard.checkpoint.safetensors_file import SliceReader
 from isobit.shard.load import load_layer, load_rank
 from isobit.shard.plan.plan import PlanSettings, make_plan
 from isobit.shard.quantization import CHANNEL
@@ -28,7 +29,6 @@ from isobit.shard.quantize.folder import quantize_folder
 from isobit.shard.quantize.method import MethodSettings
 from isobit.shard.quantize.scheme import QuantizeSettings
 from isobit.shard.quantize.source import open_dense
-from isobit.shard.safetensors_file import SliceReader
 from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 

@@ -11,7 +11,7 @@ from isobit.kernels.layout import unpack
 from isobit.runtime.engine.engine import Engine
 from isobit.runtime.ranks.launcher import LocalLauncher
 from isobit.runtime.settings.engine import EngineSettings, SamplingSettings
-from isobit.shard.checkpoint import open_checkpoint
+from isobit.shard.checkpoint.checkpoint import open_checkpoint
 from isobit.shard.expected_tensors import stored_intermediate_size
 from isobit.shard.load import load_rank
 from isobit.shard.model.spec import read_spec

@@ -17,12 +17,12 @@ from isobit.runtime.calibration.mixed_precision import with_budget
 from isobit.runtime.calibration.sensitivity import SensitivitySettings, measure_sensitivity
 from isobit.runtime.ranks.launcher import LocalLauncher
 from isobit.runtime.transport.wire import decode, encode
+from isobit.shard.checkpoint.safetensors_file import read_header
 from isobit.shard.quantize.folder import quantize_folder
 from isobit.shard.quantize.fused import fused_products
 from isobit.shard.quantize.method import MethodSettings
 from isobit.shard.quantize.scheme import QuantizeSettings
 from isobit.shard.quantize.source import open_dense
-from isobit.shard.safetensors_file import read_header
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 

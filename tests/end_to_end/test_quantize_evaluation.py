@@ -12,7 +12,7 @@ from isobit.launch import quantize_evaluation
 from isobit.launch.calibration_text import calibration_text, usual_samples
 from isobit.launch.tokenizer.tokenizer import Tokenizer
 from isobit.runtime.evaluation.streamed_scores import score_streamed
-from isobit.shard.checkpoint import open_checkpoint
+from isobit.shard.checkpoint.checkpoint import open_checkpoint
 from safetensors.torch import load_file
 
 from ..command import command, scratch

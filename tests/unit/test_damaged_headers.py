@@ -7,8 +7,8 @@ import tracemalloc
 
 import pytest
 import torch
-from isobit.shard.safetensors_file import read_header
-from isobit.shard.safetensors_header import MOST_HEADER_BYTES
+from isobit.shard.checkpoint.safetensors_file import read_header
+from isobit.shard.checkpoint.safetensors_header import MOST_HEADER_BYTES
 from safetensors.torch import save_file
 
 GOOD = {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}

@@ -13,8 +13,8 @@ import torch
 from isobit.kernels.errors import InputError
 from isobit.runtime.calibration.state import CalibrationState, layer_file, state_folder
 from isobit.runtime.trace.folder import new_trace
-from isobit.shard.write_file import write_beside
-from isobit.shard.writer import FolderWriter
+from isobit.shard.checkpoint.write_file import write_beside
+from isobit.shard.checkpoint.writer import FolderWriter
 
 FINGERPRINT = {"model": "m", "samples": "s"}
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from isobit.kernels.errors import InputError
-from isobit.shard.safetensors_file import read_header
+from isobit.shard.checkpoint.safetensors_file import read_header
 from safetensors import SafetensorError, deserialize
 
 CASES = 3000

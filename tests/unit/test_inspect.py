@@ -6,13 +6,13 @@ import json
 
 import pytest
 import torch
-from isobit.shard.checkpoint import INDEX, open_checkpoint
+from isobit.shard.checkpoint.checkpoint import INDEX, open_checkpoint
+from isobit.shard.checkpoint.safetensors_file import SliceReader
 from isobit.shard.formats import quantized_format
 from isobit.shard.inspect import inspect_folder
 from isobit.shard.inspect import tensors as inspect_tensors
 from isobit.shard.inspect.quantized import quantized_modules
 from isobit.shard.model.spec import read_spec
-from isobit.shard.safetensors_file import SliceReader
 from safetensors.torch import load_file, save_file
 
 from ..support import DENSE, INT4, copy_model, save_tensors

@@ -8,12 +8,12 @@ import pytest
 import torch
 from isobit.kernels.errors import InputError
 from isobit.launch.models import model_folder
-from isobit.shard.checkpoint import open_checkpoint
+from isobit.shard.checkpoint.checkpoint import open_checkpoint
+from isobit.shard.checkpoint.safetensors_file import SliceReader
+from isobit.shard.checkpoint.writer import FolderWriter
 from isobit.shard.load import load_rank
 from isobit.shard.model.spec import read_spec
 from isobit.shard.plan.plan import PlanSettings, make_plan
-from isobit.shard.safetensors_file import SliceReader
-from isobit.shard.writer import FolderWriter
 from safetensors.torch import load_file
 
 from ..support import DENSE, copy_model, save_tensors

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from isobit.kernels.cache import KVCache
 from isobit.kernels.weight import LINE_K
-from isobit.shard.checkpoint import Checkpoint, open_checkpoint
+from isobit.shard.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from isobit.shard.expected_tensors import stored_intermediate_size
 from isobit.shard.load import RankWeights, load_rank
 from isobit.shard.memory import MemoryModel, memory_model

@@ -6,11 +6,11 @@ import json
 
 import pytest
 import torch
-from isobit.shard.checkpoint import open_checkpoint
+from isobit.shard.checkpoint.checkpoint import open_checkpoint
+from isobit.shard.checkpoint.safetensors_file import SliceReader
 from isobit.shard.formats.bitsandbytes import read_nf4
 from isobit.shard.inspect import inspect_folder
 from isobit.shard.model.spec import read_spec
-from isobit.shard.safetensors_file import SliceReader
 from isobit.shard.validate import check_checkpoint
 from safetensors.torch import load_file
 

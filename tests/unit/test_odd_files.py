@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from isobit.kernels.errors import InputError
-from isobit.shard.checkpoint import INDEX, SINGLE, open_checkpoint
+from isobit.shard.checkpoint.checkpoint import INDEX, SINGLE, open_checkpoint
 from isobit.shard.inspect import inspect_folder
 from safetensors.torch import load_file, save_file
 

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 from isobit.kernels.errors import DamagedError, InputError, NotSupportedError
-from isobit.shard.checkpoint import open_checkpoint
+from isobit.shard.checkpoint.checkpoint import open_checkpoint
 from isobit.shard.load import load_rank
 from isobit.shard.model.spec import read_spec, spec_from_config
 from isobit.shard.plan.plan import PlanSettings, make_plan

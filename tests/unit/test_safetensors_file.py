@@ -11,8 +11,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from isobit.shard import safetensors_file
-from isobit.shard.safetensors_file import TORCH_DTYPES, SliceReader, read_header
+from isobit.shard.checkpoint import safetensors_file
+from isobit.shard.checkpoint.safetensors_file import TORCH_DTYPES, SliceReader, read_header
 from safetensors import safe_open
 from safetensors.torch import save_file
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from isobit.runtime.engine.preflight import prepare
 from isobit.runtime.settings.engine import EngineSettings
-from isobit.shard.checkpoint import open_checkpoint
+from isobit.shard.checkpoint.checkpoint import open_checkpoint
 from isobit.shard.formats import PACKERS
 from isobit.shard.formats.codes import WholeWeight
 from isobit.shard.inspect import inspect_folder

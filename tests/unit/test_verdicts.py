@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from isobit.shard.checkpoint import INDEX, SINGLE
+from isobit.shard.checkpoint.checkpoint import INDEX, SINGLE
 from isobit.shard.inspect import inspect_folder
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM

@@ -10,11 +10,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from isobit.shard import writer as writing
-from isobit.shard.checkpoint import INDEX
-from isobit.shard.safetensors_file import TORCH_DTYPES
-from isobit.shard.safetensors_writer import SafetensorsWriter
-from isobit.shard.writer import FolderWriter
+from isobit.shard.checkpoint import writer as writing
+from isobit.shard.checkpoint.checkpoint import INDEX
+from isobit.shard.checkpoint.safetensors_file import TORCH_DTYPES
+from isobit.shard.checkpoint.safetensors_writer import SafetensorsWriter
+from isobit.shard.checkpoint.writer import FolderWriter
 from safetensors import safe_open
 from safetensors.torch import load_file
 

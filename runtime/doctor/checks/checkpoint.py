@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ....shard.checkpoint import open_checkpoint
+from ....shard.checkpoint.checkpoint import open_checkpoint
 from ....shard.inspect import Finding as Inspected
 from ....shard.inspect import inspect_folder
 from ....shard.inspect.alignment import MOST_ALIGNED, alignments

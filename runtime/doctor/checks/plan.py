@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ....shard.checkpoint import open_checkpoint
+from ....shard.checkpoint.checkpoint import open_checkpoint
 from ....shard.compare_weights import ORDER
 from ....shard.verify_load import compare, file_fingerprints
 from ...settings.engine import run_dtype

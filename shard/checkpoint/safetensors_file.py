@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from ..kernels.errors import DamagedError, InputError, NotSupportedError
+from ...kernels.errors import DamagedError, InputError, NotSupportedError
 from .features import Features, bounds
 from .safetensors_header import (
     described,

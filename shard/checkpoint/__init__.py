@@ -1,0 +1,1 @@
+"""The files of a model folder: read by slice, written whole or not at all."""
