@@ -24,10 +24,10 @@ from isobit.shard.checkpoint.writer import FolderWriter
 from isobit.shard.expected_tensors import norm_sizes
 from isobit.shard.formats import gptq
 from isobit.shard.formats.codes import WholeWeight
+from isobit.shard.formats.scheme import WeightScheme
 from isobit.shard.inspect.run import inspect_folder
 from isobit.shard.model.spec import spec_from_config
 from isobit.shard.plan.modules import layer_modules
-from isobit.shard.quantization import WeightScheme
 
 from tests.sparse_folder import write_sparse_folder
 

@@ -14,6 +14,7 @@ from .checkpoint.features import Features, part
 from .expected_tensors import norm_sizes
 from .formats import bitsandbytes
 from .formats.codes import grown
+from .formats.scheme import WeightScheme
 from .load_faults import LoadFaults
 from .model.spec import ModelSpec
 from .pack_slice import pack_slice
@@ -25,7 +26,6 @@ from .plan.modules import (
     layer_modules,
 )
 from .plan.plan import ShardPlan, Slice
-from .quantization import WeightScheme
 from .rank_weights import LayerWeights
 from .sources import WeightSource
 

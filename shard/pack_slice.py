@@ -6,8 +6,8 @@ import torch
 
 from ..kernels.layout import PackedWeight, pack_stored
 from .formats import QuantizedSlice
+from .formats.scheme import CHANNEL, WeightScheme
 from .plan.runs import Runs, make_runs
-from .quantization import CHANNEL, WeightScheme
 
 
 def pack_slice(

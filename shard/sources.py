@@ -15,10 +15,10 @@ from .checkpoint.features import Features, bounds, count, part, places
 from .checkpoint.safetensors_file import SliceReader
 from .formats import QuantizedSlice, bitsandbytes, dense, quantized_format
 from .formats.codes import bytes_to_words, column_groups
+from .formats.scheme import WeightScheme
 from .mixing import mix
 from .model.spec import ModelSpec
 from .plan.modules import LinearModule
-from .quantization import WeightScheme
 
 
 class WeightSource(Protocol):

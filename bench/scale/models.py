@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from isobit.kernels.errors import InputError
+from isobit.shard.formats.scheme import assumed_quantization
 from isobit.shard.model.spec import ModelSpec, spec_from_config
-from isobit.shard.quantization import assumed_quantization
 
 FILE = Path(__file__).with_name("models.json")
 

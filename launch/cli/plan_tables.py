@@ -11,9 +11,9 @@ from rich.table import Table
 
 from ...shard.explain import Explanation
 from ...shard.fit import Option
+from ...shard.formats.scheme import CHANNEL
 from ...shard.model.spec import ModelSpec
 from ...shard.plan.plan import Dimension
-from ...shard.quantization import CHANNEL
 from .output import console
 
 MOST_ROWS = 16

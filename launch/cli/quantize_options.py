@@ -11,7 +11,7 @@ from pathlib import Path
 from ...kernels.errors import InputError
 from ...runtime.calibration.job import CalibrateSettings
 from ...runtime.ranks.launcher import Launcher
-from ...shard.quantization import CHANNEL
+from ...shard.formats.scheme import CHANNEL
 from ...shard.quantize.gptq import GptqSettings
 from ...shard.quantize.method import MethodSettings
 from ...shard.quantize.scheme import QuantizeSettings

@@ -23,11 +23,11 @@ from ...kernels.errors import InputError
 from ...shard.checkpoint.safetensors_file import SliceReader
 from ...shard.checkpoint.write_file import write_errors
 from ...shard.expected_tensors import stored_intermediate_size
+from ...shard.formats.scheme import WeightScheme
 from ...shard.load import LayerWeights, load_layer
 from ...shard.model.spec import ModelSpec, spec_from_config
 from ...shard.plan.modules import layer_modules
 from ...shard.plan.plan import PlanSettings, ShardPlan, make_plan
-from ...shard.quantization import WeightScheme
 from ...shard.quantize.folder import nearest
 from ...shard.quantize.fused import FusedProducts
 from ...shard.quantize.layer import INPUTS, find_folds, fold_rest, quantize_products

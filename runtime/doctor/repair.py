@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...shard.formats.scheme import CHANNEL, WeightScheme
 from ...shard.model.spec import ModelSpec, read_spec
 from ...shard.plan.modules import layer_modules
-from ...shard.quantization import CHANNEL, WeightScheme
 from .damage import Damage, HalfDamage
 
 WIDER = {4: 8, 8: 16}

@@ -12,9 +12,9 @@ import torch
 from ...kernels.cache import PAGE
 from ...kernels.errors import InputError
 from ...kernels.gpu.card import MOST_SAMPLED
+from ...shard.formats.scheme import assumed_quantization
 from ...shard.model.spec import DTYPES, ModelSpec, read_spec
 from ...shard.plan.plan import PlanSettings
-from ...shard.quantization import assumed_quantization
 from ..card_memory import check_utilization
 from ..collectives.interface import MODES, Mode
 from ..devices import CPU, device_names

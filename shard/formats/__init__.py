@@ -11,10 +11,10 @@ from ...kernels.errors import NotSupportedError
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.features import Features
 from ..checkpoint.safetensors_file import SliceReader
-from ..quantization import WeightScheme
 from . import awq, bitsandbytes, dense, gptq, int_quantized, pack_quantized
 from .codes import QuantizedSlice, WholeWeight
 from .expected import Expected
+from .scheme import WeightScheme
 
 __all__ = ["PACKERS", "QuantizedFormat", "QuantizedSlice", "dense", "quantized_format"]
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from ...kernels.errors import NotSupportedError
 from ..patterns import check_pattern, found_in, shown
-from ..quantization import HEAD, LINEAR, QuantizationSpec, Rule, Targets, WeightScheme
 from . import awq, gptq
+from .scheme import HEAD, LINEAR, QuantizationSpec, Rule, Targets, WeightScheme
 from .settings import (
     MOST_BITS,
     MOST_NAMES,

@@ -17,10 +17,10 @@ from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.features import Features, bounds, count, part, places
 from ..checkpoint.safetensors_file import SliceReader, TensorEntry
 from ..patterns import shown
-from ..quantization import HEAD, LINEAR, QuantizationSpec, Rule, Targets, WeightScheme
 from .codes import QuantizedSlice, WholeWeight, column_groups, pack_words
 from .dynamic import dynamic_rules
 from .expected import FLOATS, Expected
+from .scheme import HEAD, LINEAR, QuantizationSpec, Rule, Targets, WeightScheme
 from .settings import Problems, bits, flag, group_size, strings, text, warn_unknown
 
 COLUMN_OF_NIBBLE = (0, 2, 4, 6, 1, 3, 5, 7)

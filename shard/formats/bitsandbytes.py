@@ -20,7 +20,9 @@ from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.features import Features, bounds, count
 from ..checkpoint.safetensors_file import SliceReader
 from ..patterns import check_pattern
-from ..quantization import (
+from .codes import QuantizedSlice, byte_codes
+from .expected import ANY, FLOATS, Expected
+from .scheme import (
     CHANNEL,
     HEAD,
     LINEAR,
@@ -29,8 +31,6 @@ from ..quantization import (
     Targets,
     WeightScheme,
 )
-from .codes import QuantizedSlice, byte_codes
-from .expected import ANY, FLOATS, Expected
 from .settings import MOST_PATTERNS, Problems, check_count, flag, strings, text, warn_unknown
 
 log = logging.getLogger("isobit.shard")

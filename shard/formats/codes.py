@@ -10,7 +10,7 @@ from ...kernels.errors import DamagedError
 from ...kernels.stored_codes import StoredCodes, unpack_words
 from ..checkpoint.features import Features, bounds, count, part, places
 from ..checkpoint.safetensors_file import SliceReader, TensorEntry
-from ..quantization import WeightScheme
+from .scheme import WeightScheme
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...kernels.errors import NotSupportedError
-from ..quantization import CHANNEL
+from .scheme import CHANNEL
 from .settings import (
     Problems,
     bits,

@@ -14,8 +14,15 @@ from typing import Any
 
 from ...kernels.errors import InputError, NotSupportedError
 from ..patterns import check_pattern, shown
-from ..quantization import CHANNEL, EMBEDDING, QuantizationSpec, Rule, Targets, WeightScheme
 from .compressed_tensors_arguments import Arguments, arguments, named_format, preset
+from .scheme import (
+    CHANNEL,
+    EMBEDDING,
+    QuantizationSpec,
+    Rule,
+    Targets,
+    WeightScheme,
+)
 from .settings import (
     MOST_GROUPS,
     MOST_PATTERNS,

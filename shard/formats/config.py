@@ -9,8 +9,8 @@ from typing import Any
 from ...kernels.errors import DamagedError, InputError, NotSupportedError
 from ..checkpoint.settings import read_json
 from ..patterns import shown
-from ..quantization import QuantizationSpec
 from . import auto_round, awq, bitsandbytes, compressed_tensors_config, gptq
+from .scheme import QuantizationSpec
 from .settings import check_depth, mapping, text
 
 QUANTIZE_CONFIG = "quantize_config.json"

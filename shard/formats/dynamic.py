@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..patterns import check_pattern
-from ..quantization import Rule, Targets, WeightScheme
+from .scheme import Rule, Targets, WeightScheme
 from .settings import MOST_PATTERNS, Problems, check_count, mapping, warn_unknown
 
 _OVERRIDES = ("bits", "group_size", "sym", "desc_act")

@@ -19,7 +19,6 @@ from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.features import Features
 from ..checkpoint.safetensors_file import SliceReader, TensorEntry
 from ..patterns import shown
-from ..quantization import HEAD, LINEAR, QuantizationSpec, Rule, Targets, WeightScheme
 from .codes import (
     QuantizedSlice,
     WholeWeight,
@@ -32,6 +31,7 @@ from .codes import (
 )
 from .dynamic import dynamic_rules
 from .expected import FLOATS, Expected
+from .scheme import HEAD, LINEAR, QuantizationSpec, Rule, Targets, WeightScheme
 from .settings import (
     MOST_PATTERNS,
     Problems,

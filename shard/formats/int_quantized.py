@@ -12,9 +12,9 @@ from ...kernels.errors import DamagedError, NotSupportedError
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.features import Features, count
 from ..checkpoint.safetensors_file import SliceReader
-from ..quantization import WeightScheme
 from .codes import QuantizedSlice, WholeWeight, byte_codes
 from .expected import FLOATS, Expected
+from .scheme import WeightScheme
 
 GROUP_INDEX: str | None = None
 ZERO = 128

@@ -14,7 +14,6 @@ from ...kernels.errors import DamagedError
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.features import Features
 from ..checkpoint.safetensors_file import SliceReader
-from ..quantization import WeightScheme
 from .codes import (
     QuantizedSlice,
     WholeWeight,
@@ -25,6 +24,7 @@ from .codes import (
     read_packed_rows,
 )
 from .expected import FLOATS, Expected
+from .scheme import WeightScheme
 
 GROUP_INDEX: str | None = "weight_g_idx"
 

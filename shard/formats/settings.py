@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from ...kernels.errors import DamagedError, InputError, NotSupportedError
 from ..patterns import check_pattern, shown
-from ..quantization import CHANNEL, Targets
+from .scheme import CHANNEL, Targets
 
 log = logging.getLogger("isobit.shard")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from ..formats.awq import NIBBLE_OF_COLUMN
-from ..quantization import WeightScheme
+from ..formats.scheme import WeightScheme
 from .quantized import Packing
 
 

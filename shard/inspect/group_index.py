@@ -9,9 +9,9 @@ from typing import Literal
 
 import torch
 
+from ..formats.scheme import WeightScheme
 from ..model.spec import ModelSpec
 from ..names import layer_of, listed, places, plural, spread
-from ..quantization import WeightScheme
 from .findings import Finding
 from .quantized import QuantizedModule
 

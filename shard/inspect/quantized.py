@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..formats import bitsandbytes
+from ..formats.scheme import WeightScheme
 from ..model.spec import ModelSpec
 from ..plan.modules import LinearModule, head_module, layer_modules
-from ..quantization import WeightScheme
 
 Packing = Literal["along k", "rows of k", "awq", "bytes", "nf4"]
 """How codes lie in their tensor: words [N, K/p], words [K/p, N], AWQ's, int8 [N, K], nf4's list."""

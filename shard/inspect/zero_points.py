@@ -10,8 +10,8 @@ import torch
 from ..formats.awq import NIBBLE_OF_COLUMN
 from ..formats.codes import unpack_words
 from ..formats.gptq import ZERO_OFFSETS
+from ..formats.scheme import WeightScheme
 from ..names import places, plural, spread
-from ..quantization import WeightScheme
 from .findings import Finding
 from .quantized import Packing
 

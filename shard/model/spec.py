@@ -16,7 +16,7 @@ from ..formats.config import (
     companion_settings,
     quantization_from_config,
 )
-from ..quantization import QuantizationSpec, WeightScheme
+from ..formats.scheme import QuantizationSpec, WeightScheme
 from .config_fields import ConfigFields
 from .families import (
     DEFAULT_POSITIONS,

@@ -12,7 +12,7 @@ from ...kernels.errors import InputError
 from ..checkpoint.safetensors_file import SliceReader
 from ..checkpoint.write_file import check_new_folder
 from ..checkpoint.writer import FolderWriter
-from ..quantization import WeightScheme
+from ..formats.scheme import WeightScheme
 from .absmax import quantize_absmax
 from .grid import QuantizedWeight
 from .output import Schemes, quantization_config, repeated_in

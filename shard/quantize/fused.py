@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from ..formats import quantized_format
 from ..formats.expected import FLOATS
+from ..formats.scheme import WeightScheme
 from ..model.spec import ModelSpec
 from ..plan.modules import LinearModule, layer_modules
-from ..quantization import WeightScheme
 from .layer import INPUTS
 from .scheme import scale_dtype
 

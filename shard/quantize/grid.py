@@ -8,7 +8,7 @@ import torch
 
 from ...kernels.errors import DamagedError, InputError
 from ..formats.codes import WholeWeight
-from ..quantization import CHANNEL
+from ..formats.scheme import CHANNEL
 
 BITS = (4, 8)
 USUAL_GROUP_SIZES = (1024, 512, 256, 128, 64, 32, 16, 8)

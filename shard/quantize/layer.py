@@ -9,9 +9,9 @@ from functools import cached_property
 
 import torch
 
+from ..formats.scheme import WeightScheme
 from ..model.spec import ModelSpec
 from ..plan.modules import layer_modules
-from ..quantization import WeightScheme
 from .awq import AwqSettings, search_scales
 from .cholesky import Factors
 from .folder import nearest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..quantization import WeightScheme
+from ..formats.scheme import WeightScheme
 from .cholesky import Factors
 from .clipping import ClipSettings, clip, search_bounds
 from .folder import nearest, weight_sqnr

@@ -10,9 +10,9 @@ import torch
 from ...kernels.errors import InputError
 from ..formats import PACKERS
 from ..formats.codes import WholeWeight
+from ..formats.scheme import CHANNEL, WeightScheme
 from ..model.spec import ModelSpec
 from ..plan.modules import layer_modules
-from ..quantization import CHANNEL, WeightScheme
 from .mixed import MixedWidths, assign_by_patterns
 from .output import Format, Schemes, output_format
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from ...kernels.errors import InputError
-from ..quantization import CHANNEL
+from ..formats.scheme import CHANNEL
 from .absmax import quantize_absmax
 from .grid import check_finite
 from .statistics import static_input_scale

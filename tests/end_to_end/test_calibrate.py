@@ -22,9 +22,9 @@ from isobit.runtime.scheduler.batch import pages_for
 from isobit.runtime.settings.engine import EngineSettings, SamplingSettings
 from isobit.runtime.trace.tracer import Tracer
 from isobit.shard.checkpoint.safetensors_file import SliceReader
+from isobit.shard.formats.scheme import CHANNEL
 from isobit.shard.load import load_layer, load_rank
 from isobit.shard.plan.plan import PlanSettings, make_plan
-from isobit.shard.quantization import CHANNEL
 from isobit.shard.quantize.folder import quantize_folder
 from isobit.shard.quantize.method import MethodSettings
 from isobit.shard.quantize.scheme import QuantizeSettings

@@ -9,7 +9,7 @@ import pytest
 import torch
 from isobit.launch.calibration_text import calibration_text
 from isobit.runtime.calibration.calibrate import CalibrateSettings, quantize_calibrated
-from isobit.shard.quantization import CHANNEL
+from isobit.shard.formats.scheme import CHANNEL
 from isobit.shard.quantize.folder import quantize_folder
 from isobit.shard.quantize.method import Method, MethodSettings
 from isobit.shard.quantize.scheme import QuantizeSettings

@@ -10,7 +10,7 @@ import pytest
 import torch
 from isobit.runtime.calibration.calibrate import quantize_calibrated
 from isobit.runtime.calibration.job import CalibrateSettings
-from isobit.shard.quantization import CHANNEL
+from isobit.shard.formats.scheme import CHANNEL
 from isobit.shard.quantize.folder import quantize_folder
 from isobit.shard.quantize.method import MethodSettings
 from isobit.shard.quantize.scheme import QuantizeSettings

@@ -8,8 +8,8 @@ import pytest
 import torch
 from isobit.kernels.errors import InputError
 from isobit.shard.formats.codes import WholeWeight
+from isobit.shard.formats.scheme import CHANNEL, WeightScheme
 from isobit.shard.pad import PadSettings, pad_folder, padded_weight
-from isobit.shard.quantization import CHANNEL, WeightScheme
 from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM

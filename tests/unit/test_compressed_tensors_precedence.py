@@ -11,7 +11,7 @@ import torch
 from compressed_tensors.quantization import QuantizationConfig, apply_quantization_config
 from isobit.kernels.errors import NotSupportedError
 from isobit.shard.formats.compressed_tensors_config import quantization
-from isobit.shard.quantization import CHANNEL, WeightScheme
+from isobit.shard.formats.scheme import CHANNEL, WeightScheme
 
 CASES, CASES_EACH = 500, 50
 ENDS = (

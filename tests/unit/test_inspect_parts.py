@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from isobit.shard.formats.scheme import WeightScheme
 from isobit.shard.inspect.codes import CodeMatrix, grouping
 from isobit.shard.inspect.damage import SATURATED_ERROR, SATURATED_WARNING
 from isobit.shard.inspect.scales import scale_stats
 from isobit.shard.inspect.tensors import NumberCount
 from isobit.shard.names import place
-from isobit.shard.quantization import WeightScheme
 
 
 def packed(codes, packing, bits):

@@ -6,8 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from isobit.shard.formats.scheme import CHANNEL, WeightScheme
 from isobit.shard.plan.modules import LinearModule
-from isobit.shard.quantization import CHANNEL, WeightScheme
 from isobit.shard.quantize.budget import width_choices
 from isobit.shard.quantize.fused import fused_products, stored_bits
 from isobit.shard.quantize.grid import QuantizedWeight

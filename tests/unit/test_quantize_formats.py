@@ -7,7 +7,7 @@ import torch
 from isobit.shard.checkpoint.checkpoint import open_checkpoint
 from isobit.shard.checkpoint.safetensors_file import SliceReader
 from isobit.shard.formats import awq, gptq, pack_quantized, quantized_format
-from isobit.shard.quantization import WeightScheme
+from isobit.shard.formats.scheme import WeightScheme
 from isobit.shard.quantize.absmax import quantize_absmax
 from isobit.shard.quantize.gptq import GptqSettings, quantize_gptq
 from safetensors.torch import save_file

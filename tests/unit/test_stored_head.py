@@ -13,13 +13,13 @@ from isobit.runtime.settings.engine import EngineSettings
 from isobit.shard.checkpoint.checkpoint import open_checkpoint
 from isobit.shard.formats import PACKERS
 from isobit.shard.formats.codes import WholeWeight
+from isobit.shard.formats.scheme import WeightScheme
 from isobit.shard.inspect import inspect_folder
 from isobit.shard.load import load_rank
 from isobit.shard.memory import memory_model
 from isobit.shard.model.spec import read_spec
 from isobit.shard.pad import PadSettings, pad_folder
 from isobit.shard.plan.plan import PlanSettings, make_plan
-from isobit.shard.quantization import WeightScheme
 from isobit.shard.stored_head import with_stored_head
 from isobit.shard.verify_load import compare, file_fingerprints, rank_fingerprints
 from safetensors.torch import load_file, save_file

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ...formats.scheme import WeightScheme
 from ...plan.modules import LinearModule
-from ...quantization import WeightScheme
 from .base import Schemes, dense, exactly, members, named, unfilled_words, with_fused
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any, Protocol
 
+from ...formats.scheme import WeightScheme
 from ...plan.modules import LinearModule
-from ...quantization import WeightScheme
 
 Schemes = Mapping[str, WeightScheme | None]
 """The scheme of each product by module name; None leaves it dense."""

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ...formats.scheme import CHANNEL, WeightScheme
 from ...plan.modules import LinearModule
-from ...quantization import CHANNEL, WeightScheme
 from .base import Schemes, dense, members
 
 

@@ -11,8 +11,8 @@ from importlib.metadata import version
 from typing import Any, Literal
 
 from ...formats.gptq import ZERO_OFFSETS
+from ...formats.scheme import WeightScheme
 from ...plan.modules import LinearModule
-from ...quantization import WeightScheme
 from .base import Schemes, dense, exactly, members, named, unfilled_words, with_fused
 
 
