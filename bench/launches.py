@@ -22,9 +22,9 @@ from isobit.kernels.step import Step
 from isobit.runtime.collectives.gather import GatherCollectives
 from isobit.runtime.forward.forward_pass import ForwardPass
 from isobit.runtime.trace.tracer import Tracer
+from isobit.shard.load.rank_weights import LayerWeights, RankWeights
 from isobit.shard.model.spec import ModelSpec
 from isobit.shard.plan.plan import ShardPlan
-from isobit.shard.rank_weights import LayerWeights, RankWeights
 
 META = torch.device("meta")
 POSITIONS = 4096

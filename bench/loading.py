@@ -27,7 +27,7 @@ from isobit.shard.expected_tensors import norm_sizes
 from isobit.shard.formats import awq, gptq, pack_quantized
 from isobit.shard.formats.codes import WholeWeight
 from isobit.shard.formats.scheme import WeightScheme
-from isobit.shard.load import dummy_rank, load_rank
+from isobit.shard.load.load import dummy_rank, load_rank
 from isobit.shard.model.spec import read_spec, spec_from_config
 from isobit.shard.plan.modules import layer_modules
 from isobit.shard.plan.plan import PlanSettings, make_plan

@@ -11,7 +11,7 @@ import torch
 from ..kernels.layout import PackedWeight
 from .checkpoint.checkpoint import Checkpoint
 from .fingerprint import Elements, packed_elements
-from .load import LayerWeights, RankWeights, load_layer, load_rank
+from .load.load import LayerWeights, RankWeights, load_layer, load_rank
 from .model.spec import ModelSpec
 from .plan.modules import (
     LinearModule,

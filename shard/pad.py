@@ -21,11 +21,11 @@ from .expected_tensors import stored_intermediate_size
 from .formats import PACKERS, quantized_format
 from .formats.codes import WholeWeight, group_index, grown
 from .formats.scheme import WeightScheme
+from .load.validate import check_checkpoint
 from .model.spec import ModelSpec, read_spec
 from .plan.modules import LinearModule, embedding_module, head_module, layer_modules
 from .plan.plan import PlanSettings, make_plan
 from .stored_head import with_stored_head
-from .validate import check_checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)

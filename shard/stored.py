@@ -141,7 +141,7 @@ def stored_weight(
     scheme = spec.scheme(module.name)
     if scheme is None or scheme.format == NF4:
         return StoredWeight(module=module, layers=1, kind=dtype)
-    # argsort of down_proj's g_idx brings its groups together, see shard/load.py.
+    # argsort of down_proj's g_idx brings its groups together, see shard/load/load.py.
     shuffled = scheme.act_order and not module.name.endswith("down_proj")
     return StoredWeight(
         module=module,

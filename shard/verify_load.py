@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from ..kernels.layout import PackedWeight
-from .act_order import mlp_order
 from .checkpoint.checkpoint import Checkpoint
 from .checkpoint.safetensors_file import SliceReader
 from .expected_tensors import norm_sizes
@@ -24,7 +23,8 @@ from .fingerprint import (
     stored_elements,
     vector_fingerprints,
 )
-from .load import LayerWeights, RankWeights
+from .load.act_order import mlp_order
+from .load.load import LayerWeights, RankWeights
 from .model.spec import ModelSpec
 from .plan.modules import (
     LinearModule,

@@ -16,10 +16,10 @@ from ...shard.expected_tensors import stored_intermediate_size
 from ...shard.explain import Question, explain
 from ...shard.fit import Budget
 from ...shard.formats.scheme import assumed_quantization
+from ...shard.load.validate import check_checkpoint
 from ...shard.model.spec import ModelSpec, at_length, read_spec
 from ...shard.plan.plan import PlanSettings, make_plan
 from ...shard.stored_head import with_stored_head
-from ...shard.validate import check_checkpoint
 from ..models import model_folder
 from .options import (
     Atoms,

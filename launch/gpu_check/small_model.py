@@ -17,7 +17,7 @@ from ...runtime.trace.tracer import Tracer
 from ...shard.checkpoint.checkpoint import open_checkpoint
 from ...shard.checkpoint.safetensors_writer import SafetensorsWriter
 from ...shard.expected_tensors import stored_intermediate_size
-from ...shard.load import load_rank
+from ...shard.load.load import load_rank
 from ...shard.model.spec import read_spec
 from ...shard.plan.plan import PlanSettings, make_plan
 from ...shard.quantize.folder import quantize_folder

@@ -24,7 +24,7 @@ from ...shard.checkpoint.safetensors_file import SliceReader
 from ...shard.checkpoint.write_file import write_errors
 from ...shard.expected_tensors import stored_intermediate_size
 from ...shard.formats.scheme import WeightScheme
-from ...shard.load import LayerWeights, load_layer
+from ...shard.load.load import LayerWeights, load_layer
 from ...shard.model.spec import ModelSpec, spec_from_config
 from ...shard.plan.modules import layer_modules
 from ...shard.plan.plan import PlanSettings, ShardPlan, make_plan

@@ -15,7 +15,7 @@ from ...kernels import ops
 from ...kernels.checks import CPU
 from ...kernels.device import AnyWeight
 from ...kernels.errors import InputError, RankFault
-from ...shard.load import RankWeights
+from ...shard.load.load import RankWeights
 from ...shard.model.spec import ModelSpec
 from ...shard.plan.plan import ShardPlan
 from ...shard.verify_load import compare

@@ -16,7 +16,7 @@ from ...kernels import ops
 from ...kernels.errors import InputError
 from ...shard.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from ...shard.checkpoint.safetensors_file import SliceReader
-from ...shard.load import load_layer
+from ...shard.load.load import load_layer
 from ...shard.model.spec import ModelSpec
 from ...shard.plan.plan import ShardPlan
 from ..calibration.calibrate import embed

@@ -11,7 +11,7 @@ from ...kernels.device import HOST, AnyWeight, Device
 from ...kernels.program import Program
 from ...kernels.reductions import Outcome
 from ...kernels.step import Step
-from ...shard.load import RankWeights
+from ...shard.load.load import RankWeights
 from ...shard.model.spec import ModelSpec
 from ...shard.plan.plan import ShardPlan
 from ..collectives.interface import Collectives

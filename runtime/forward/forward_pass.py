@@ -11,7 +11,7 @@ from ...kernels import record, record_rows
 from ...kernels.buffer import Buffer
 from ...kernels.cache import KVCache
 from ...kernels.device import HOST, AnyWeight, Device
-from ...shard.load import RankWeights
+from ...shard.load.load import RankWeights
 from ...shard.model.spec import ModelSpec
 from ...shard.plan.plan import ShardPlan
 from ..collectives.interface import Collectives

@@ -7,7 +7,7 @@ import torch
 from ...kernels.cache import KVCache
 from ...kernels.step import Step
 from ...shard.checkpoint.checkpoint import Checkpoint
-from ...shard.load import RankWeights, load_head
+from ...shard.load.load import RankWeights, load_head
 from ...shard.model.spec import ModelSpec
 from ...shard.plan.plan import ShardPlan
 from ..collectives.gather import GatherCollectives

@@ -13,7 +13,7 @@ from ...kernels.cache import KVCache
 from ...kernels.device import HOST, AnyWeight, Device
 from ...kernels.layout import PackedWeight
 from ...kernels.step import StepLimits
-from ...shard.load import LayerWeights
+from ...shard.load.load import LayerWeights
 from ...shard.model.rotary import rotary_tables
 from ...shard.model.spec import ModelSpec
 from ...shard.plan.plan import ShardPlan

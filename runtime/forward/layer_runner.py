@@ -10,7 +10,7 @@ import torch
 from ...kernels.buffer import Buffer
 from ...kernels.cache import KVCache
 from ...kernels.step import Step
-from ...shard.load import LayerWeights
+from ...shard.load.load import LayerWeights
 from ...shard.model.spec import ModelSpec
 from ...shard.plan.modules import feature_slice, layer_modules
 from ...shard.plan.plan import ShardPlan

@@ -15,7 +15,7 @@ from ...kernels import reference
 from ...kernels.cache import PAGE, KVCache
 from ...kernels.layout import TILE, PackedWeight
 from ...kernels.step import Step
-from ...shard.load import LayerWeights
+from ...shard.load.load import LayerWeights
 from ...shard.plan.plan import ShardPlan
 from ..collectives.tree import sum_subtrees
 from .product_check import (

@@ -14,7 +14,7 @@ import torch
 
 from ...kernels import reference
 from ...kernels.layout import TILE, PackedWeight
-from ...shard.load import RankWeights
+from ...shard.load.load import RankWeights
 from ..collectives.tree import sum_subtrees
 
 ROUNDING = 2.0**-24

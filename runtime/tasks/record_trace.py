@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...shard.act_order import mlp_order
 from ...shard.checkpoint.checkpoint import open_checkpoint
 from ...shard.checkpoint.safetensors_file import SliceReader
 from ...shard.checkpoint.write_file import check_new_folder
+from ...shard.load.act_order import mlp_order
 from ...shard.model.spec import ModelSpec
 from ..engine.engine import Engine
 from ..engine.preflight import prepare

@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 
 from ...kernels.errors import InputError
-from ...shard.load import RankWeights
+from ...shard.load.load import RankWeights
 from ...shard.plan.plan import ShardPlan
 from ..collectives.interface import Collectives
 from ..forward.decoder import Decoder

@@ -17,7 +17,7 @@ from ...kernels.errors import InputError, IsobitError
 from ...kernels.program import Decoded, Program
 from ...kernels.step import StepMemory
 from ...shard.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from ...shard.load import dummy_rank, load_rank
+from ...shard.load.load import dummy_rank, load_rank
 from ...shard.plan.plan import ShardPlan
 from ...shard.stored_head import with_stored_head
 from ...shard.verify_load import padding_faults, rank_fingerprints

@@ -10,9 +10,9 @@ from ..edited_sizes import edited_sizes
 from ..expected_tensors import expected_tensors
 from ..formats.expected import ANY, Expected
 from ..leftovers import sort_leftovers
+from ..load.validate import lost_biases, unknown_tensors
 from ..model.spec import ModelSpec
 from ..names import places, plural, spread
-from ..validate import lost_biases, unknown_tensors
 from .findings import Finding
 from .quantized import QuantizedModule, quantized_modules
 

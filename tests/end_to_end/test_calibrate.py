@@ -23,7 +23,7 @@ from isobit.runtime.settings.engine import EngineSettings, SamplingSettings
 from isobit.runtime.trace.tracer import Tracer
 from isobit.shard.checkpoint.safetensors_file import SliceReader
 from isobit.shard.formats.scheme import CHANNEL
-from isobit.shard.load import load_layer, load_rank
+from isobit.shard.load.load import load_layer, load_rank
 from isobit.shard.plan.plan import PlanSettings, make_plan
 from isobit.shard.quantize.folder import quantize_folder
 from isobit.shard.quantize.method import MethodSettings

@@ -12,7 +12,7 @@ from isobit.kernels.gpu.simulated.card import SimulatedCard
 from isobit.runtime.collectives.gather import GatherCollectives
 from isobit.runtime.forward.decoder import Decoder
 from isobit.runtime.trace.tracer import Tracer
-from isobit.shard.load import dummy_rank
+from isobit.shard.load.load import dummy_rank
 from isobit.shard.model.spec import spec_from_config
 from isobit.shard.plan.plan import PlanSettings, make_plan
 

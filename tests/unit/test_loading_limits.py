@@ -11,7 +11,7 @@ from isobit.launch.models import model_folder
 from isobit.shard.checkpoint.checkpoint import open_checkpoint
 from isobit.shard.checkpoint.safetensors_file import SliceReader
 from isobit.shard.checkpoint.writer import FolderWriter
-from isobit.shard.load import load_rank
+from isobit.shard.load.load import load_rank
 from isobit.shard.model.spec import read_spec
 from isobit.shard.plan.plan import PlanSettings, make_plan
 from safetensors.torch import load_file

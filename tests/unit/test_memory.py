@@ -14,7 +14,7 @@ from isobit.kernels.cache import KVCache
 from isobit.kernels.weight import LINE_K
 from isobit.shard.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from isobit.shard.expected_tensors import stored_intermediate_size
-from isobit.shard.load import RankWeights, load_rank
+from isobit.shard.load.load import RankWeights, load_rank
 from isobit.shard.memory import MemoryModel, memory_model
 from isobit.shard.model.spec import DTYPES, ModelSpec, read_spec, spec_from_config
 from isobit.shard.plan.modules import atom_ends, feature_slice, layer_modules

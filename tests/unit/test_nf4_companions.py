@@ -10,8 +10,8 @@ from isobit.shard.checkpoint.checkpoint import open_checkpoint
 from isobit.shard.checkpoint.safetensors_file import SliceReader
 from isobit.shard.formats.bitsandbytes import read_nf4
 from isobit.shard.inspect import inspect_folder
+from isobit.shard.load.validate import check_checkpoint
 from isobit.shard.model.spec import read_spec
-from isobit.shard.validate import check_checkpoint
 from safetensors.torch import load_file
 
 from ..support import copy_model, save_tensors

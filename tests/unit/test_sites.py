@@ -14,7 +14,7 @@ from isobit.runtime.settings.trace import TraceSettings
 from isobit.runtime.trace.tracer import Tracer
 from isobit.runtime.trace.values import tensor_name, values_name
 from isobit.shard.checkpoint.checkpoint import open_checkpoint
-from isobit.shard.load import load_rank
+from isobit.shard.load.load import load_rank
 from isobit.shard.model.spec import read_spec
 from isobit.shard.plan.plan import PlanSettings, make_plan
 from safetensors import safe_open

@@ -14,7 +14,7 @@ from isobit.runtime.forward.decoder import Decoder
 from isobit.runtime.scheduler.batch import pages_for
 from isobit.runtime.trace.tracer import Tracer
 from isobit.shard.checkpoint.checkpoint import open_checkpoint
-from isobit.shard.load import load_rank
+from isobit.shard.load.load import load_rank
 from isobit.shard.memory import memory_model
 from isobit.shard.model.spec import read_spec
 from isobit.shard.plan.plan import PlanSettings, ShardPlan, make_plan

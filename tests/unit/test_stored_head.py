@@ -15,7 +15,7 @@ from isobit.shard.formats import PACKERS
 from isobit.shard.formats.codes import WholeWeight
 from isobit.shard.formats.scheme import WeightScheme
 from isobit.shard.inspect import inspect_folder
-from isobit.shard.load import load_rank
+from isobit.shard.load.load import load_rank
 from isobit.shard.memory import memory_model
 from isobit.shard.model.spec import read_spec
 from isobit.shard.pad import PadSettings, pad_folder

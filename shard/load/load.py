@@ -8,17 +8,17 @@ from typing import TypeVar
 
 import torch
 
-from ..kernels import ops
-from ..kernels.device import HOST, Device, Weight
-from ..kernels.errors import InputError
-from ..kernels.layout import PackedWeight
-from .checkpoint.checkpoint import Checkpoint
-from .checkpoint.safetensors_file import SliceReader
+from ...kernels import ops
+from ...kernels.device import HOST, Device, Weight
+from ...kernels.errors import InputError
+from ...kernels.layout import PackedWeight
+from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.safetensors_file import SliceReader
+from ..model.spec import ModelSpec
+from ..plan.modules import head_module
+from ..plan.plan import ShardPlan
 from .load_faults import LoadFaults
 from .loader import Loader
-from .model.spec import ModelSpec
-from .plan.modules import head_module
-from .plan.plan import ShardPlan
 from .rank_weights import LayerWeights, RankWeights
 from .sources import DummyWeights, StoredWeights, WeightSource
 

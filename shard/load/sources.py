@@ -8,17 +8,17 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from ..kernels.stored_codes import StoredCodes
+from ...kernels.stored_codes import StoredCodes
+from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.features import Features, bounds, count, part, places
+from ..checkpoint.safetensors_file import SliceReader
+from ..formats import QuantizedSlice, bitsandbytes, dense, quantized_format
+from ..formats.codes import bytes_to_words, column_groups
+from ..formats.scheme import WeightScheme
+from ..mixing import mix
+from ..model.spec import ModelSpec
+from ..plan.modules import LinearModule
 from .act_order import mlp_order
-from .checkpoint.checkpoint import Checkpoint
-from .checkpoint.features import Features, bounds, count, part, places
-from .checkpoint.safetensors_file import SliceReader
-from .formats import QuantizedSlice, bitsandbytes, dense, quantized_format
-from .formats.codes import bytes_to_words, column_groups
-from .formats.scheme import WeightScheme
-from .mixing import mix
-from .model.spec import ModelSpec
-from .plan.modules import LinearModule
 
 
 class WeightSource(Protocol):

@@ -6,26 +6,26 @@ from typing import Generic
 
 import torch
 
-from ..kernels.device import Device, Weight
-from ..kernels.errors import DamagedError, InputError
-from ..kernels.finite import all_finite
-from ..kernels.layout import PackedWeight, pack_dense, pack_rows
-from .checkpoint.features import Features, part
-from .expected_tensors import norm_sizes
-from .formats import bitsandbytes
-from .formats.codes import grown
-from .formats.scheme import WeightScheme
-from .load_faults import LoadFaults
-from .model.spec import ModelSpec
-from .pack_slice import pack_slice
-from .plan.modules import (
+from ...kernels.device import Device, Weight
+from ...kernels.errors import DamagedError, InputError
+from ...kernels.finite import all_finite
+from ...kernels.layout import PackedWeight, pack_dense, pack_rows
+from ..checkpoint.features import Features, part
+from ..expected_tensors import norm_sizes
+from ..formats import bitsandbytes
+from ..formats.codes import grown
+from ..formats.scheme import WeightScheme
+from ..model.spec import ModelSpec
+from ..plan.modules import (
     LinearModule,
     atom_ends,
     embedding_module,
     feature_slice,
     layer_modules,
 )
-from .plan.plan import ShardPlan, Slice
+from ..plan.plan import ShardPlan, Slice
+from .load_faults import LoadFaults
+from .pack_slice import pack_slice
 from .rank_weights import LayerWeights
 from .sources import WeightSource
 

@@ -7,7 +7,7 @@ from typing import Generic
 
 import torch
 
-from ..kernels.device import Weight
+from ...kernels.device import Weight
 
 
 @dataclass(frozen=True, kw_only=True)

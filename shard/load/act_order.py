@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import torch
 
-from .checkpoint.checkpoint import Checkpoint
-from .checkpoint.safetensors_file import SliceReader
-from .formats import quantized_format
-from .formats.codes import group_index
-from .model.spec import ModelSpec
-from .plan.modules import layer_modules
+from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.safetensors_file import SliceReader
+from ..formats import quantized_format
+from ..formats.codes import group_index
+from ..model.spec import ModelSpec
+from ..plan.modules import layer_modules
 
 
 def mlp_order(

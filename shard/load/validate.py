@@ -5,16 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
-from ..kernels.errors import DamagedError
-from .checkpoint.checkpoint import Checkpoint
-from .contradictions import Contradiction, contradictions
-from .edited_sizes import edited_sizes
-from .expected_tensors import expected_tensors
-from .formats.bitsandbytes import NF4
-from .formats.expected import Expected
-from .leftovers import Leftovers, sort_leftovers
-from .model.spec import ModelSpec
-from .names import by_family, plural, spread
+from ...kernels.errors import DamagedError
+from ..checkpoint.checkpoint import Checkpoint
+from ..contradictions import Contradiction, contradictions
+from ..edited_sizes import edited_sizes
+from ..expected_tensors import expected_tensors
+from ..formats.bitsandbytes import NF4
+from ..formats.expected import Expected
+from ..leftovers import Leftovers, sort_leftovers
+from ..model.spec import ModelSpec
+from ..names import by_family, plural, spread
 
 log = logging.getLogger("isobit.shard")
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from ..kernels.layout import PackedWeight, pack_stored
-from .formats import QuantizedSlice
-from .formats.scheme import CHANNEL, WeightScheme
-from .plan.runs import Runs, make_runs
+from ...kernels.layout import PackedWeight, pack_stored
+from ..formats import QuantizedSlice
+from ..formats.scheme import CHANNEL, WeightScheme
+from ..plan.runs import Runs, make_runs
 
 
 def pack_slice(

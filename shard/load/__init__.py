@@ -1,0 +1,1 @@
+"""One rank's weights: its slices of the checkpoint, padded and laid out."""
