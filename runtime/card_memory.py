@@ -12,7 +12,7 @@ from ..kernels.cache import PAGE
 from ..kernels.errors import EnvironmentFault, InputError
 from ..kernels.gpu.card import MOST_GRAPHS, MOST_SAMPLED, Card, CardMemory
 from ..shard.checkpoint.safetensors_file import TensorEntry
-from ..shard.memory import RankMemory, memory_model
+from ..shard.estimate.memory import RankMemory, memory_model
 from ..shard.model.spec import ModelSpec
 from ..shard.plan.plan import ShardPlan
 

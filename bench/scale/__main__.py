@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 from isobit.kernels.errors import InputError
-from isobit.shard.fit import LAYOUTS
+from isobit.shard.estimate.fit import LAYOUTS
 from rich.console import Console
 from rich.table import Table
 

@@ -1,4 +1,4 @@
-"""How long a sum and a gather over ranks take, by the messages of shard/traffic.py.
+"""How long a sum and a gather over ranks take, by the messages of shard/estimate/traffic.py.
 
 n ranks in h boxes; m bytes of a message: of a sum, all nodes (complete subtrees) of a rank; B what
 a rank takes in a second from its box, N from another; `ring` and hops of the library, `flag` one
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from isobit.shard.traffic import Traffic
+from isobit.shard.estimate.traffic import Traffic
 
 from .machines import Assumptions, Link
 

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from isobit.shard.memory import MemoryModel, RankMemory
+from isobit.shard.estimate.memory import MemoryModel, RankMemory
+from isobit.shard.estimate.traffic import Traffic
 from isobit.shard.plan.modules import feature_slice
 from isobit.shard.plan.plan import ShardPlan
-from isobit.shard.traffic import Traffic
 
 from .collective_time import CollectiveTime, Wires, collective_time
 from .machines import Assumptions, Card

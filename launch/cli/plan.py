@@ -12,9 +12,9 @@ import typer
 from ...kernels.errors import InputError
 from ...runtime.settings.engine import EngineSettings, run_dtype
 from ...shard.checkpoint.checkpoint import has_weights, open_checkpoint
+from ...shard.estimate.explain import Question, explain
+from ...shard.estimate.fit import Budget
 from ...shard.expected_tensors import stored_intermediate_size
-from ...shard.explain import Question, explain
-from ...shard.fit import Budget
 from ...shard.formats.scheme import assumed_quantization
 from ...shard.load.validate import check_checkpoint
 from ...shard.model.spec import ModelSpec, at_length, read_spec

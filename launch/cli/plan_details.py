@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ...shard.explain import STEPS, Explanation
-from ...shard.fit import Fit, Option
+from ...shard.estimate.explain import STEPS, Explanation
+from ...shard.estimate.fit import Fit, Option
 from ...shard.model.spec import DTYPES
 from .output import console
 from .plan_tables import Unit, outcome, percent, print_table, size, table

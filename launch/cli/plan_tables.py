@@ -9,8 +9,8 @@ from itertools import groupby
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from ...shard.explain import Explanation
-from ...shard.fit import Option
+from ...shard.estimate.explain import Explanation
+from ...shard.estimate.fit import Option
 from ...shard.formats.scheme import CHANNEL
 from ...shard.model.spec import ModelSpec
 from ...shard.plan.plan import Dimension

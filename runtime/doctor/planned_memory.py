@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...shard.checkpoint.checkpoint import open_checkpoint
-from ...shard.memory import memory_model
+from ...shard.estimate.memory import memory_model
 from ...shard.model.spec import ModelSpec
 from ...shard.plan.plan import ShardPlan
 from ..settings.engine import run_dtype

@@ -25,9 +25,9 @@ from isobit.runtime.card_memory import (
 from isobit.runtime.evaluation.score_samples import score
 from isobit.runtime.scheduler.batch import StepRows
 from isobit.runtime.settings.engine import EngineSettings, check_device, most_sampled
-from isobit.shard.memory import RankMemory
-from isobit.shard.stored import WeightBytes
-from isobit.shard.workspace import StepBytes
+from isobit.shard.estimate.memory import RankMemory
+from isobit.shard.estimate.stored import WeightBytes
+from isobit.shard.estimate.workspace import StepBytes
 
 GIB, MIB = 1 << 30, 1 << 20
 WEIGHTS, STEP, PER_TOKEN = 8 * GIB, 256 * MIB, 96 << 10

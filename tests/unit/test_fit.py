@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from isobit.kernels.cache import PAGE
-from isobit.shard.explain import Question, explain
-from isobit.shard.fit import GIB, Budget, compare, fit, ways_out
-from isobit.shard.memory import memory_model
+from isobit.shard.estimate.explain import Question, explain
+from isobit.shard.estimate.fit import GIB, Budget, compare, fit, ways_out
+from isobit.shard.estimate.memory import memory_model
 from isobit.shard.model.spec import spec_from_config
 from isobit.shard.plan.plan import PlanSettings, make_plan
 

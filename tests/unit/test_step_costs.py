@@ -14,11 +14,11 @@ from isobit.runtime.forward.decoder import Decoder
 from isobit.runtime.scheduler.batch import pages_for
 from isobit.runtime.trace.tracer import Tracer
 from isobit.shard.checkpoint.checkpoint import open_checkpoint
+from isobit.shard.estimate.memory import memory_model
+from isobit.shard.estimate.traffic import between_hosts, step_traffic
 from isobit.shard.load.load import load_rank
-from isobit.shard.memory import memory_model
 from isobit.shard.model.spec import read_spec
 from isobit.shard.plan.plan import PlanSettings, ShardPlan, make_plan
-from isobit.shard.traffic import between_hosts, step_traffic
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves

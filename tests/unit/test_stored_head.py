@@ -11,12 +11,12 @@ import torch
 from isobit.runtime.engine.preflight import prepare
 from isobit.runtime.settings.engine import EngineSettings
 from isobit.shard.checkpoint.checkpoint import open_checkpoint
+from isobit.shard.estimate.memory import memory_model
 from isobit.shard.formats import PACKERS
 from isobit.shard.formats.codes import WholeWeight
 from isobit.shard.formats.scheme import WeightScheme
 from isobit.shard.inspect import inspect_folder
 from isobit.shard.load.load import load_rank
-from isobit.shard.memory import memory_model
 from isobit.shard.model.spec import read_spec
 from isobit.shard.pad import PadSettings, pad_folder
 from isobit.shard.plan.plan import PlanSettings, make_plan

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .model.spec import DTYPES, ModelSpec
-from .plan.atoms import complete_subtrees
-from .plan.hosts import host_nodes
-from .plan.plan import ShardPlan
+from ..model.spec import DTYPES, ModelSpec
+from ..plan.atoms import complete_subtrees
+from ..plan.hosts import host_nodes
+from ..plan.plan import ShardPlan
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,9 +19,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .model.spec import ModelSpec
-from .plan.atoms import complete_subtrees
-from .plan.plan import ShardPlan
+from ..model.spec import ModelSpec
+from ..plan.atoms import complete_subtrees
+from ..plan.plan import ShardPlan
 
 FLOAT32 = 4
 

@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from ..kernels.cache import PAGE
-from ..kernels.errors import InputError
+from ...kernels.cache import PAGE
+from ...kernels.errors import InputError
+from ..plan.plan import Layout, PlanSettings, ShardPlan, make_plan
 from .memory import MemoryModel, RankMemory
-from .plan.plan import Layout, PlanSettings, ShardPlan, make_plan
 
 GIB = 1 << 30
 LAYOUTS: tuple[Layout, ...] = ("pad", "ragged")

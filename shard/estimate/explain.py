@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
-from ..kernels.errors import InputError
-from .checkpoint.checkpoint import Checkpoint
+from ...kernels.errors import InputError
+from ..checkpoint.checkpoint import Checkpoint
+from ..model.spec import ModelSpec
+from ..plan.hosts import consecutive
+from ..plan.plan import PlanSettings, ShardPlan
 from .fit import Budget, Fit, Option, compare, fit, padding_share, ways_out
 from .memory import MemoryModel, RankMemory, memory_model
-from .model.spec import ModelSpec
-from .plan.hosts import consecutive
-from .plan.plan import PlanSettings, ShardPlan
 from .traffic import Traffic, between_hosts, step_traffic
 
 STEPS = {"decode": (1, 1), "prefill": (512, 1)}

@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from itertools import pairwise
 
-from ..kernels.native import TILE
-from ..kernels.weight import LINE_K
-from .checkpoint.safetensors_file import TensorEntry
-from .formats.bitsandbytes import INT8, NF4
-from .formats.scheme import CHANNEL, WeightScheme
-from .model.spec import ModelSpec
-from .plan.modules import LinearModule, atom_ends, feature_slice
-from .plan.plan import ShardPlan
+from ...kernels.native import TILE
+from ...kernels.weight import LINE_K
+from ..checkpoint.safetensors_file import TensorEntry
+from ..formats.bitsandbytes import INT8, NF4
+from ..formats.scheme import CHANNEL, WeightScheme
+from ..model.spec import ModelSpec
+from ..plan.modules import LinearModule, atom_ends, feature_slice
+from ..plan.plan import ShardPlan
 
 FLOAT32 = INT32 = 4
 BITS = {"int4": 4, "int8": 8, "bfloat16": 16, "float16": 16, "float32": 32}

@@ -9,12 +9,12 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from ..kernels.cache import PAGE
-from .checkpoint.safetensors_file import TensorEntry
-from .expected_tensors import norm_sizes
-from .model.spec import DTYPES, ModelSpec
-from .plan.modules import head_module, layer_modules
-from .plan.plan import ShardPlan
+from ...kernels.cache import PAGE
+from ..checkpoint.safetensors_file import TensorEntry
+from ..expected_tensors import norm_sizes
+from ..model.spec import DTYPES, ModelSpec
+from ..plan.modules import head_module, layer_modules
+from ..plan.plan import ShardPlan
 from .stored import FLOAT32, StoredWeight, WeightBytes, stored_weight
 from .workspace import StepBytes, step_bytes
 
