@@ -18,7 +18,7 @@ from ...kernels.errors import InputError, RankFault
 from ...shard.load.load import RankWeights
 from ...shard.model.spec import ModelSpec
 from ...shard.plan.plan import ShardPlan
-from ...shard.verify_load import compare
+from ...shard.verify.verify_load import compare
 from ..digest import chain_digests, tensor_digest
 from ..trace.tracer import TraceRecord, first_difference
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from ...kernels.errors import RankFault
 from ...shard.checkpoint.checkpoint import open_checkpoint
-from ...shard.verify_load import file_fingerprints
+from ...shard.verify.verify_load import file_fingerprints
 from ..devices import device_names
 from ..model_files.settle import settle_files
 from ..ranks.group import RankGroup

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from ...shard.checkpoint.checkpoint import open_checkpoint
-from ...shard.compare_weights import compare_ends, compare_layer
 from ...shard.model.rotary import rotary_tables
 from ...shard.plan.plan import ShardPlan
-from ...shard.verify_load import padding_faults, rank_fingerprints
+from ...shard.verify.compare_weights import compare_ends, compare_layer
+from ...shard.verify.verify_load import padding_faults, rank_fingerprints
 from ..collectives.tree import subtree_merges
 from ..forward.decoder import Decoder
 from ..selfcheck.op_check import OpCheck

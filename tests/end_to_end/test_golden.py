@@ -17,7 +17,7 @@ from isobit.shard.load.load import load_rank
 from isobit.shard.model.spec import read_spec
 from isobit.shard.plan.modules import layer_modules
 from isobit.shard.plan.plan import PlanSettings, make_plan
-from isobit.shard.verify_load import (
+from isobit.shard.verify.verify_load import (
     compare,
     file_fingerprints,
     padding_faults,

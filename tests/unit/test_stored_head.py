@@ -21,7 +21,7 @@ from isobit.shard.model.spec import read_spec
 from isobit.shard.pad import PadSettings, pad_folder
 from isobit.shard.plan.plan import PlanSettings, make_plan
 from isobit.shard.stored_head import with_stored_head
-from isobit.shard.verify_load import compare, file_fingerprints, rank_fingerprints
+from isobit.shard.verify.verify_load import compare, file_fingerprints, rank_fingerprints
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 

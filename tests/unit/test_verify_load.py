@@ -11,7 +11,7 @@ from isobit.shard.expected_tensors import stored_intermediate_size
 from isobit.shard.load.load import load_rank
 from isobit.shard.model.spec import read_spec
 from isobit.shard.plan.plan import PlanSettings, make_plan
-from isobit.shard.verify_load import (
+from isobit.shard.verify.verify_load import (
     compare,
     file_fingerprints,
     padding_faults,

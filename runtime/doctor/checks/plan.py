@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ....shard.checkpoint.checkpoint import open_checkpoint
-from ....shard.compare_weights import ORDER
-from ....shard.verify_load import compare, file_fingerprints
+from ....shard.verify.compare_weights import ORDER
+from ....shard.verify.verify_load import compare, file_fingerprints
 from ...settings.engine import run_dtype
 from ..context import Context
 from ..failures import layer_of, op_of

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..kernels.layout import PackedWeight, unpack
-from .checkpoint.checkpoint import Checkpoint
-from .checkpoint.safetensors_file import SliceReader
-from .formats import bitsandbytes, dense, quantized_format
-from .mixing import mix
-from .model.spec import ModelSpec
-from .plan.modules import LinearModule
+from ...kernels.layout import PackedWeight, unpack
+from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.safetensors_file import SliceReader
+from ..formats import bitsandbytes, dense, quantized_format
+from ..mixing import mix
+from ..model.spec import ModelSpec
+from ..plan.modules import LinearModule
 
 ROWS_AT_A_TIME = 256
 

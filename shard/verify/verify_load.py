@@ -12,10 +12,21 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..kernels.layout import PackedWeight
-from .checkpoint.checkpoint import Checkpoint
-from .checkpoint.safetensors_file import SliceReader
-from .expected_tensors import norm_sizes
+from ...kernels.layout import PackedWeight
+from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.safetensors_file import SliceReader
+from ..expected_tensors import norm_sizes
+from ..load.act_order import mlp_order
+from ..load.load import LayerWeights, RankWeights
+from ..model.spec import ModelSpec
+from ..plan.modules import (
+    LinearModule,
+    embedding_module,
+    feature_slice,
+    head_module,
+    layer_modules,
+)
+from ..plan.plan import ShardPlan
 from .fingerprint import (
     Elements,
     packed_elements,
@@ -23,17 +34,6 @@ from .fingerprint import (
     stored_elements,
     vector_fingerprints,
 )
-from .load.act_order import mlp_order
-from .load.load import LayerWeights, RankWeights
-from .model.spec import ModelSpec
-from .plan.modules import (
-    LinearModule,
-    embedding_module,
-    feature_slice,
-    head_module,
-    layer_modules,
-)
-from .plan.plan import ShardPlan
 
 COPY = "copy of "
 """Begins the key of something that every rank holding it has as a whole."""

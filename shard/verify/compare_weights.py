@@ -8,19 +8,19 @@ from dataclasses import dataclass
 
 import torch
 
-from ..kernels.layout import PackedWeight
-from .checkpoint.checkpoint import Checkpoint
-from .fingerprint import Elements, packed_elements
-from .load.load import LayerWeights, RankWeights, load_layer, load_rank
-from .model.spec import ModelSpec
-from .plan.modules import (
+from ...kernels.layout import PackedWeight
+from ..checkpoint.checkpoint import Checkpoint
+from ..load.load import LayerWeights, RankWeights, load_layer, load_rank
+from ..model.spec import ModelSpec
+from ..plan.modules import (
     LinearModule,
     atom_ends,
     embedding_module,
     head_module,
     layer_modules,
 )
-from .plan.plan import ShardPlan
+from ..plan.plan import ShardPlan
+from .fingerprint import Elements, packed_elements
 
 EXTENT = ("run_offsets", "segment_offsets")
 """They tell a kernel how far to read; the weight itself lies in the other tensors."""

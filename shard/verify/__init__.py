@@ -1,0 +1,1 @@
+"""What ranks loaded against the file."""
