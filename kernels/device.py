@@ -11,7 +11,7 @@ from .gpu.card import Card
 from .gpu.weight import GpuWeight
 from .program import AnyProgram, Program
 from .step import StepLimits
-from .weight import PackedWeight
+from .weights.weight import PackedWeight
 
 AnyWeight = PackedWeight | GpuWeight
 Weight = TypeVar("Weight", bound=AnyWeight)

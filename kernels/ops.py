@@ -24,10 +24,10 @@ from .native import (
     set_threads,
     threads,
 )
-from .native_weight import address, merged, native_weight
 from .reductions import Outcome, digest, greatest
 from .step import check_indices, check_pages
-from .weight import PackedWeight
+from .weights.native_weight import address, merged, native_weight
+from .weights.weight import PackedWeight
 
 __all__ = [
     "PAGE",

@@ -14,9 +14,9 @@ from .buffer import Buffer
 from .cache import KVCache
 from .checks import CPU, NUMBERS, Checks
 from .gpu.weight import GpuWeight
-from .native_weight import address, merged, native_weight
 from .program import AnyProgram, Program
-from .weight import PackedWeight
+from .weights.native_weight import address, merged, native_weight
+from .weights.weight import PackedWeight
 
 
 def linear(

@@ -9,9 +9,9 @@ import torch
 from .buffer import Buffer
 from .checks import NUMBERS, Checks
 from .gpu.weight import GpuWeight
-from .native_weight import address
 from .program import AnyProgram, Program
-from .weight import MIDDLE, PackedWeight
+from .weights.native_weight import address
+from .weights.weight import MIDDLE, PackedWeight
 
 
 def embed(

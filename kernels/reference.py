@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from .cache import PAGE, KVCache
-from .layout import unpack
-from .weight import MIDDLE, PackedWeight
+from .weights.layout import unpack
+from .weights.weight import MIDDLE, PackedWeight
 
 
 def dense_segments(weight: PackedWeight) -> torch.Tensor:

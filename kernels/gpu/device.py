@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..step import StepLimits
-from ..weight import PackedWeight
+from ..weights.weight import PackedWeight
 from .card import Card
 from .layout import to_gpu
 from .program import GpuProgram

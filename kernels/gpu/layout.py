@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 
 from ..errors import InputError
-from ..lines import by_column, line_columns
 from ..native import TILE as LINE_TILE
-from ..weight import MIDDLE, PackedWeight
+from ..weights.lines import by_column, line_columns
+from ..weights.weight import MIDDLE, PackedWeight
 from .unpack import UNITS
 from .weight import CHUNK, TILE, GpuWeight
 

@@ -11,7 +11,7 @@ import torch
 from ..buffer import Buffer
 from ..cache import KVCache
 from ..errors import InputError
-from ..weight import PackedWeight
+from ..weights.weight import PackedWeight
 from . import moves, rows
 from .attention import Chunks, Heads, attention_work
 from .bound import Bound, Op

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ..memory import streamed
 from ..native import native
+from ..weights.memory import streamed
 
 MEMORY_BYTES = 1 << 29
 PEAK_ROUNDS = 200_000

@@ -8,11 +8,11 @@ from dataclasses import replace
 import torch
 
 from .. import record
-from ..layout import pack_dense, pack_quantized
-from ..memory import kept
 from ..program import Program
 from ..step import StepLimits
-from ..weight import PackedWeight
+from ..weights.layout import pack_dense, pack_quantized
+from ..weights.memory import kept
+from ..weights.weight import PackedWeight
 from .compare import Case
 from .steps import one_position
 

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from ...kernels import layout, ops, reference
+from ...kernels import ops, reference
 from ...kernels.gpu import ops as gpu_ops
 from ...kernels.gpu.architecture import architecture_of
 from ...kernels.gpu.launch import run_all
@@ -15,7 +15,8 @@ from ...kernels.gpu.linear import product_work, tree_nodes
 from ...kernels.gpu.peers import add_planes_of_peers, peer_tree
 from ...kernels.gpu.table import Block, product_blocks
 from ...kernels.native import native
-from ...kernels.weight import PackedWeight
+from ...kernels.weights import layout
+from ...kernels.weights.weight import PackedWeight
 from ...runtime.collectives.tree import subtree_merges, sum_root, sum_subtrees
 from ...shard.plan.atoms import atoms_of_rank, complete_subtrees
 from .place import Place, Report, Sizes, require

@@ -12,7 +12,7 @@ import torch
 from torch.nn.functional import linear
 
 from ...kernels import reference
-from ...kernels.layout import PackedWeight
+from ...kernels.weights.layout import PackedWeight
 from ...shard.checkpoint.checkpoint import open_checkpoint
 from ...shard.checkpoint.safetensors_file import SliceReader
 from ...shard.expected_tensors import stored_intermediate_size

@@ -11,8 +11,8 @@ from ...kernels import record, record_rows
 from ...kernels.buffer import Buffer
 from ...kernels.cache import KVCache
 from ...kernels.device import HOST, AnyWeight, Device
-from ...kernels.layout import PackedWeight
 from ...kernels.step import StepLimits
+from ...kernels.weights.layout import PackedWeight
 from ...shard.load.load import LayerWeights
 from ...shard.model.rotary import rotary_tables
 from ...shard.model.spec import ModelSpec

@@ -13,8 +13,8 @@ import torch
 
 from ...kernels import reference
 from ...kernels.cache import PAGE, KVCache
-from ...kernels.layout import TILE, PackedWeight
 from ...kernels.step import Step
+from ...kernels.weights.layout import TILE, PackedWeight
 from ...shard.load.load import LayerWeights
 from ...shard.plan.plan import ShardPlan
 from ..collectives.tree import sum_subtrees

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import torch
 
 from ...kernels import reference
-from ...kernels.layout import TILE, PackedWeight
+from ...kernels.weights.layout import TILE, PackedWeight
 from ...shard.load.load import RankWeights
 from ..collectives.tree import sum_subtrees
 

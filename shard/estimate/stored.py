@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from itertools import pairwise
 
 from ...kernels.native import TILE
-from ...kernels.weight import LINE_K
+from ...kernels.weights.weight import LINE_K
 from ..checkpoint.safetensors_file import TensorEntry
 from ..formats.bitsandbytes import INT8, NF4
 from ..formats.scheme import CHANNEL, WeightScheme
@@ -56,7 +56,7 @@ class WeightBytes:
 class StoredWeight:
     """A product as it lies in memory, and the number of layers that store it alike.
 
-    `kind` is one of kernels/weight.py. `group_width` input features share a scale; 0 when
+    `kind` is one of kernels/weights/weight.py. `group_width` input features share a scale; 0 when
     dense.
     `shuffled`: act-order that loading cannot undo, so that run lengths depend on `g_idx`.
     `channel`: one scale spans the row; padding belongs to it, so that an atom is one run.

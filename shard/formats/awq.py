@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ...kernels.errors import NotSupportedError
-from ...kernels.stored_codes import StoredCodes
+from ...kernels.weights.stored_codes import StoredCodes
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.features import Features, bounds, count, part, places
 from ..checkpoint.safetensors_file import SliceReader, TensorEntry

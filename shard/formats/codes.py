@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from ...kernels.errors import DamagedError
-from ...kernels.stored_codes import StoredCodes, unpack_words
+from ...kernels.weights.stored_codes import StoredCodes, unpack_words
 from ..checkpoint.features import Features, bounds, count, part, places
 from ..checkpoint.safetensors_file import SliceReader, TensorEntry
 from .scheme import WeightScheme

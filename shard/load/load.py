@@ -11,7 +11,7 @@ import torch
 from ...kernels import ops
 from ...kernels.device import HOST, Device, Weight
 from ...kernels.errors import InputError
-from ...kernels.layout import PackedWeight
+from ...kernels.weights.layout import PackedWeight
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.safetensors_file import SliceReader
 from ..model.spec import ModelSpec

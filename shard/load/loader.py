@@ -8,8 +8,8 @@ import torch
 
 from ...kernels.device import Device, Weight
 from ...kernels.errors import DamagedError, InputError
-from ...kernels.finite import all_finite
-from ...kernels.layout import PackedWeight, pack_dense, pack_rows
+from ...kernels.weights.finite import all_finite
+from ...kernels.weights.layout import PackedWeight, pack_dense, pack_rows
 from ..checkpoint.features import Features, part
 from ..expected_tensors import norm_sizes
 from ..formats import bitsandbytes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ...kernels.layout import PackedWeight, pack_stored
+from ...kernels.weights.layout import PackedWeight, pack_stored
 from ..formats import QuantizedSlice
 from ..formats.scheme import CHANNEL, WeightScheme
 from ..plan.runs import Runs, make_runs

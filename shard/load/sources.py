@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from ...kernels.stored_codes import StoredCodes
+from ...kernels.weights.stored_codes import StoredCodes
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.features import Features, bounds, count, part, places
 from ..checkpoint.safetensors_file import SliceReader

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ...kernels.errors import DamagedError, InputError
-from ...kernels.finite import all_finite
+from ...kernels.weights.finite import all_finite
 from ..checkpoint.checkpoint import Checkpoint, open_checkpoint
 from ..checkpoint.safetensors_file import SliceReader
 from ..checkpoint.settings import read_config

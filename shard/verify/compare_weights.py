@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ...kernels.layout import PackedWeight
+from ...kernels.weights.layout import PackedWeight
 from ..checkpoint.checkpoint import Checkpoint
 from ..load.load import LayerWeights, RankWeights, load_layer, load_rank
 from ..model.spec import ModelSpec

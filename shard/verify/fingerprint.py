@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ...kernels.layout import PackedWeight, unpack
+from ...kernels.weights.layout import PackedWeight, unpack
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.safetensors_file import SliceReader
 from ..formats import bitsandbytes, dense, quantized_format

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ...kernels.layout import PackedWeight
+from ...kernels.weights.layout import PackedWeight
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.safetensors_file import SliceReader
 from ..expected_tensors import norm_sizes

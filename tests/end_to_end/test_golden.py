@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from isobit.kernels.layout import unpack
+from isobit.kernels.weights.layout import unpack
 from isobit.runtime.engine.engine import Engine
 from isobit.runtime.ranks.launcher import LocalLauncher
 from isobit.runtime.settings.engine import EngineSettings, SamplingSettings

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from isobit.kernels import memory
 from isobit.kernels.errors import InputError, RankFault
+from isobit.kernels.weights import memory
 from isobit.runtime.calibration.calibrate import quantize_calibrated
 from isobit.runtime.calibration.fingerprint import run_fingerprint
 from isobit.runtime.calibration.state import CalibrationState, state_folder

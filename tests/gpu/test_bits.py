@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from isobit.kernels import layout
 from isobit.kernels.gpu.architecture import ARCHITECTURES
 from isobit.kernels.gpu.table import Block, product_blocks
-from isobit.kernels.weight import PackedWeight
+from isobit.kernels.weights import layout
+from isobit.kernels.weights.weight import PackedWeight
 from isobit.runtime.collectives.tree import subtree_merges, sum_root
 from isobit.shard.plan.atoms import atoms_of_rank, complete_subtrees
 

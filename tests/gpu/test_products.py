@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from isobit.kernels import layout, ops, reference
+from isobit.kernels import ops, reference
 from isobit.kernels.errors import InputError
 from isobit.kernels.gpu.layout import to_gpu
 from isobit.kernels.gpu.linear import tree_nodes
-from isobit.kernels.weight import PackedWeight
+from isobit.kernels.weights import layout
+from isobit.kernels.weights.weight import PackedWeight
 
 from .weights import product, quantized, spans
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-from isobit.kernels import layout
 from isobit.kernels.gpu.launch import run_all
 from isobit.kernels.gpu.layout import to_gpu
 from isobit.kernels.gpu.linear import product_work, tree_nodes
 from isobit.kernels.gpu.table import Block
-from isobit.kernels.weight import PackedWeight
+from isobit.kernels.weights import layout
+from isobit.kernels.weights.weight import PackedWeight
 
 
 def spans(width: int, k: int) -> list[tuple[int, int]]:

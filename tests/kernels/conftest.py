@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from isobit.kernels import layout, ops
+from isobit.kernels import ops
+from isobit.kernels.weights import layout
 
 # Small tensors on a busy machine: torch's own threads would wait for each other, not compute.
 torch.set_num_threads(1)

@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from isobit.kernels import layout, ops
+from isobit.kernels import ops
+from isobit.kernels.weights import layout
 
 Maker = Callable[..., layout.PackedWeight]
 

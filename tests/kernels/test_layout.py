@@ -8,8 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from isobit.kernels import layout
 from isobit.kernels.errors import InputError
+from isobit.kernels.weights import layout
 
 
 @st.composite

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from isobit.kernels import layout, ops, reference
+from isobit.kernels import ops, reference
 from isobit.kernels.errors import InputError
+from isobit.kernels.weights import layout
 
 Maker = Callable[..., layout.PackedWeight]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from isobit.kernels.memory import HUGE_PAGE, REGION, SMALLEST, kept, streamed
+from isobit.kernels.weights.memory import HUGE_PAGE, REGION, SMALLEST, kept, streamed
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (5,), (HUGE_PAGE // 4 - 1,), (3, 1 << 19, 2)])

@@ -9,8 +9,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from isobit.kernels import layout, tiles
-from isobit.kernels.finite import all_finite
+from isobit.kernels.weights import layout, tiles
+from isobit.kernels.weights.finite import all_finite
 
 AWQ = (0, 4, 1, 5, 2, 6, 3, 7)
 FORMS = ("rows of words", "columns of words", "words along N")

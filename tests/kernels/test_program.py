@@ -7,10 +7,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from isobit.kernels import layout, record, record_rows
+from isobit.kernels import record, record_rows
 from isobit.kernels.errors import InputError
 from isobit.kernels.program import Program
 from isobit.kernels.step import Step, StepLimits, StepMemory
+from isobit.kernels.weights import layout
 
 Maker = Callable[..., layout.PackedWeight]
 LIMITS = StepLimits(vocabulary=10, positions=128, pages=3)

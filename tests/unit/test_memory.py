@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from isobit.kernels.cache import KVCache
-from isobit.kernels.weight import LINE_K
+from isobit.kernels.weights.weight import LINE_K
 from isobit.shard.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from isobit.shard.estimate.memory import MemoryModel, memory_model
 from isobit.shard.estimate.stored import WeightBytes

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from ..native import TILE
 from .memory import kept
-from .native import TILE
 
 # A line is copied as 64 words, one a column.
 WORD_DTYPE = {

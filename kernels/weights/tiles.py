@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
+from ..native import TILE, native
 from .memory import streamed
-from .native import TILE, native
 from .placement import Placement
 from .stored_codes import StoredCodes
 from .weight import DATA_DTYPE, LINE_K, MIDDLE, WORD_SHAPE

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from .checks import NUMBERS
-from .native import native
+from ..checks import NUMBERS
+from ..native import native
 
 
 def all_finite(values: torch.Tensor) -> bool:

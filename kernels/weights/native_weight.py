@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .checks import NUMBERS
-from .errors import InputError
-from .native import native
+from ..checks import NUMBERS
+from ..errors import InputError
+from ..native import native
 from .weight import PackedWeight
 
 if TYPE_CHECKING:
-    from ._cpu import Weight
+    from .._cpu import Weight
 
 KINDS = {"int4": 0, "int8": 1, "bfloat16": 2, "float16": 3, "float32": 4}
 MOST_NODES = 16  # as in kernels.h

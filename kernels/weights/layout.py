@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from .errors import InputError
+from ..errors import InputError
+from ..native import TILE
 from .lines import WORD_DTYPE, by_column, by_run, line_columns, line_words
 from .memory import streamed
-from .native import TILE
 from .placement import Placement, place
 from .stored_codes import StoredCodes
 from .tiles import code_tiles, dense_tiles

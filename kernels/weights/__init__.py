@@ -1,0 +1,1 @@
+"""The canonical form of a weight in memory, and how values get into it."""
