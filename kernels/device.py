@@ -9,7 +9,7 @@ import torch
 from .checks import CPU
 from .gpu.card import Card
 from .gpu.weight import GpuWeight
-from .program import AnyProgram, Program
+from .program.program import AnyProgram, Program
 from .step import StepLimits
 from .weights.weight import PackedWeight
 

@@ -24,7 +24,7 @@ from .native import (
     set_threads,
     threads,
 )
-from .reductions import Outcome, digest, greatest
+from .program.readout import Outcome, digest, greatest
 from .step import check_indices, check_pages
 from .weights.native_weight import address, merged, native_weight
 from .weights.weight import PackedWeight

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import torch
 
-from .. import record
-from ..program import Program
+from ..program import record
+from ..program.program import Program
 from ..step import StepLimits
 from ..weights.layout import pack_dense, pack_quantized
 from ..weights.memory import kept

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from .. import record
 from ..buffer import Buffer
 from ..cache import PAGE, KVCache
-from ..program import Program
+from ..program import record
+from ..program.program import Program
 from ..step import Step, StepLimits
 from .compare import Case
 from .steps import decode_step, one_position, prefill_step

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ...kernels.buffer import Buffer
-from ...kernels.program import AnyProgram, External, Program
+from ...kernels.program.program import AnyProgram, External, Program
 from .interface import Collectives, DeviceCollectives
 from .shared import SharedCollectives
 

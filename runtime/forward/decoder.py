@@ -8,8 +8,8 @@ import torch
 
 from ...kernels import ops
 from ...kernels.device import HOST, AnyWeight, Device
-from ...kernels.program import Program
-from ...kernels.reductions import Outcome
+from ...kernels.program.program import Program
+from ...kernels.program.readout import Outcome
 from ...kernels.step import Step
 from ...shard.load.load import RankWeights
 from ...shard.model.spec import ModelSpec

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from ...kernels import record, record_rows
 from ...kernels.buffer import Buffer
 from ...kernels.cache import KVCache
 from ...kernels.device import HOST, AnyWeight, Device
+from ...kernels.program import record, record_rows
 from ...kernels.step import StepLimits
 from ...kernels.weights.layout import PackedWeight
 from ...shard.load.load import LayerWeights

@@ -8,7 +8,7 @@ import torch
 
 from ...kernels.buffer import Buffer
 from ...kernels.cache import KVCache
-from ...kernels.program import AnyProgram
+from ...kernels.program.program import AnyProgram
 from ...shard.model.spec import ModelSpec
 from .op_check import OpCheck
 

@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from ...kernels import ops
 from ...kernels.errors import InputError, IsobitError
-from ...kernels.program import Decoded, Program
+from ...kernels.program.program import Decoded, Program
 from ...kernels.step import StepMemory
 from ...shard.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from ...shard.load.load import dummy_rank, load_rank

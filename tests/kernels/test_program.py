@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from isobit.kernels import record, record_rows
 from isobit.kernels.errors import InputError
-from isobit.kernels.program import Program
+from isobit.kernels.program import record, record_rows
+from isobit.kernels.program.program import Program
 from isobit.kernels.step import Step, StepLimits, StepMemory
 from isobit.kernels.weights import layout
 

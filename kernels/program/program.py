@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
-from .buffer import Buffer
-from .checks import CPU
-from .native import native
-from .reductions import Outcome
-from .step import Step, StepLimits, check_step
+from ..buffer import Buffer
+from ..checks import CPU
+from ..native import native
+from ..step import Step, StepLimits, check_step
+from .readout import Outcome
 
 if TYPE_CHECKING:
-    from .gpu.program import GpuProgram
+    from ..gpu.program import GpuProgram
 
 AnyProgram: TypeAlias = "Program | GpuProgram"
 Decoded = tuple[list[int], list[int], int, int]

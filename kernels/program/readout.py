@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
-from .backend import cuda
-from .checks import Checks
-from .native import native
+from ..backend import cuda
+from ..checks import Checks
+from ..native import native
 
 
 def greatest(x: torch.Tensor) -> list[int]:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import torch
 
-from .buffer import Buffer
-from .checks import NUMBERS, Checks
-from .gpu.weight import GpuWeight
+from ..buffer import Buffer
+from ..checks import NUMBERS, Checks
+from ..gpu.weight import GpuWeight
+from ..weights.native_weight import address
+from ..weights.weight import MIDDLE, PackedWeight
 from .program import AnyProgram, Program
-from .weights.native_weight import address
-from .weights.weight import MIDDLE, PackedWeight
 
 
 def embed(

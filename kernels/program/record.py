@@ -10,13 +10,13 @@ from collections.abc import Sequence
 
 import torch
 
-from .buffer import Buffer
-from .cache import KVCache
-from .checks import CPU, NUMBERS, Checks
-from .gpu.weight import GpuWeight
+from ..buffer import Buffer
+from ..cache import KVCache
+from ..checks import CPU, NUMBERS, Checks
+from ..gpu.weight import GpuWeight
+from ..weights.native_weight import address, merged, native_weight
+from ..weights.weight import PackedWeight
 from .program import AnyProgram, Program
-from .weights.native_weight import address, merged, native_weight
-from .weights.weight import PackedWeight
 
 
 def linear(

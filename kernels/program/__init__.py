@@ -1,0 +1,1 @@
+"""A forward pass recorded once, and run for every step."""
