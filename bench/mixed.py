@@ -23,8 +23,8 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from isobit.launch.calibration_text import calibration_text
-from isobit.launch.samples import cut_samples, read_texts
+from isobit.launch.text.calibration_text import calibration_text
+from isobit.launch.text.samples import cut_samples, read_texts
 from isobit.launch.tokenizer.tokenizer import Tokenizer
 from isobit.runtime.calibration.sensitivity import SensitivitySettings, measure_sensitivity
 from isobit.runtime.engine.engine import Engine

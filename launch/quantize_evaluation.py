@@ -14,7 +14,7 @@ from ..runtime.evaluation.evaluate import evaluate, report
 from ..runtime.evaluation.score_samples import positions_of
 from ..runtime.evaluation.streamed_scores import score_streamed
 from .advice import LIMITS
-from .evaluation_text import EvaluationText, built_in_text, given_text, spread
+from .text.evaluation_text import EvaluationText, built_in_text, given_text, spread
 
 FEW = 1000
 """Positions under which the mean divergence of one text says little of another."""

@@ -25,11 +25,11 @@ from ..evaluation import (
     run_models,
     text_failures,
 )
-from ..evaluation_text import BUILT_IN
 from ..models import model_folder
-from ..samples import SHORTEST, cut_samples
 from ..tasks import check_tasks, encode_tasks, read_tasks
-from ..text_files import read_texts
+from ..text.evaluation_text import BUILT_IN
+from ..text.samples import SHORTEST, cut_samples
+from ..text.text_files import read_texts
 from ..tokenizer.tokenizer import Tokenizer
 from ..turns import check_conversations, read_conversations
 from .evaluate_report import print_report, stress_report, task_report

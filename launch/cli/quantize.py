@@ -20,11 +20,11 @@ from ...shard.quantize.folder import check_request, quantize_folder
 from ...shard.quantize.mixed import MixedWidths
 from ...shard.quantize.report import QuantizeReport
 from ...shard.quantize.scheme import QuantizeSettings
-from ..calibration_text import DEFAULT_LENGTH, DEFAULT_SAMPLES, calibration_text
-from ..hub_dataset import parse_dataset
 from ..models import model_folder
 from ..printable import human_bytes
 from ..quantize_evaluation import plan_evaluation
+from ..text.calibration_text import DEFAULT_LENGTH, DEFAULT_SAMPLES, calibration_text
+from ..text.hub_dataset import parse_dataset
 from .again import command_again
 from .options import CpuDevice, Degree, Json, LauncherChoice, Model, RayAddress
 from .output import console, errors, print_json, progress_bar

@@ -11,7 +11,7 @@ import torch
 from compressed_tensors.compressors import PackedQuantizationCompressor
 from compressed_tensors.quantization import QuantizationScheme
 from isobit.kernels.step import Step
-from isobit.launch.calibration_text import calibration_text
+from isobit.launch.text.calibration_text import calibration_text
 from isobit.runtime.calibration.calibrate import CalibrateSettings, embed, quantize_calibrated
 from isobit.runtime.collectives.gather import GatherCollectives
 from isobit.runtime.engine.engine import Engine

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from isobit.kernels.errors import InputError
-from isobit.launch.calibration_text import calibration_text
+from isobit.launch.text.calibration_text import calibration_text
 from isobit.runtime.calibration.calibrate import CalibrateSettings, quantize_calibrated
 from isobit.runtime.calibration.job import CalibrationJob, job_from_message
 from isobit.runtime.calibration.mixed_precision import with_budget

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from isobit.launch.calibration_text import calibration_text
+from isobit.launch.text.calibration_text import calibration_text
 from isobit.runtime.calibration.calibrate import CalibrateSettings, quantize_calibrated
 from isobit.shard.formats.scheme import CHANNEL
 from isobit.shard.quantize.folder import quantize_folder

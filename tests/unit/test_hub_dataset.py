@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import constants
 from isobit.kernels.errors import InputError
-from isobit.launch.calibration_text import calibration_text
 from isobit.launch.cli.output import print_error
-from isobit.launch.hub_dataset import HubDataset, parse_dataset
+from isobit.launch.text.calibration_text import calibration_text
+from isobit.launch.text.hub_dataset import HubDataset, parse_dataset
 from isobit.launch.tokenizer.tokenizer import Tokenizer
 
 from ..support import DENSE

@@ -6,7 +6,7 @@ import json
 
 import pytest
 from isobit.kernels.errors import InputError
-from isobit.launch.text_files import read_json_lines
+from isobit.launch.text.text_files import read_json_lines
 
 
 def test_a_line_ends_where_json_says(tmp_path):

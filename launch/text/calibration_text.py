@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 
-from ..kernels.errors import InputError
+from ...kernels.errors import InputError
+from ..tokenizer.tokenizer import Tokenizer
 from .hub_dataset import HubDataset
 from .text_files import read_texts
-from .tokenizer.tokenizer import Tokenizer
 
 DEFAULT_SAMPLES, DEFAULT_LENGTH = 128, 512
 HELD_OUT = 8

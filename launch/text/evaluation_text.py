@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 
-from ..kernels.errors import InputError
-from ..runtime.evaluation.score_samples import check_samples
-from ..shard.model.spec import read_spec
+from ...kernels.errors import InputError
+from ...runtime.evaluation.score_samples import check_samples
+from ...shard.model.spec import read_spec
+from ..tokenizer.tokenizer import Tokenizer
 from .samples import SHORTEST
 from .text_files import read_texts
-from .tokenizer.tokenizer import Tokenizer
 
 BUILT_IN = Path(__file__).with_name("sample_text.txt")
 """Prose, dialogue, code and six languages, written for isobit."""

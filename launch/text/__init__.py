@@ -1,0 +1,1 @@
+"""Text from files, samples and datasets, cut into windows of token ids."""
