@@ -9,10 +9,10 @@ from typing import Any
 
 from ..shard.checkpoint.write_file import write_beside
 from ..shard.quantize.report import REPORT
+from .evaluation.quantize_evaluation import ROUGH, loss
 from .pages.module_map import module_maps
 from .pages.render import render
 from .printable import human_bytes, printable
-from .quantize_evaluation import ROUGH, loss
 
 PAGE = "quantization_report.html"
 

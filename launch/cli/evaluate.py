@@ -16,7 +16,7 @@ from ...runtime.evaluation.score_samples import check_samples, positions_of
 from ...runtime.scheduler.batch import pages_for
 from ...runtime.settings.engine import EngineSettings
 from ...shard.plan.plan import PlanSettings
-from ..evaluation import (
+from ..evaluation.evaluation import (
     MOST_PROMPTS,
     NEW_TOKENS,
     PROMPT_TOKENS,
@@ -25,13 +25,13 @@ from ..evaluation import (
     run_models,
     text_failures,
 )
+from ..evaluation.tasks import check_tasks, encode_tasks, read_tasks
+from ..evaluation.turns import check_conversations, read_conversations
 from ..models import model_folder
-from ..tasks import check_tasks, encode_tasks, read_tasks
 from ..text.evaluation_text import BUILT_IN
 from ..text.samples import SHORTEST, cut_samples
 from ..text.text_files import read_texts
 from ..tokenizer.tokenizer import Tokenizer
-from ..turns import check_conversations, read_conversations
 from .evaluate_report import print_report, stress_report, task_report
 from .options import (
     AllReduce,

@@ -9,8 +9,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from ...runtime.evaluation.stability import first_repetition
-from ..evaluation import ModelRun
-from ..tasks import Choice, Task, accuracy, chosen
+from ..evaluation.evaluation import ModelRun
+from ..evaluation.tasks import Choice, Task, accuracy, chosen
 from ..tokenizer.tokenizer import Tokenizer
 from .output import console
 from .turns_report import turn_rows

@@ -20,9 +20,9 @@ from ...shard.quantize.folder import check_request, quantize_folder
 from ...shard.quantize.mixed import MixedWidths
 from ...shard.quantize.report import QuantizeReport
 from ...shard.quantize.scheme import QuantizeSettings
+from ..evaluation.quantize_evaluation import plan_evaluation
 from ..models import model_folder
 from ..printable import human_bytes
-from ..quantize_evaluation import plan_evaluation
 from ..text.calibration_text import DEFAULT_LENGTH, DEFAULT_SAMPLES, calibration_text
 from ..text.hub_dataset import parse_dataset
 from .again import command_again

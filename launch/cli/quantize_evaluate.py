@@ -15,9 +15,9 @@ from ...shard.model.spec import read_spec
 from ...shard.plan.modules import layer_modules
 from ...shard.quantize.report import QuantizeReport, extend_report
 from ...shard.quantize.scheme import QuantizeSettings
-from ..advice import GROUP_SIZES, Made, suggestions
+from ..evaluation.advice import GROUP_SIZES, Made, suggestions
+from ..evaluation.quantize_evaluation import ROUGH, Plan, evaluate_quantized, loss
 from ..quantization_page import PAGE, write_page
-from ..quantize_evaluation import ROUGH, Plan, evaluate_quantized, loss
 from .evaluate_report import number, percent
 from .output import console, errors, progress_bar
 from .quantize_options import QuantizeOptions

@@ -8,8 +8,8 @@ from typing import Any
 
 from ...runtime.evaluation.evaluate import number
 from ...runtime.evaluation.stability import first_repetition
-from ..evaluation import ModelRun
-from ..turns import Turn
+from ..evaluation.evaluation import ModelRun
+from ..evaluation.turns import Turn
 
 
 def turns_report(asked: list[list[str]], ours: ModelRun, theirs: ModelRun | None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from isobit.kernels.errors import EnvironmentFault, InputError
-from isobit.launch.evaluation import check_host, check_vocabularies
+from isobit.launch.evaluation.evaluation import check_host, check_vocabularies
 from isobit.launch.tokenizer.tokenizer import Tokenizer
 from isobit.runtime.engine.engine import Engine
 from isobit.runtime.evaluation.logits_file import LogitsFile

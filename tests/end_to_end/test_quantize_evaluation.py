@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from isobit.launch import quantize_evaluation
+from isobit.launch.evaluation import quantize_evaluation
 from isobit.launch.text.calibration_text import calibration_text, usual_samples
 from isobit.launch.tokenizer.tokenizer import Tokenizer
 from isobit.runtime.evaluation.streamed_scores import score_streamed

@@ -6,7 +6,6 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from isobit.launch.advice import Made, suggestions, worst_module
 from isobit.launch.cli.quantize_options import (
     Activations,
     CalibrationRun,
@@ -15,6 +14,7 @@ from isobit.launch.cli.quantize_options import (
     QuantizeOptions,
     Scheme,
 )
+from isobit.launch.evaluation.advice import Made, suggestions, worst_module
 
 RUN = CalibrationRun(degree=1, launcher=None, ray_address=None, restart=False)
 MODULES = {f"model.layers.{n}.mlp.up_proj": {"bits": 4, "sqnr_db": 20.0 - n} for n in range(30)}

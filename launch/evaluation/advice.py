@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..runtime.evaluation.evaluate import Gates
-from ..shard.formats.scheme import CHANNEL
+from ...runtime.evaluation.evaluate import Gates
+from ...shard.formats.scheme import CHANNEL
 
 LIMITS = Gates(perplexity_increase=0.05, kl=0.05)
 """More than this is told: between the good and the plain 4-bit weights of an 8B model. By the LLaMA

@@ -8,15 +8,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..kernels.errors import InputError
-from ..runtime.engine.engine import Engine
-from ..runtime.evaluation.logits_file import LogitsFile
-from ..runtime.evaluation.score_samples import Exchange, Scores, positions_of, score
-from ..runtime.evaluation.stability import broken
-from ..runtime.ranks.launcher import Launcher
-from ..runtime.settings.engine import EngineSettings, SamplingSettings, read_run_spec
-from ..shard.model.spec import ModelSpec
-from .tokenizer.tokenizer import Tokenizer
+from ...kernels.errors import InputError
+from ...runtime.engine.engine import Engine
+from ...runtime.evaluation.logits_file import LogitsFile
+from ...runtime.evaluation.score_samples import Exchange, Scores, positions_of, score
+from ...runtime.evaluation.stability import broken
+from ...runtime.ranks.launcher import Launcher
+from ...runtime.settings.engine import EngineSettings, SamplingSettings, read_run_spec
+from ...shard.model.spec import ModelSpec
+from ..tokenizer.tokenizer import Tokenizer
 from .turns import Turn, hold
 
 MOST_PROMPTS = 4

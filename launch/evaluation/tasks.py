@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..kernels.errors import InputError
-from ..runtime.evaluation.score_samples import Scores
-from ..shard.model.spec import ModelSpec
-from .text.text_files import read_json_lines
-from .tokenizer.tokenizer import Tokenizer
+from ...kernels.errors import InputError
+from ...runtime.evaluation.score_samples import Scores
+from ...shard.model.spec import ModelSpec
+from ..text.text_files import read_json_lines
+from ..tokenizer.tokenizer import Tokenizer
 
 FEWEST_CHOICES = 2
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from ..kernels.errors import InputError
-from ..runtime.evaluation.evaluate import evaluate, report
-from ..runtime.evaluation.score_samples import positions_of
-from ..runtime.evaluation.streamed_scores import score_streamed
+from ...kernels.errors import InputError
+from ...runtime.evaluation.evaluate import evaluate, report
+from ...runtime.evaluation.score_samples import positions_of
+from ...runtime.evaluation.streamed_scores import score_streamed
+from ..text.evaluation_text import EvaluationText, built_in_text, given_text, spread
 from .advice import LIMITS
-from .text.evaluation_text import EvaluationText, built_in_text, given_text, spread
 
 FEW = 1000
 """Positions under which the mean divergence of one text says little of another."""

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..kernels.errors import InputError
-from ..runtime.engine.engine import Engine
-from ..runtime.settings.engine import SamplingSettings
-from .text.text_files import read_json_lines
-from .tokenizer.stop_tokens import tokenizer_stop_ids
-from .tokenizer.tokenizer import Tokenizer
+from ...kernels.errors import InputError
+from ...runtime.engine.engine import Engine
+from ...runtime.settings.engine import SamplingSettings
+from ..text.text_files import read_json_lines
+from ..tokenizer.stop_tokens import tokenizer_stop_ids
+from ..tokenizer.tokenizer import Tokenizer
 
 ANSWER_TOKENS = 128
 

@@ -1,0 +1,1 @@
+"""Evaluations as commands run them: texts, references, tasks, conversations."""
