@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..cluster_check.facts import (
+from ..cluster.check.facts import (
     ALIKE,
     Report,
     cards,

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from ..cluster_check.facts import Report
-from ..cluster_check.finding import Gravity, HostFinding
+from ..cluster.check.facts import Report
+from ..cluster.check.finding import Gravity, HostFinding
 from .cluster_rows import rows_of
 from .output import console
 

@@ -17,8 +17,8 @@ from ...runtime.devices import CPU, CUDA, resolve_device
 from ...runtime.progress import watched_by
 from ...runtime.ranks.launcher import Launcher, LocalLauncher, cores
 from ...runtime.settings.engine import LoadSettings
-from ..ray.launcher import RayLauncher
-from ..ray.session import ray_session
+from ..cluster.ray.launcher import RayLauncher
+from ..cluster.ray.session import ray_session
 from .output import bytes_bar, errors
 
 Model = Annotated[

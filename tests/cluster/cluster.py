@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from isobit.launch.clusters import FOLDER
+from isobit.launch.cluster.files import FOLDER
 
 from .hosts import HOME, ClusterError, Host, Network
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from isobit.launch.ray.auth import ray_environment
+from isobit.launch.cluster.ray.auth import ray_environment
 
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster

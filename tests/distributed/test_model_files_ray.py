@@ -14,8 +14,8 @@ from types import SimpleNamespace
 
 import pytest
 from isobit.kernels.errors import InputError
-from isobit.launch.ray.launcher import RayLauncher
-from isobit.launch.ray.session import ray_session
+from isobit.launch.cluster.ray.launcher import RayLauncher
+from isobit.launch.cluster.ray.session import ray_session
 from isobit.runtime.engine.engine import Engine
 from isobit.runtime.settings.engine import EngineSettings, SamplingSettings
 from isobit.runtime.settings.model_files import ModelFiles

@@ -12,13 +12,18 @@ from collections.abc import Iterator
 
 import pytest
 from isobit.kernels.errors import EnvironmentFault, RankFault
-from isobit.launch.ray.auth import ray_environment
-from isobit.launch.ray.launcher import RayLauncher
-from isobit.launch.ray.nodes import Demand, cluster_nodes
-from isobit.launch.ray.placement import Placement
-from isobit.launch.ray.rank_actor import rank_actor_class
-from isobit.launch.ray.session import ray_session
-from isobit.launch.ray.versions import HostReport, check_versions, driver_report, node_versions
+from isobit.launch.cluster.ray.auth import ray_environment
+from isobit.launch.cluster.ray.launcher import RayLauncher
+from isobit.launch.cluster.ray.nodes import Demand, cluster_nodes
+from isobit.launch.cluster.ray.placement import Placement
+from isobit.launch.cluster.ray.rank_actor import rank_actor_class
+from isobit.launch.cluster.ray.session import ray_session
+from isobit.launch.cluster.ray.versions import (
+    HostReport,
+    check_versions,
+    driver_report,
+    node_versions,
+)
 from isobit.runtime.engine.engine import Engine
 from isobit.runtime.engine.results import Batch
 from isobit.runtime.ranks.launcher import Launcher, LocalLauncher
@@ -158,7 +163,7 @@ def test_gpus_that_are_not_there_are_counted():
 @IN_SESSION
 def test_every_rank_on_cuda_is_told_the_index_of_its_own_gpu(monkeypatch):
     import ray
-    from isobit.launch.ray import launcher
+    from isobit.launch.cluster.ray import launcher
 
     class Recorder(rank_actor_class()):
         def run(self, ticket: dict) -> dict:
@@ -204,7 +209,7 @@ def test_every_node_tells_its_versions():
 @IN_SESSION
 def test_a_host_with_other_software_is_named_before_ranks_are_made(monkeypatch):
     """The driver is the one that lies here, so both hosts differ from it."""
-    from isobit.launch.ray import launcher
+    from isobit.launch.cluster.ray import launcher
 
     def lying() -> HostReport:
         report = driver_report()

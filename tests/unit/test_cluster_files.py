@@ -6,7 +6,7 @@ import re
 
 import pytest
 import yaml
-from isobit.launch.clusters import FOLDER, cluster_files, lines_to_edit
+from isobit.launch.cluster.files import FOLDER, cluster_files, lines_to_edit
 from ray.autoscaler._private.kuberay.autoscaling_config import (
     _derive_autoscaling_config_from_ray_cr,
 )

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from isobit.launch.cli.cluster_rows import rows_of
-from isobit.launch.cluster_check.judge import judge
+from isobit.launch.cluster.check.judge import judge
 from isobit.runtime.model_files.manifest import Manifest, ModelFile
 
 VERSIONS = {

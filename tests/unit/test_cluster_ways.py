@@ -9,8 +9,8 @@ import time
 from contextlib import closing
 
 import pytest
-from isobit.launch.cluster_check import network
-from isobit.launch.cluster_check.greeting import Door, greet, greet_all
+from isobit.launch.cluster.check import network
+from isobit.launch.cluster.check.greeting import Door, greet, greet_all
 
 HERE = "127.0.0.1"
 

@@ -31,10 +31,10 @@ def rank_actor_class() -> type[Any]:
             import os
             import threading
 
-            from ...runtime.transport.heartbeat import DRIVER_RETURNS_S
-            from ...runtime.transport.ticket import RankTicket
-            from ...runtime.worker.process import run_rank
-            from ..models import download_files
+            from ....runtime.transport.heartbeat import DRIVER_RETURNS_S
+            from ....runtime.transport.ticket import RankTicket
+            from ....runtime.worker.process import run_rank
+            from ...models import download_files
 
             try:
                 run_rank(RankTicket(**ticket), download_files)

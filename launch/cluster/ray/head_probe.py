@@ -2,7 +2,7 @@
 
 `ray.init` would ask for two minutes and fill the terminal meanwhile; so would Ray's client here,
 which is why it runs in a process of its own:
-`python -m isobit.launch.ray.head_probe ADDRESS`.
+`python -m isobit.launch.cluster.ray.head_probe ADDRESS`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import subprocess
 import sys
 from typing import Any
 
-from ...kernels.errors import EnvironmentFault
+from ....kernels.errors import EnvironmentFault
 from .auth import TOKEN, TOKEN_FILE, token_source
 from .reach import silence
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import get_args
 
-from ...runtime.model_files.manifest import Manifest
+from ....runtime.model_files.manifest import Manifest
 from .facts import Report
 from .finding import Gravity, HostFinding
 from .judge_machine import clock, graphics, links, reach, room

@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ...kernels.errors import InputError
-from ...runtime.doctor.known_bad import known_bad
-from ...runtime.doctor.probes import import_probe, machine
-from ...runtime.model_files.manifest import read_manifest
+from ....kernels.errors import InputError
+from ....runtime.doctor.known_bad import known_bad
+from ....runtime.doctor.probes import import_probe, machine
+from ....runtime.model_files.manifest import read_manifest
 
 
 def node_facts(model: str | None) -> dict[str, Any]:

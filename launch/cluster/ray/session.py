@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from ...kernels.errors import EnvironmentFault, InputError
-from ...runtime.ranks.launcher import cores
-from ...runtime.transport.private_folder import PrivateFolder
-from ..endings import ends_within, kill_descendants, leave_at_once
-from ..interrupts import held_interrupts
+from ....kernels.errors import EnvironmentFault, InputError
+from ....runtime.ranks.launcher import cores
+from ....runtime.transport.private_folder import PrivateFolder
+from ...endings import ends_within, kill_descendants, leave_at_once
+from ...interrupts import held_interrupts
 from .auth import cluster_auth, private_auth, ray_environment
 from .head_probe import check_head
 from .reach import silence

@@ -9,10 +9,10 @@ import secrets
 import time
 from typing import Any
 
-from ...kernels.errors import EnvironmentFault
-from ...runtime.transport.address import Address
-from ...runtime.transport.ticket import RankTicket
-from ..endings import ends_within
+from ....kernels.errors import EnvironmentFault
+from ....runtime.transport.address import Address
+from ....runtime.transport.ticket import RankTicket
+from ...endings import ends_within
 from .nodes import Demand, Node, cluster_nodes
 from .placement import Placement
 from .rank_actor import device_index, rank_actor_class

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from ...runtime.model_files.compare import HostFiles, differences
-from ...runtime.model_files.manifest import Manifest
+from ....runtime.model_files.compare import HostFiles, differences
+from ....runtime.model_files.manifest import Manifest
 from .facts import Report, facts
 from .finding import HostFinding
 
