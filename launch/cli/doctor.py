@@ -21,8 +21,8 @@ from ...runtime.doctor.replay_case import read_case, write_case
 from ...runtime.settings.engine import EngineSettings
 from ...shard.model.spec import read_spec
 from ...shard.plan.plan import PlanSettings
-from ..doctor_page import check_page
 from ..models import model_folder
+from ..pages.doctor_page import check_page
 from ..tokenizer.tokenizer import Tokenizer
 from .doctor_report import print_check, show_diagnosis
 from .options import (

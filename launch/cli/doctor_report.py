@@ -13,7 +13,7 @@ from rich.text import Text
 from ...kernels.errors import InputError
 from ...runtime.doctor.diagnosis import PLACE, Diagnosis
 from ...runtime.doctor.findings import CheckResult, Evidence, Finding
-from ..doctor_page import write_page
+from ..pages.doctor_page import write_page
 from .output import console, errors, print_json
 
 MARKS = {

@@ -17,7 +17,7 @@ from ...shard.quantize.report import QuantizeReport, extend_report
 from ...shard.quantize.scheme import QuantizeSettings
 from ..evaluation.advice import GROUP_SIZES, Made, suggestions
 from ..evaluation.quantize_evaluation import ROUGH, Plan, evaluate_quantized, loss
-from ..quantization_page import PAGE, write_page
+from ..pages.quantization_page import PAGE, write_page
 from .evaluate_report import number, percent
 from .output import console, errors, progress_bar
 from .quantize_options import QuantizeOptions

@@ -10,7 +10,13 @@ from typing import Any
 import pytest
 from isobit.kernels.errors import InputError
 from isobit.launch.cli.doctor_without_torch import report_if_nothing_runs
-from isobit.launch.doctor_page import GENERATOR, MOST_FINDINGS, check_page, doctor_page, write_page
+from isobit.launch.pages.doctor_page import (
+    GENERATOR,
+    MOST_FINDINGS,
+    check_page,
+    doctor_page,
+    write_page,
+)
 from isobit.launch.pages.layer_loss import layer_loss
 from isobit.launch.pages.layer_map import MORE, MOST_MARKS, layer_map
 from isobit.launch.pages.measured_facts import LONGEST, MOST_ROWS, measured_facts

@@ -10,7 +10,7 @@ from isobit.kernels.errors import InputError
 from isobit.launch.cli.inspect import print_report
 from isobit.launch.cli.main import _Printable
 from isobit.launch.cli.output import console, print_error
-from isobit.launch.doctor_page import write_page
+from isobit.launch.pages.doctor_page import write_page
 from isobit.launch.printable import printable
 from isobit.runtime.doctor.diagnosis import Diagnosis
 from isobit.runtime.doctor.findings import CheckResult, Finding

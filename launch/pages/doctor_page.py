@@ -10,13 +10,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ..kernels.errors import InputError
-from ..shard.checkpoint.write_file import write_beside
-from .pages.layer_loss import layer_loss
-from .pages.layer_map import layer_map
-from .pages.measured_facts import measured_facts
-from .pages.render import render
-from .printable import human_bytes, printable
+from ...kernels.errors import InputError
+from ...shard.checkpoint.write_file import write_beside
+from ..printable import human_bytes, printable
+from .layer_loss import layer_loss
+from .layer_map import layer_map
+from .measured_facts import measured_facts
+from .render import render
 
 GENERATOR = "isobit doctor"
 _OWN = f'<meta name="generator" content="{GENERATOR}">'

@@ -7,12 +7,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ..shard.checkpoint.write_file import write_beside
-from ..shard.quantize.report import REPORT
-from .evaluation.quantize_evaluation import ROUGH, loss
-from .pages.module_map import module_maps
-from .pages.render import render
-from .printable import human_bytes, printable
+from ...shard.checkpoint.write_file import write_beside
+from ...shard.quantize.report import REPORT
+from ..evaluation.quantize_evaluation import ROUGH, loss
+from ..printable import human_bytes, printable
+from .module_map import module_maps
+from .render import render
 
 PAGE = "quantization_report.html"
 
