@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 from isobit.shard.checkpoint.writer import FolderWriter
-from isobit.shard.expected_tensors import norm_sizes
+from isobit.shard.contents.expected_tensors import norm_sizes
 from isobit.shard.formats import gptq
 from isobit.shard.formats.codes import WholeWeight
 from isobit.shard.formats.scheme import WeightScheme

@@ -23,7 +23,7 @@ import torch
 from isobit.kernels import ops
 from isobit.shard.checkpoint.checkpoint import open_checkpoint
 from isobit.shard.checkpoint.writer import FolderWriter
-from isobit.shard.expected_tensors import norm_sizes
+from isobit.shard.contents.expected_tensors import norm_sizes
 from isobit.shard.formats import awq, gptq, pack_quantized
 from isobit.shard.formats.codes import WholeWeight
 from isobit.shard.formats.scheme import WeightScheme

@@ -17,7 +17,8 @@ from .checkpoint.checkpoint import Checkpoint, open_checkpoint
 from .checkpoint.safetensors_file import SliceReader
 from .checkpoint.settings import read_config
 from .checkpoint.writer import FolderWriter
-from .expected_tensors import stored_intermediate_size
+from .contents.expected_tensors import stored_intermediate_size
+from .contents.stored_head import with_stored_head
 from .formats import PACKERS, quantized_format
 from .formats.codes import WholeWeight, group_index, grown
 from .formats.scheme import WeightScheme
@@ -25,7 +26,6 @@ from .load.validate import check_checkpoint
 from .model.spec import ModelSpec, read_spec
 from .plan.modules import LinearModule, embedding_module, head_module, layer_modules
 from .plan.plan import PlanSettings, make_plan
-from .stored_head import with_stored_head
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from isobit.shard.checkpoint.checkpoint import INDEX
 from isobit.shard.checkpoint.safetensors_file import TORCH_DTYPES
-from isobit.shard.expected_tensors import expected_tensors
+from isobit.shard.contents.expected_tensors import expected_tensors
 from isobit.shard.model.spec import spec_from_config
 
 NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}

@@ -17,11 +17,11 @@ from isobit.runtime.forward.decoder import Decoder
 from isobit.runtime.scheduler.batch import pages_for
 from isobit.runtime.trace.tracer import Tracer
 from isobit.shard.checkpoint.checkpoint import open_checkpoint
-from isobit.shard.expected_tensors import stored_intermediate_size
+from isobit.shard.contents.expected_tensors import stored_intermediate_size
+from isobit.shard.contents.stored_head import with_stored_head
 from isobit.shard.load.load import load_rank
 from isobit.shard.model.spec import DTYPES, read_spec
 from isobit.shard.plan.plan import PlanSettings, ShardPlan, make_plan
-from isobit.shard.stored_head import with_stored_head
 from safetensors.torch import save_file
 
 ROOT = Path(__file__).parent.parent

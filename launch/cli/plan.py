@@ -12,14 +12,14 @@ import typer
 from ...kernels.errors import InputError
 from ...runtime.settings.engine import EngineSettings, run_dtype
 from ...shard.checkpoint.checkpoint import has_weights, open_checkpoint
+from ...shard.contents.expected_tensors import stored_intermediate_size
+from ...shard.contents.stored_head import with_stored_head
 from ...shard.estimate.explain import Question, explain
 from ...shard.estimate.fit import Budget
-from ...shard.expected_tensors import stored_intermediate_size
 from ...shard.formats.scheme import assumed_quantization
 from ...shard.load.validate import check_checkpoint
 from ...shard.model.spec import ModelSpec, at_length, read_spec
 from ...shard.plan.plan import PlanSettings, make_plan
-from ...shard.stored_head import with_stored_head
 from ..models import model_folder
 from .options import (
     Atoms,

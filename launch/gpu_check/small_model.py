@@ -16,7 +16,7 @@ from ...runtime.forward.decoder import Decoder
 from ...runtime.trace.tracer import Tracer
 from ...shard.checkpoint.checkpoint import open_checkpoint
 from ...shard.checkpoint.safetensors_writer import SafetensorsWriter
-from ...shard.expected_tensors import stored_intermediate_size
+from ...shard.contents.expected_tensors import stored_intermediate_size
 from ...shard.load.load import load_rank
 from ...shard.model.spec import read_spec
 from ...shard.plan.plan import PlanSettings, make_plan

@@ -16,7 +16,7 @@ from ...kernels.errors import EnvironmentFault
 from ...shard.checkpoint.safetensors_file import SliceReader
 from ...shard.checkpoint.safetensors_writer import SafetensorsWriter
 from ...shard.checkpoint.write_file import write_errors
-from ...shard.expected_tensors import stored_intermediate_size
+from ...shard.contents.expected_tensors import stored_intermediate_size
 from ...shard.load.load import load_layer
 from ...shard.model.spec import ModelSpec, spec_from_config
 from ...shard.plan.modules import layer_modules

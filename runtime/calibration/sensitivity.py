@@ -22,7 +22,7 @@ import torch
 from ...kernels.errors import InputError
 from ...shard.checkpoint.safetensors_file import SliceReader
 from ...shard.checkpoint.write_file import write_errors
-from ...shard.expected_tensors import stored_intermediate_size
+from ...shard.contents.expected_tensors import stored_intermediate_size
 from ...shard.formats.scheme import WeightScheme
 from ...shard.load.load import LayerWeights, load_layer
 from ...shard.model.spec import ModelSpec, spec_from_config

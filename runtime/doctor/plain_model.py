@@ -15,14 +15,14 @@ from ...kernels import reference
 from ...kernels.weights.layout import PackedWeight
 from ...shard.checkpoint.checkpoint import open_checkpoint
 from ...shard.checkpoint.safetensors_file import SliceReader
-from ...shard.expected_tensors import stored_intermediate_size
+from ...shard.contents.expected_tensors import stored_intermediate_size
+from ...shard.contents.stored_head import with_stored_head
 from ...shard.load.load import LayerWeights, load_head, load_layer
 from ...shard.load.validate import check_checkpoint
 from ...shard.model.rotary import rotary_tables
 from ...shard.model.spec import ModelSpec, read_spec
 from ...shard.plan.modules import embedding_module
 from ...shard.plan.plan import PlanSettings, ShardPlan, make_plan
-from ...shard.stored_head import with_stored_head
 
 FP32 = torch.float32
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from ...kernels.errors import InputError
 from ...shard.checkpoint.checkpoint import open_checkpoint
-from ...shard.expected_tensors import stored_intermediate_size
+from ...shard.contents.expected_tensors import stored_intermediate_size
+from ...shard.contents.stored_head import with_stored_head
 from ...shard.load.validate import check_checkpoint
 from ...shard.model.spec import ModelSpec
 from ...shard.plan.plan import ShardPlan, make_plan
-from ...shard.stored_head import with_stored_head
 from ..forward.sites import site_names
 from ..settings.engine import (
     EngineSettings,

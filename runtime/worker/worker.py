@@ -17,9 +17,9 @@ from ...kernels.errors import InputError, IsobitError
 from ...kernels.program.program import Decoded, Program
 from ...kernels.step import StepMemory
 from ...shard.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from ...shard.contents.stored_head import with_stored_head
 from ...shard.load.load import dummy_rank, load_rank
 from ...shard.plan.plan import ShardPlan
-from ...shard.stored_head import with_stored_head
 from ...shard.verify.verify_load import padding_faults, rank_fingerprints
 from ..affinity import share_cores
 from ..card_memory import graph_bytes, pages_on_card, rank_memory

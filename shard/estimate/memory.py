@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from ...kernels.cache import PAGE
 from ..checkpoint.safetensors_file import TensorEntry
-from ..expected_tensors import norm_sizes
+from ..contents.expected_tensors import norm_sizes
 from ..model.spec import DTYPES, ModelSpec
 from ..plan.modules import head_module, layer_modules
 from ..plan.plan import ShardPlan

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..checkpoint.checkpoint import Scan
-from ..contradictions import contradictions, same_shape
-from ..edited_sizes import edited_sizes
-from ..expected_tensors import expected_tensors
+from ..contents.contradictions import contradictions, same_shape
+from ..contents.edited_sizes import edited_sizes
+from ..contents.expected_tensors import expected_tensors
+from ..contents.leftovers import sort_leftovers
 from ..formats.expected import ANY, Expected
-from ..leftovers import sort_leftovers
 from ..load.validate import lost_biases, unknown_tensors
 from ..model.spec import ModelSpec
 from ..names import places, plural, spread

@@ -15,10 +15,10 @@ from ...kernels.errors import InputError
 from ..captured_warnings import captured_warnings
 from ..checkpoint.checkpoint import Scan, scan_checkpoint
 from ..checkpoint.safetensors_file import TensorEntry
-from ..expected_tensors import stored_intermediate_size
+from ..contents.expected_tensors import stored_intermediate_size
+from ..contents.stored_head import with_stored_head
 from ..model.spec import ModelSpec
 from ..plan.plan import PlanSettings, make_plan
-from ..stored_head import with_stored_head
 from ..torch_threads import one_thread
 from .contents import Contents, check_contents, leftover_findings
 from .damage import damage_findings, damage_report

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..checkpoint.safetensors_file import TensorEntry
 from ..checkpoint.safetensors_header import is_file
-from ..contradictions import dtype_name
+from ..contents.contradictions import dtype_name
 from ..model.spec import ModelSpec
 from ..names import plural
 from .findings import Finding, Verdict

@@ -11,7 +11,7 @@ from ...kernels.errors import DamagedError, InputError
 from ...kernels.weights.finite import all_finite
 from ...kernels.weights.layout import PackedWeight, pack_dense, pack_rows
 from ..checkpoint.features import Features, part
-from ..expected_tensors import norm_sizes
+from ..contents.expected_tensors import norm_sizes
 from ..formats import bitsandbytes
 from ..formats.codes import grown
 from ..formats.scheme import WeightScheme

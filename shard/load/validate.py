@@ -7,12 +7,12 @@ from collections.abc import Mapping
 
 from ...kernels.errors import DamagedError
 from ..checkpoint.checkpoint import Checkpoint
-from ..contradictions import Contradiction, contradictions
-from ..edited_sizes import edited_sizes
-from ..expected_tensors import expected_tensors
+from ..contents.contradictions import Contradiction, contradictions
+from ..contents.edited_sizes import edited_sizes
+from ..contents.expected_tensors import expected_tensors
+from ..contents.leftovers import Leftovers, sort_leftovers
 from ..formats.bitsandbytes import NF4
 from ..formats.expected import Expected
-from ..leftovers import Leftovers, sort_leftovers
 from ..model.spec import ModelSpec
 from ..names import by_family, plural, spread
 

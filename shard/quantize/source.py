@@ -13,9 +13,9 @@ from ...kernels.weights.finite import all_finite
 from ..checkpoint.checkpoint import Checkpoint, open_checkpoint
 from ..checkpoint.safetensors_file import SliceReader
 from ..checkpoint.settings import read_config
+from ..contents.stored_head import with_stored_head
 from ..load.validate import check_checkpoint
 from ..model.spec import ModelSpec, read_spec
-from ..stored_head import with_stored_head
 
 
 @dataclass(frozen=True, kw_only=True)

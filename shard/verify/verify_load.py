@@ -15,7 +15,7 @@ import torch
 from ...kernels.weights.layout import PackedWeight
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.safetensors_file import SliceReader
-from ..expected_tensors import norm_sizes
+from ..contents.expected_tensors import norm_sizes
 from ..load.act_order import mlp_order
 from ..load.load import LayerWeights, RankWeights
 from ..model.spec import ModelSpec

@@ -12,7 +12,7 @@ from isobit.runtime.engine.engine import Engine
 from isobit.runtime.ranks.launcher import LocalLauncher
 from isobit.runtime.settings.engine import EngineSettings, SamplingSettings
 from isobit.shard.checkpoint.checkpoint import open_checkpoint
-from isobit.shard.expected_tensors import stored_intermediate_size
+from isobit.shard.contents.expected_tensors import stored_intermediate_size
 from isobit.shard.load.load import load_rank
 from isobit.shard.model.spec import read_spec
 from isobit.shard.plan.modules import layer_modules

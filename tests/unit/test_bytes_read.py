@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from isobit.shard.checkpoint.checkpoint import open_checkpoint
-from isobit.shard.expected_tensors import stored_intermediate_size
+from isobit.shard.contents.expected_tensors import stored_intermediate_size
 from isobit.shard.load.load import load_rank
 from isobit.shard.model.spec import read_spec
 from isobit.shard.plan.plan import PlanSettings, make_plan

@@ -11,7 +11,7 @@ from isobit.kernels.errors import InputError
 from isobit.runtime.engine.engine import prepare
 from isobit.runtime.settings.engine import EngineSettings
 from isobit.shard.checkpoint.checkpoint import open_checkpoint
-from isobit.shard.expected_tensors import stored_intermediate_size
+from isobit.shard.contents.expected_tensors import stored_intermediate_size
 from isobit.shard.load.load import load_rank
 from isobit.shard.model.spec import read_spec, spec_from_config
 from isobit.shard.plan.plan import PlanSettings, make_plan

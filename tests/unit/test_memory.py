@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from isobit.kernels.cache import KVCache
 from isobit.kernels.weights.weight import LINE_K
 from isobit.shard.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from isobit.shard.contents.expected_tensors import stored_intermediate_size
 from isobit.shard.estimate.memory import MemoryModel, memory_model
 from isobit.shard.estimate.stored import WeightBytes
-from isobit.shard.expected_tensors import stored_intermediate_size
 from isobit.shard.load.load import RankWeights, load_rank
 from isobit.shard.model.spec import DTYPES, ModelSpec, read_spec, spec_from_config
 from isobit.shard.plan.modules import atom_ends, feature_slice, layer_modules

@@ -11,6 +11,7 @@ import torch
 from isobit.runtime.engine.preflight import prepare
 from isobit.runtime.settings.engine import EngineSettings
 from isobit.shard.checkpoint.checkpoint import open_checkpoint
+from isobit.shard.contents.stored_head import with_stored_head
 from isobit.shard.estimate.memory import memory_model
 from isobit.shard.formats import PACKERS
 from isobit.shard.formats.codes import WholeWeight
@@ -20,7 +21,6 @@ from isobit.shard.load.load import load_rank
 from isobit.shard.model.spec import read_spec
 from isobit.shard.pad import PadSettings, pad_folder
 from isobit.shard.plan.plan import PlanSettings, make_plan
-from isobit.shard.stored_head import with_stored_head
 from isobit.shard.verify.verify_load import compare, file_fingerprints, rank_fingerprints
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from ....shard.checkpoint.checkpoint import open_checkpoint
+from ....shard.contents.stored_head import with_stored_head
 from ....shard.inspect import Finding as Inspected
 from ....shard.inspect import inspect_folder
 from ....shard.inspect.alignment import MOST_ALIGNED, alignments
 from ....shard.inspect.quantized import QuantizedModule
 from ....shard.model.spec import read_spec
-from ....shard.stored_head import with_stored_head
 from ..context import Context
 from ..failures import layer_of, op_of, verdict_of_code
 from ..findings import Evidence, Finding, Verdict, faults

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from .checkpoint.safetensors_file import TensorEntry
-from .formats.expected import ANY, Expected
-from .model.spec import ModelSpec
-from .names import places, plural, spread
+from ..checkpoint.safetensors_file import TensorEntry
+from ..formats.expected import ANY, Expected
+from ..model.spec import ModelSpec
+from ..names import places, plural, spread
 
 _NAMED_LIKE = {
     "qweight": ("gptq", "awq", "auto-round"),

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 import torch
 
-from .checkpoint.checkpoint import Checkpoint
-from .checkpoint.safetensors_file import SliceReader, TensorEntry
-from .model.rotary import inverse_frequencies
-from .model.spec import ModelSpec
-from .plan.modules import EMBEDDING, HEAD, layer_modules
+from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.safetensors_file import SliceReader, TensorEntry
+from ..model.rotary import inverse_frequencies
+from ..model.spec import ModelSpec
+from ..plan.modules import EMBEDDING, HEAD, layer_modules
 
 MOST_BYTES = 64 << 20
 """No table that is known here is larger."""

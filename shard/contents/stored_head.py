@@ -11,11 +11,11 @@ import logging
 
 import torch
 
-from .checkpoint.checkpoint import Checkpoint
-from .checkpoint.safetensors_file import SliceReader, TensorEntry
-from .formats import dense, quantized_format
-from .model.spec import ModelSpec
-from .plan.modules import EMBEDDING, HEAD, LinearModule, head_module
+from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.safetensors_file import SliceReader, TensorEntry
+from ..formats import dense, quantized_format
+from ..model.spec import ModelSpec
+from ..plan.modules import EMBEDDING, HEAD, LinearModule, head_module
 
 log = logging.getLogger("isobit.shard")
 

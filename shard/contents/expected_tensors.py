@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from .checkpoint.checkpoint import Checkpoint
-from .formats import dense, quantized_format
-from .formats.expected import FLOATS, Expected
-from .model.spec import ModelSpec
-from .plan.modules import LinearModule, head_module, layer_modules
+from ..checkpoint.checkpoint import Checkpoint
+from ..formats import dense, quantized_format
+from ..formats.expected import FLOATS, Expected
+from ..model.spec import ModelSpec
+from ..plan.modules import LinearModule, head_module, layer_modules
 
 
 def expected_tensors(spec: ModelSpec) -> dict[str, Expected]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection
 
-from .checkpoint.checkpoint import Checkpoint
+from ..checkpoint.checkpoint import Checkpoint
+from ..model.spec import ModelSpec
+from ..names import layer_of, plural
 from .contradictions import Contradiction, same_shape
 from .expected_tensors import expected_tensors, stored_intermediate_size
-from .model.spec import ModelSpec
-from .names import layer_of, plural
 
 _FIELDS = {
     "intermediate_size": "intermediate_size",

@@ -1,0 +1,1 @@
+"""What a checkpoint has to hold, and what it holds instead."""
