@@ -13,12 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from isobit.kernels.cache import KVCache
 from isobit.kernels.gpu.catalog import WeightForm, meta_weight
 from isobit.kernels.gpu.device import Gpu
 from isobit.kernels.gpu.launch import Launch
 from isobit.kernels.gpu.weight import GpuWeight
-from isobit.kernels.step import Step
+from isobit.kernels.step.kv_cache import KVCache
+from isobit.kernels.step.step import Step
 from isobit.runtime.collectives.gather import GatherCollectives
 from isobit.runtime.forward.forward_pass import ForwardPass
 from isobit.runtime.trace.tracer import Tracer

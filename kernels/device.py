@@ -10,7 +10,7 @@ from .checks import CPU
 from .gpu.card import Card
 from .gpu.weight import GpuWeight
 from .program.program import AnyProgram, Program
-from .step import StepLimits
+from .step.step import StepLimits
 from .weights.weight import PackedWeight
 
 AnyWeight = PackedWeight | GpuWeight

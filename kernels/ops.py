@@ -12,7 +12,6 @@ from __future__ import annotations
 import torch
 
 from .backend import backend, cuda
-from .cache import PAGE, KVCache
 from .checks import CPU, NUMBERS, Checks
 from .gpu.weight import GpuWeight
 from .native import (
@@ -25,7 +24,8 @@ from .native import (
     threads,
 )
 from .program.readout import Outcome, digest, greatest
-from .step import check_indices, check_pages
+from .step.kv_cache import PAGE, KVCache
+from .step.step import check_indices, check_pages
 from .weights.native_weight import address, merged, native_weight
 from .weights.weight import PackedWeight
 

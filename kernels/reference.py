@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .cache import PAGE, KVCache
+from .step.kv_cache import PAGE, KVCache
 from .weights.layout import unpack
 from .weights.weight import MIDDLE, PackedWeight
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import torch
 
-from ..kernels.cache import PAGE
 from ..kernels.errors import EnvironmentFault, InputError
 from ..kernels.gpu.card import MOST_GRAPHS, MOST_SAMPLED, Card, CardMemory
+from ..kernels.step.kv_cache import PAGE
 from ..shard.checkpoint.safetensors_file import TensorEntry
 from ..shard.estimate.memory import RankMemory, memory_model
 from ..shard.model.spec import ModelSpec

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from isobit.kernels.step import Step
+from isobit.kernels.step.step import Step
 from isobit.runtime.collectives.gather import GatherCollectives
 from isobit.runtime.forward.decoder import Decoder
 from isobit.runtime.scheduler.batch import pages_for

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..buffer import Buffer
+from ..step.buffer import Buffer
 from .arena import Arena
 from .listing import Item
 from .shape import Shape

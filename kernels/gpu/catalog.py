@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..cache import PAGE, KVCache
+from ..step.kv_cache import PAGE, KVCache
 from . import moves, readout, reductions, rows
 from .architecture import Architecture
 from .attention import Chunks, Heads, attention_work

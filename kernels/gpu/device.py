@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..step import StepLimits
+from ..step.step import StepLimits
 from ..weights.weight import PackedWeight
 from .card import Card
 from .layout import to_gpu

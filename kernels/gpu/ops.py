@@ -8,9 +8,9 @@ import logging
 import torch
 import triton
 
-from ..cache import PAGE, KVCache
 from ..errors import InputError
-from ..step import check_indices, check_pages
+from ..step.kv_cache import PAGE, KVCache
+from ..step.step import check_indices, check_pages
 from . import reductions, rows
 from .architecture import architecture_of
 from .attention import Heads, attention_work, plan_chunks

@@ -13,10 +13,10 @@ from collections.abc import Callable, Hashable, Sequence
 
 import torch
 
-from ..buffer import Buffer
-from ..cache import PAGE
 from ..errors import InputError
-from ..step import Step, StepLimits, check_step
+from ..step.buffer import Buffer
+from ..step.kv_cache import PAGE
+from ..step.step import Step, StepLimits, check_step
 from . import record
 from .arena import Arena
 from .attention import Heads

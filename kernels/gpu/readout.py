@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..buffer import Buffer
+from ..step.buffer import Buffer
 from .bound import Bound
 from .card import Card
 from .jit.readout import finish_lines, read_lines

@@ -8,9 +8,9 @@ from typing import Protocol
 
 import torch
 
-from ..buffer import Buffer
-from ..cache import KVCache
 from ..errors import InputError
+from ..step.buffer import Buffer
+from ..step.kv_cache import KVCache
 from ..weights.weight import PackedWeight
 from . import moves, rows
 from .attention import Chunks, Heads, attention_work

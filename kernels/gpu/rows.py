@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..cache import KVCache
+from ..step.kv_cache import KVCache
 from .jit.rows import rms_norm_rows, rope_and_cache_rows, silu_mul_rows
 from .launch import Launch, ceil_div, power_of_2
 

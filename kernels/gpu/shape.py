@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..step import Step
+from ..step.step import Step
 from .attention import STRETCH_KEYS, Heads, cut_chunks
 from .launch import ceil_div, power_of_2
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from ..cache import PAGE
-from ..step import Step
+from ..step.kv_cache import PAGE
+from ..step.step import Step
 from .card import Card
 from .shape import Shape
 

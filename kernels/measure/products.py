@@ -9,7 +9,7 @@ import torch
 
 from ..program import record
 from ..program.program import Program
-from ..step import StepLimits
+from ..step.step import StepLimits
 from ..weights.layout import pack_dense, pack_quantized
 from ..weights.memory import kept
 from ..weights.weight import PackedWeight

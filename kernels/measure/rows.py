@@ -8,11 +8,11 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from ..buffer import Buffer
-from ..cache import PAGE, KVCache
 from ..program import record
 from ..program.program import Program
-from ..step import Step, StepLimits
+from ..step.buffer import Buffer
+from ..step.kv_cache import PAGE, KVCache
+from ..step.step import Step, StepLimits
 from .compare import Case
 from .steps import decode_step, one_position, prefill_step
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from ..cache import PAGE
-from ..step import Step
+from ..step.kv_cache import PAGE
+from ..step.step import Step
 
 
 def one_position(rows: int) -> Step:

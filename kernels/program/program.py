@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
-from ..buffer import Buffer
 from ..checks import CPU
 from ..native import native
-from ..step import Step, StepLimits, check_step
+from ..step.buffer import Buffer
+from ..step.step import Step, StepLimits, check_step
 from .readout import Outcome
 
 if TYPE_CHECKING:

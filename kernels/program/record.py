@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 import torch
 
-from ..buffer import Buffer
-from ..cache import KVCache
 from ..checks import CPU, NUMBERS, Checks
 from ..gpu.weight import GpuWeight
+from ..step.buffer import Buffer
+from ..step.kv_cache import KVCache
 from ..weights.native_weight import address, merged, native_weight
 from ..weights.weight import PackedWeight
 from .program import AnyProgram, Program

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
-from ..buffer import Buffer
 from ..checks import NUMBERS, Checks
 from ..gpu.weight import GpuWeight
+from ..step.buffer import Buffer
 from ..weights.native_weight import address
 from ..weights.weight import MIDDLE, PackedWeight
 from .program import AnyProgram, Program

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from ...kernels import reference
-from ...kernels.cache import PAGE, KVCache
 from ...kernels.gpu.attention import Heads, attention_work, plan_chunks
 from ...kernels.gpu.launch import run_all
+from ...kernels.step.kv_cache import PAGE, KVCache
 from .place import Place, Report, require
 
 COLUMNS = (32, 16)

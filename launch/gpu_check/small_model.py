@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-from ...kernels.cache import PAGE
 from ...kernels.gpu.card import Card
 from ...kernels.gpu.device import Gpu
-from ...kernels.step import Step
+from ...kernels.step.kv_cache import PAGE
+from ...kernels.step.step import Step
 from ...runtime.collectives.gather import GatherCollectives
 from ...runtime.forward.decoder import Decoder
 from ...runtime.trace.tracer import Tracer

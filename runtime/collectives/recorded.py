@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ...kernels.buffer import Buffer
 from ...kernels.program.program import AnyProgram, External, Program
+from ...kernels.step.buffer import Buffer
 from .interface import Collectives, DeviceCollectives
 from .shared import SharedCollectives
 

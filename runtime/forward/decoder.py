@@ -10,7 +10,7 @@ from ...kernels import ops
 from ...kernels.device import HOST, AnyWeight, Device
 from ...kernels.program.program import Program
 from ...kernels.program.readout import Outcome
-from ...kernels.step import Step
+from ...kernels.step.step import Step
 from ...shard.load.load import RankWeights
 from ...shard.model.spec import ModelSpec
 from ...shard.plan.plan import ShardPlan

@@ -7,10 +7,10 @@ from itertools import accumulate
 
 import torch
 
-from ...kernels.buffer import Buffer
-from ...kernels.cache import KVCache
 from ...kernels.device import HOST, AnyWeight, Device
 from ...kernels.program import record, record_rows
+from ...kernels.step.buffer import Buffer
+from ...kernels.step.kv_cache import KVCache
 from ...shard.load.load import RankWeights
 from ...shard.model.spec import ModelSpec
 from ...shard.plan.plan import ShardPlan

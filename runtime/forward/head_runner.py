@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from ...kernels.cache import KVCache
-from ...kernels.step import Step
+from ...kernels.step.kv_cache import KVCache
+from ...kernels.step.step import Step
 from ...shard.checkpoint.checkpoint import Checkpoint
 from ...shard.load.load import RankWeights, load_head
 from ...shard.model.spec import ModelSpec

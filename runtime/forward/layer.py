@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import torch
 
-from ...kernels.buffer import Buffer
-from ...kernels.cache import KVCache
 from ...kernels.device import HOST, AnyWeight, Device
 from ...kernels.program import record, record_rows
-from ...kernels.step import StepLimits
+from ...kernels.step.buffer import Buffer
+from ...kernels.step.kv_cache import KVCache
+from ...kernels.step.step import StepLimits
 from ...kernels.weights.layout import PackedWeight
 from ...shard.load.load import LayerWeights
 from ...shard.model.rotary import rotary_tables

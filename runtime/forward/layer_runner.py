@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from ...kernels.buffer import Buffer
-from ...kernels.cache import KVCache
-from ...kernels.step import Step
+from ...kernels.step.buffer import Buffer
+from ...kernels.step.kv_cache import KVCache
+from ...kernels.step.step import Step
 from ...shard.load.load import LayerWeights
 from ...shard.model.spec import ModelSpec
 from ...shard.plan.modules import feature_slice, layer_modules

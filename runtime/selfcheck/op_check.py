@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from ...kernels import reference
-from ...kernels.cache import PAGE, KVCache
-from ...kernels.step import Step
+from ...kernels.step.kv_cache import PAGE, KVCache
+from ...kernels.step.step import Step
 from ...kernels.weights.layout import TILE, PackedWeight
 from ...shard.load.load import LayerWeights
 from ...shard.plan.plan import ShardPlan

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import torch
 
-from ...kernels.buffer import Buffer
-from ...kernels.cache import KVCache
 from ...kernels.program.program import AnyProgram
+from ...kernels.step.buffer import Buffer
+from ...kernels.step.kv_cache import KVCache
 from ...shard.model.spec import ModelSpec
 from .op_check import OpCheck
 

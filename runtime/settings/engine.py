@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from ...kernels.cache import PAGE
 from ...kernels.errors import InputError
 from ...kernels.gpu.card import MOST_SAMPLED
+from ...kernels.step.kv_cache import PAGE
 from ...shard.formats.scheme import assumed_quantization
 from ...shard.model.spec import DTYPES, ModelSpec, read_spec
 from ...shard.plan.plan import PlanSettings

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from ...kernels import ops
 from ...kernels.errors import InputError, IsobitError
 from ...kernels.program.program import Decoded, Program
-from ...kernels.step import StepMemory
+from ...kernels.step.step import StepMemory
 from ...shard.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from ...shard.contents.stored_head import with_stored_head
 from ...shard.load.load import dummy_rank, load_rank

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from ...kernels.cache import PAGE
+from ...kernels.step.kv_cache import PAGE
 from ..checkpoint.safetensors_file import TensorEntry
 from ..contents.expected_tensors import norm_sizes
 from ..model.spec import DTYPES, ModelSpec

@@ -10,7 +10,7 @@ import pytest
 import torch
 from compressed_tensors.compressors import PackedQuantizationCompressor
 from compressed_tensors.quantization import QuantizationScheme
-from isobit.kernels.step import Step
+from isobit.kernels.step.step import Step
 from isobit.launch.text.calibration_text import calibration_text
 from isobit.runtime.calibration.calibrate import CalibrateSettings, embed, quantize_calibrated
 from isobit.runtime.collectives.gather import GatherCollectives

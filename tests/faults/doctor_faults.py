@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 
 import torch
-from isobit.kernels.cache import KVCache
 from isobit.kernels.program import record
+from isobit.kernels.step.kv_cache import KVCache
 from isobit.runtime.worker.fault_injection import FaultContext
 
 from .seeded import AllReduce, around_all_reduce

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from isobit.kernels.gpu.architecture import ARCHITECTURES
 from isobit.kernels.gpu.table import BLOCKS
-from isobit.kernels.step import Step
+from isobit.kernels.step.step import Step
 from isobit.shard.model.spec import spec_from_config
 from isobit.shard.plan.atoms import complete_subtrees
 from isobit.shard.plan.plan import PlanSettings, make_plan

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 from isobit.kernels.backend import cuda
-from isobit.kernels.buffer import Buffer
 from isobit.kernels.gpu.arena import Arena
 from isobit.kernels.gpu.device import Gpu
 from isobit.kernels.gpu.readout import Readout, Spoken
 from isobit.kernels.gpu.shape import Shape, padded
+from isobit.kernels.step.buffer import Buffer
 from isobit.runtime.engine.preflight import prepare
 from isobit.runtime.settings.engine import EngineSettings, RankJob, told_to_ranks
 from isobit.runtime.worker import worker as worker_module

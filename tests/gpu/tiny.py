@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from isobit.kernels.step import Step
+from isobit.kernels.step.step import Step
 from isobit.launch.gpu_check.small_model import MOST_ROWS, open_decoder
 from isobit.runtime.forward.decoder import Decoder
 from isobit.runtime.trace.tracer import Tracer

@@ -10,7 +10,7 @@ import torch
 from isobit.kernels.errors import InputError
 from isobit.kernels.program import record, record_rows
 from isobit.kernels.program.program import Program
-from isobit.kernels.step import Step, StepLimits, StepMemory
+from isobit.kernels.step.step import Step, StepLimits, StepMemory
 from isobit.kernels.weights import layout
 
 Maker = Callable[..., layout.PackedWeight]

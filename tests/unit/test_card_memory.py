@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from isobit.kernels.cache import PAGE
 from isobit.kernels.errors import EnvironmentFault, InputError
 from isobit.kernels.gpu.card import MOST_GRAPHS, MOST_SAMPLED, CardMemory
+from isobit.kernels.step.kv_cache import PAGE
 from isobit.runtime.card_memory import (
     GRAPH_NODE_BYTES,
     MARGIN_BYTES,

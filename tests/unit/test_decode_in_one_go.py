@@ -9,7 +9,7 @@ import torch
 from isobit.kernels import ops
 from isobit.kernels.errors import InputError
 from isobit.kernels.program.program import Program
-from isobit.kernels.step import StepMemory
+from isobit.kernels.step.step import StepMemory
 from isobit.runtime.collectives.choose import choose
 from isobit.runtime.forward.decoder import Decoder
 from isobit.runtime.trace.tracer import Tracer

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from isobit.kernels.cache import KVCache
+from isobit.kernels.step.kv_cache import KVCache
 from isobit.kernels.weights.weight import LINE_K
 from isobit.shard.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from isobit.shard.contents.expected_tensors import stored_intermediate_size

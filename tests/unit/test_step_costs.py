@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from isobit.kernels.step import Step
+from isobit.kernels.step.step import Step
 from isobit.runtime.collectives.gather import GatherCollectives
 from isobit.runtime.collectives.hierarchical import HierarchicalCollectives
 from isobit.runtime.forward.decoder import Decoder

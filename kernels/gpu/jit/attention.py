@@ -14,7 +14,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ...cache import PAGE
+from ...step.kv_cache import PAGE
 
 PAGE_SIZE = tl.constexpr(PAGE)
 STRETCH = 8

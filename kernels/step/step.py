@@ -8,10 +8,10 @@ from functools import cached_property
 
 import torch
 
-from .cache import PAGE
-from .checks import Checks
-from .errors import InputError
-from .native import native
+from ..checks import Checks
+from ..errors import InputError
+from ..native import native
+from .kv_cache import PAGE
 
 
 @dataclass(frozen=True, kw_only=True)
