@@ -1,7 +1,7 @@
 """Numbers of the CUDA path that compiling and counting give without a card: tables of docs/gpu.md.
 
 `python -m tests.gpu.numbers` compiles what they need and prints them; `--write` puts them into the
-document. `tests/gpu/test_compiled.py` and `test_numbers.py` compare.
+document. `tests/gpu/ahead_of_time/test_compiled.py` and `test_numbers.py` compare.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from isobit.shard.plan.plan import PlanSettings, make_plan
 from bench.launches import Launches, decode_step, launches, prefill_step
 from bench.shape import SHAPE
 
-from .compiled import SHARED, catalog, compiled
+from .ahead_of_time.compiled import SHARED, catalog, compiled
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "gpu.md"
 SHOWN = (86, 90)

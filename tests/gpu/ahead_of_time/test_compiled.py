@@ -15,8 +15,8 @@ import pytest
 from isobit.kernels.gpu import jit
 from isobit.kernels.gpu.table import BLOCKS
 
+from ..numbers import DOCUMENT, SHOWN, found, product_table, section
 from .compiled import SHARED
-from .numbers import DOCUMENT, SHOWN, found, product_table, section
 
 JIT = Path(jit.__path__[0])
 pytestmark = pytest.mark.timeout(900)
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.timeout(900)
 def made() -> Iterator[list[dict]]:
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     run = subprocess.run(
-        [sys.executable, "-m", "tests.gpu.compiled", "few"],
+        [sys.executable, "-m", "tests.gpu.ahead_of_time.compiled", "few"],
         capture_output=True,
         text=True,
         timeout=800,

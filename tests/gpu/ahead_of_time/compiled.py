@@ -1,6 +1,6 @@
 """Compile kernels for architectures that are not here, and say what the machine code is like.
 
-    python -m tests.gpu.compiled few|all
+    python -m tests.gpu.ahead_of_time.compiled few|all
 
 `few`: what the test suite looks at. `all`: every kernel in every configuration of every
 architecture, and at the edges of its arguments (`edges`). One line of JSON a kernel; status 1 if
@@ -17,12 +17,13 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 
-from isobit.kernels.gpu.ahead import Compiled, compile_launch
 from isobit.kernels.gpu.architecture import ARCHITECTURES, Architecture
 from isobit.kernels.gpu.catalog import Entry, entries
 from isobit.kernels.gpu.launch import Launch
 from isobit.kernels.gpu.weight import CHUNK
 from triton.errors import TritonError
+
+from tests.gpu.ahead_of_time.compile import Compiled, compile_launch
 
 from .edges import edges
 

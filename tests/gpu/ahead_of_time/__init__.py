@@ -1,0 +1,1 @@
+"""Every CUDA kernel compiled for every architecture, without a GPU."""
