@@ -9,21 +9,21 @@ import typer
 from .version import root
 
 COMMANDS = {
-    "plan": "isobit.launch.cli.plan",
+    "plan": "isobit.launch.cli.plan.command",
     "inspect": "isobit.launch.cli.inspect",
-    "quantize": "isobit.launch.cli.quantize",
+    "quantize": "isobit.launch.cli.quantize.command",
     "pad": "isobit.launch.cli.pad",
     "generate": "isobit.launch.cli.generate",
     "verify": "isobit.launch.cli.verify",
-    "evaluate": "isobit.launch.cli.evaluate",
-    "doctor": "isobit.launch.cli.doctor",
+    "evaluate": "isobit.launch.cli.evaluate.command",
+    "doctor": "isobit.launch.cli.doctor.command",
     "trace": "isobit.launch.cli.trace",
     "compare": "isobit.launch.cli.compare",
 }
 """By name, the module that has a function of that name."""
 GROUPS = {
-    "bench": "isobit.launch.cli.bench",
-    "cluster": "isobit.launch.cli.cluster",
+    "bench": "isobit.launch.cli.bench.group",
+    "cluster": "isobit.launch.cli.cluster.group",
     "gpu": "isobit.launch.cli.gpu",
 }
 """By name, the module that has an app of that name."""

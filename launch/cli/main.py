@@ -80,7 +80,7 @@ def _give_up_output() -> None:
 def _run(as_json: bool) -> int:
     if sys.argv[1:2] == ["doctor"]:
         # The doctor has to speak where nothing else can even be imported.
-        from .doctor_without_torch import report_if_nothing_runs
+        from .doctor.without_torch import report_if_nothing_runs
 
         status = report_if_nothing_runs(sys.argv[2:], as_json)
         if status is not None:

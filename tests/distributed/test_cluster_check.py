@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from isobit.kernels import ops
-from isobit.launch.cli.cluster_table import print_table
+from isobit.launch.cli.cluster.table import print_table
 
 from ..command import command
 from ..support import INT4

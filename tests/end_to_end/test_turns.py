@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from isobit.launch.cli.turns_report import turns_report
+from isobit.launch.cli.evaluate.turns_report import turns_report
 from isobit.launch.evaluation.evaluation import NOTHING, ModelRun, text_failures
 from isobit.launch.evaluation.turns import ANSWER_TOKENS, Turn
 from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from isobit.kernels.errors import InputError
-from isobit.launch.cli.doctor_without_torch import report_if_nothing_runs
+from isobit.launch.cli.doctor.without_torch import report_if_nothing_runs
 from isobit.launch.pages.doctor_page import (
     GENERATOR,
     MOST_FINDINGS,
@@ -290,7 +290,7 @@ def test_the_command_refuses_the_name_of_another_file_before_it_runs(
 ):
     path = tmp_path / "model.safetensors"
     path.write_text("weights")
-    monkeypatch.setattr("isobit.launch.cli.doctor._examined", None)
+    monkeypatch.setattr("isobit.launch.cli.doctor.command._examined", None)
     outcome = command("doctor", tmp_path, "--html", path, "--json")
     assert (outcome.status, outcome.json()["error"]["code"]) == (2, "E-OUT-EXISTS")
     assert path.read_text() == "weights"

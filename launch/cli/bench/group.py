@@ -8,17 +8,15 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from ...runtime.engine.engine import Engine
-from ...runtime.engine.preflight import prepare
-from ...runtime.scheduler.batch import check_requests, pages_for
-from ...runtime.settings.engine import EngineSettings, SamplingSettings
-from ...runtime.tasks.throughput import Throughput, Workload, measure
-from ...shard.plan.plan import PlanSettings
-from ..models import model_folder
-from ..printable import human_bytes
-from .bench_collectives import collectives
-from .bench_kernels import kernels
-from .options import (
+from ....runtime.engine.engine import Engine
+from ....runtime.engine.preflight import prepare
+from ....runtime.scheduler.batch import check_requests, pages_for
+from ....runtime.settings.engine import EngineSettings, SamplingSettings
+from ....runtime.tasks.throughput import Throughput, Workload, measure
+from ....shard.plan.plan import PlanSettings
+from ...models import model_folder
+from ...printable import human_bytes
+from ..options import (
     AllReduce,
     Atoms,
     CardShare,
@@ -48,7 +46,9 @@ from .options import (
     launchers,
     load_settings,
 )
-from .output import console, print_json, spinner
+from ..output import console, print_json, spinner
+from .collectives import collectives
+from .kernels import kernels
 
 bench = typer.Typer(
     name="bench", help="Measure how fast kernels and models run here.", no_args_is_help=True

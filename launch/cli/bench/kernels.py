@@ -11,16 +11,16 @@ import typer
 from rich import box
 from rich.table import Table
 
-from ...kernels import ops
-from ...kernels.errors import InputError
-from ...kernels.measure.compare import Case, Measured, measure
-from ...kernels.measure.machine import Machine
-from ...kernels.measure.products import BF16, KINDS, PLAIN, product_case
-from ...kernels.measure.rows import Heads, attention_case, norm_case, silu_case
-from ...runtime.devices import refuse_cuda
-from ...runtime.ranks.launcher import cores
-from .options import CpuDevice, Json, Threads
-from .output import console, print_json, progress_bar
+from ....kernels import ops
+from ....kernels.errors import InputError
+from ....kernels.measure.compare import Case, Measured, measure
+from ....kernels.measure.machine import Machine
+from ....kernels.measure.products import BF16, KINDS, PLAIN, product_case
+from ....kernels.measure.rows import Heads, attention_case, norm_case, silu_case
+from ....runtime.devices import refuse_cuda
+from ....runtime.ranks.launcher import cores
+from ..options import CpuDevice, Json, Threads
+from ..output import console, print_json, progress_bar
 
 SHAPES = "8960x1536,1536x8960,5120x13696,13696x5120"
 ROWS = "1,16,64,512"

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from ..cluster.check.facts import Report
-from ..cluster.check.finding import Gravity, HostFinding
-from .cluster_rows import rows_of
-from .output import console
+from ...cluster.check.facts import Report
+from ...cluster.check.finding import Gravity, HostFinding
+from ..output import console
+from .rows import rows_of
 
 NAMES, COLUMN = 17, 25
 """Characters that the names of facts take up, and in most cases those of one host."""

@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from ...kernels.errors import InputError
-from ...runtime.collectives.measure import SIZES, Row, measure
-from ...runtime.devices import refuse_cuda
-from ..printable import human_bytes
-from .options import CpuDevice, Degree, Json
-from .output import console, print_json, spinner
+from ....kernels.errors import InputError
+from ....runtime.collectives.measure import SIZES, Row, measure
+from ....runtime.devices import refuse_cuda
+from ...printable import human_bytes
+from ..options import CpuDevice, Degree, Json
+from ..output import console, print_json, spinner
 
 
 def collectives(

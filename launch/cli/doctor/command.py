@@ -9,23 +9,22 @@ from typing import Annotated, Any
 
 import typer
 
-from ...kernels.errors import InputError
-from ...runtime.devices import refuse_cuda
-from ...runtime.doctor.case import Case
-from ...runtime.doctor.checks import CHECKS
-from ...runtime.doctor.context import Context
-from ...runtime.doctor.diagnosis import Diagnosis, decisive
-from ...runtime.doctor.examine import examine
-from ...runtime.doctor.findings import CheckResult
-from ...runtime.doctor.replay_case import read_case, write_case
-from ...runtime.settings.engine import EngineSettings
-from ...shard.model.spec import read_spec
-from ...shard.plan.plan import PlanSettings
-from ..models import model_folder
-from ..pages.doctor_page import check_page
-from ..tokenizer.tokenizer import Tokenizer
-from .doctor_report import print_check, show_diagnosis
-from .options import (
+from ....kernels.errors import InputError
+from ....runtime.devices import refuse_cuda
+from ....runtime.doctor.case import Case
+from ....runtime.doctor.checks import CHECKS
+from ....runtime.doctor.context import Context
+from ....runtime.doctor.diagnosis import Diagnosis, decisive
+from ....runtime.doctor.examine import examine
+from ....runtime.doctor.findings import CheckResult
+from ....runtime.doctor.replay_case import read_case, write_case
+from ....runtime.settings.engine import EngineSettings
+from ....shard.model.spec import read_spec
+from ....shard.plan.plan import PlanSettings
+from ...models import model_folder
+from ...pages.doctor_page import check_page
+from ...tokenizer.tokenizer import Tokenizer
+from ..options import (
     AllReduce,
     Atoms,
     CpuDevice,
@@ -46,7 +45,8 @@ from .options import (
     launchers,
     parse_ids,
 )
-from .output import errors, progress_bar
+from ..output import errors, progress_bar
+from .report import print_check, show_diagnosis
 
 SHORT, LONG = 8, 52
 """Two prompts by default: some kernels take another path from 51 rows on."""

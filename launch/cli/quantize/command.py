@@ -12,24 +12,24 @@ from typing import Annotated, Any
 
 import typer
 
-from ...kernels.errors import InputError
-from ...runtime.calibration.calibrate import Progress, check_calibration, quantize_calibrated
-from ...runtime.calibration.mixed_precision import with_budget
-from ...runtime.devices import refuse_cuda
-from ...shard.quantize.folder import check_request, quantize_folder
-from ...shard.quantize.mixed import MixedWidths
-from ...shard.quantize.report import QuantizeReport
-from ...shard.quantize.scheme import QuantizeSettings
-from ..evaluation.quantize_evaluation import plan_evaluation
-from ..models import model_folder
-from ..printable import human_bytes
-from ..text.calibration_text import DEFAULT_LENGTH, DEFAULT_SAMPLES, calibration_text
-from ..text.hub_dataset import parse_dataset
-from .again import command_again
-from .options import CpuDevice, Degree, Json, LauncherChoice, Model, RayAddress
-from .output import console, errors, print_json, progress_bar
-from .quantize_evaluate import Source, evaluate_output, show_evaluation
-from .quantize_options import (
+from ....kernels.errors import InputError
+from ....runtime.calibration.calibrate import Progress, check_calibration, quantize_calibrated
+from ....runtime.calibration.mixed_precision import with_budget
+from ....runtime.devices import refuse_cuda
+from ....shard.quantize.folder import check_request, quantize_folder
+from ....shard.quantize.mixed import MixedWidths
+from ....shard.quantize.report import QuantizeReport
+from ....shard.quantize.scheme import QuantizeSettings
+from ...evaluation.quantize_evaluation import plan_evaluation
+from ...models import model_folder
+from ...printable import human_bytes
+from ...text.calibration_text import DEFAULT_LENGTH, DEFAULT_SAMPLES, calibration_text
+from ...text.hub_dataset import parse_dataset
+from ..again import command_again
+from ..options import CpuDevice, Degree, Json, LauncherChoice, Model, RayAddress
+from ..output import console, errors, print_json, progress_bar
+from .evaluation import Source, evaluate_output, show_evaluation
+from .options import (
     DEFAULT_DAMPING,
     DEFAULT_GROUP,
     Activations,

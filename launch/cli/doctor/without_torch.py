@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ...runtime.doctor.checks.environment import environment_alone
-from ...runtime.doctor.diagnosis import Diagnosis, decisive
-from ...runtime.doctor.probes import import_probe
-from .doctor_report import print_check, show_diagnosis
+from ....runtime.doctor.checks.environment import environment_alone
+from ....runtime.doctor.diagnosis import Diagnosis, decisive
+from ....runtime.doctor.probes import import_probe
+from .report import print_check, show_diagnosis
 
 
 def report_if_nothing_runs(arguments: Sequence[str], as_json: bool) -> int | None:

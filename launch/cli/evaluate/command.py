@@ -8,15 +8,15 @@ from typing import Annotated
 
 import typer
 
-from ...kernels.errors import InputError
-from ...runtime.engine.preflight import prepare
-from ...runtime.evaluation.evaluate import Gates, first_divergence, report
-from ...runtime.evaluation.evaluate import evaluate as judge
-from ...runtime.evaluation.score_samples import check_samples, positions_of
-from ...runtime.scheduler.batch import pages_for
-from ...runtime.settings.engine import EngineSettings
-from ...shard.plan.plan import PlanSettings
-from ..evaluation.evaluation import (
+from ....kernels.errors import InputError
+from ....runtime.engine.preflight import prepare
+from ....runtime.evaluation.evaluate import Gates, first_divergence, report
+from ....runtime.evaluation.evaluate import evaluate as judge
+from ....runtime.evaluation.score_samples import check_samples, positions_of
+from ....runtime.scheduler.batch import pages_for
+from ....runtime.settings.engine import EngineSettings
+from ....shard.plan.plan import PlanSettings
+from ...evaluation.evaluation import (
     MOST_PROMPTS,
     NEW_TOKENS,
     PROMPT_TOKENS,
@@ -25,15 +25,14 @@ from ..evaluation.evaluation import (
     run_models,
     text_failures,
 )
-from ..evaluation.tasks import check_tasks, encode_tasks, read_tasks
-from ..evaluation.turns import check_conversations, read_conversations
-from ..models import model_folder
-from ..text.evaluation_text import BUILT_IN
-from ..text.samples import SHORTEST, cut_samples
-from ..text.text_files import read_texts
-from ..tokenizer.tokenizer import Tokenizer
-from .evaluate_report import print_report, stress_report, task_report
-from .options import (
+from ...evaluation.tasks import check_tasks, encode_tasks, read_tasks
+from ...evaluation.turns import check_conversations, read_conversations
+from ...models import model_folder
+from ...text.evaluation_text import BUILT_IN
+from ...text.samples import SHORTEST, cut_samples
+from ...text.text_files import read_texts
+from ...tokenizer.tokenizer import Tokenizer
+from ..options import (
     AllReduce,
     Atoms,
     CardShare,
@@ -59,7 +58,8 @@ from .options import (
     chosen_device,
     launchers,
 )
-from .output import print_json, progress_bar
+from ..output import print_json, progress_bar
+from .report import print_report, stress_report, task_report
 from .turns_report import turns_report
 
 DEFAULT_LENGTH = 512

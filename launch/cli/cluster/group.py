@@ -9,16 +9,16 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from ...kernels.errors import InputError
-from ...runtime.model_files.manifest import read_manifest
-from ..cluster.check.judge import judge
-from ..cluster.check.visit import visit
-from ..cluster.files import cluster_files, lines_to_edit, write_cluster_file
-from ..cluster.ray.session import ray_session
-from ..cluster.ray.versions import driver_report
-from .cluster_table import print_findings, print_table
-from .options import Json
-from .output import console, print_json, progress_bar
+from ....kernels.errors import InputError
+from ....runtime.model_files.manifest import read_manifest
+from ...cluster.check.judge import judge
+from ...cluster.check.visit import visit
+from ...cluster.files import cluster_files, lines_to_edit, write_cluster_file
+from ...cluster.ray.session import ray_session
+from ...cluster.ray.versions import driver_report
+from ..options import Json
+from ..output import console, print_json, progress_bar
+from .table import print_findings, print_table
 
 cluster = typer.Typer(
     name="cluster", help="Several hosts: check them, and bring them up.", no_args_is_help=True

@@ -6,10 +6,10 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from ...runtime.evaluation.evaluate import number
-from ...runtime.evaluation.stability import first_repetition
-from ..evaluation.evaluation import ModelRun
-from ..evaluation.turns import Turn
+from ....runtime.evaluation.evaluate import number
+from ....runtime.evaluation.stability import first_repetition
+from ...evaluation.evaluation import ModelRun
+from ...evaluation.turns import Turn
 
 
 def turns_report(asked: list[list[str]], ours: ModelRun, theirs: ModelRun | None) -> dict[str, Any]:

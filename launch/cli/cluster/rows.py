@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..cluster.check.facts import (
+from ...cluster.check.facts import (
     ALIKE,
     Report,
     cards,
@@ -18,7 +18,7 @@ from ..cluster.check.facts import (
     usual,
     ways_without_access,
 )
-from ..printable import human_bytes
+from ...printable import human_bytes
 
 UNKNOWN, NONE = "?", "-"
 Cell = Callable[[Report], str]

@@ -10,17 +10,17 @@ from typing import Any
 
 from rich.table import Table
 
-from ...kernels.errors import IsobitError
-from ...shard.model.spec import read_spec
-from ...shard.plan.modules import layer_modules
-from ...shard.quantize.report import QuantizeReport, extend_report
-from ...shard.quantize.scheme import QuantizeSettings
-from ..evaluation.advice import GROUP_SIZES, Made, suggestions
-from ..evaluation.quantize_evaluation import ROUGH, Plan, evaluate_quantized, loss
-from ..pages.quantization_page import PAGE, write_page
-from .evaluate_report import number, percent
-from .output import console, errors, progress_bar
-from .quantize_options import QuantizeOptions
+from ....kernels.errors import IsobitError
+from ....shard.model.spec import read_spec
+from ....shard.plan.modules import layer_modules
+from ....shard.quantize.report import QuantizeReport, extend_report
+from ....shard.quantize.scheme import QuantizeSettings
+from ...evaluation.advice import GROUP_SIZES, Made, suggestions
+from ...evaluation.quantize_evaluation import ROUGH, Plan, evaluate_quantized, loss
+from ...pages.quantization_page import PAGE, write_page
+from ..evaluate.report import number, percent
+from ..output import console, errors, progress_bar
+from .options import QuantizeOptions
 
 UNFINISHED = "The evaluation did not come to its end."
 

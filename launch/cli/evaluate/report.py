@@ -8,11 +8,11 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from ...runtime.evaluation.stability import first_repetition
-from ..evaluation.evaluation import ModelRun
-from ..evaluation.tasks import Choice, Task, accuracy, chosen
-from ..tokenizer.tokenizer import Tokenizer
-from .output import console
+from ....runtime.evaluation.stability import first_repetition
+from ...evaluation.evaluation import ModelRun
+from ...evaluation.tasks import Choice, Task, accuracy, chosen
+from ...tokenizer.tokenizer import Tokenizer
+from ..output import console
 from .turns_report import turn_rows
 
 

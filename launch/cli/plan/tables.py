@@ -9,12 +9,12 @@ from itertools import groupby
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from ...shard.estimate.explain import Explanation
-from ...shard.estimate.fit import Option
-from ...shard.formats.scheme import CHANNEL
-from ...shard.model.spec import ModelSpec
-from ...shard.plan.plan import Dimension
-from .output import console
+from ....shard.estimate.explain import Explanation
+from ....shard.estimate.fit import Option
+from ....shard.formats.scheme import CHANNEL
+from ....shard.model.spec import ModelSpec
+from ....shard.plan.plan import Dimension
+from ..output import console
 
 MOST_ROWS = 16
 MOST_SIZES = 8

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from ...kernels.errors import InputError
-from ...runtime.calibration.job import CalibrateSettings
-from ...runtime.ranks.launcher import Launcher
-from ...shard.formats.scheme import CHANNEL
-from ...shard.quantize.gptq import GptqSettings
-from ...shard.quantize.method import MethodSettings
-from ...shard.quantize.scheme import QuantizeSettings
-from .options import LauncherName, launchers
+from ....kernels.errors import InputError
+from ....runtime.calibration.job import CalibrateSettings
+from ....runtime.ranks.launcher import Launcher
+from ....shard.formats.scheme import CHANNEL
+from ....shard.quantize.gptq import GptqSettings
+from ....shard.quantize.method import MethodSettings
+from ....shard.quantize.scheme import QuantizeSettings
+from ..options import LauncherName, launchers
 
 DEFAULT_GROUP, DEFAULT_DAMPING = 128, 0.01
 USUAL_MSE = 2.4

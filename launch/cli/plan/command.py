@@ -9,19 +9,19 @@ from typing import Annotated
 
 import typer
 
-from ...kernels.errors import InputError
-from ...runtime.settings.engine import EngineSettings, run_dtype
-from ...shard.checkpoint.checkpoint import has_weights, open_checkpoint
-from ...shard.contents.expected_tensors import stored_intermediate_size
-from ...shard.contents.stored_head import with_stored_head
-from ...shard.estimate.explain import Question, explain
-from ...shard.estimate.fit import Budget
-from ...shard.formats.scheme import assumed_quantization
-from ...shard.load.validate import check_checkpoint
-from ...shard.model.spec import ModelSpec, at_length, read_spec
-from ...shard.plan.plan import PlanSettings, make_plan
-from ..models import model_folder
-from .options import (
+from ....kernels.errors import InputError
+from ....runtime.settings.engine import EngineSettings, run_dtype
+from ....shard.checkpoint.checkpoint import has_weights, open_checkpoint
+from ....shard.contents.expected_tensors import stored_intermediate_size
+from ....shard.contents.stored_head import with_stored_head
+from ....shard.estimate.explain import Question, explain
+from ....shard.estimate.fit import Budget
+from ....shard.formats.scheme import assumed_quantization
+from ....shard.load.validate import check_checkpoint
+from ....shard.model.spec import ModelSpec, at_length, read_spec
+from ....shard.plan.plan import PlanSettings, make_plan
+from ...models import model_folder
+from ..options import (
     Atoms,
     Degree,
     Dtype,
@@ -34,9 +34,9 @@ from .options import (
     Quantization,
     assumed_group_size,
 )
-from .output import print_json
-from .plan_details import print_details, print_verdict
-from .plan_tables import print_plan
+from ..output import print_json
+from .details import print_details, print_verdict
+from .tables import print_plan
 
 DEFAULT_UTILIZATION = 0.9
 

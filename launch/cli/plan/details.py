@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ...shard.estimate.explain import STEPS, Explanation
-from ...shard.estimate.fit import Fit, Option
-from ...shard.model.spec import DTYPES
-from .output import console
-from .plan_tables import Unit, outcome, percent, print_table, size, table
+from ....shard.estimate.explain import STEPS, Explanation
+from ....shard.estimate.fit import Fit, Option
+from ....shard.model.spec import DTYPES
+from ..output import console
+from .tables import Unit, outcome, percent, print_table, size, table
 
 FORMULAS = """\
 weights    tiles of 64 columns, ceil(N / 64) of them; bits / 8 bytes per column
