@@ -22,7 +22,7 @@ from isobit.runtime.settings.model_files import ModelFiles
 from isobit.runtime.transport.address import Address
 from isobit.shard.plan.plan import PlanSettings
 
-from ..support import INT4, all_logits
+from ...support import INT4, all_logits
 
 MODEL = Path("/proc/self/cwd/model")
 IDS = [1, 2, 3]

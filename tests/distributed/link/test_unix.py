@@ -17,7 +17,7 @@ from isobit.runtime.transport.frames import framed
 from isobit.runtime.transport.messages import DriverGone
 from isobit.runtime.transport.rank import connect
 
-from ..links import BOTH_SILENT, greetings, nobody, silence
+from ...links import BOTH_SILENT, greetings, nobody, silence
 
 
 @pytest.fixture

@@ -29,8 +29,8 @@ from isobit.runtime.transport import rendezvous
 from isobit.shard.plan.atoms import complete_subtrees
 from isobit.shard.plan.plan import ShardPlan
 
-from .forked import run_group
-from .numbers import numpy_tree, wild
+from ..forked import run_group
+from ..numbers import numpy_tree, wild
 
 WIDTH = 37
 ROWS = (5, 1, 0, 64, 5, 5, 200)

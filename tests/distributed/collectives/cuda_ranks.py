@@ -34,8 +34,8 @@ from isobit.runtime.transport.process_group import exchange
 from isobit.shard.plan.atoms import complete_subtrees
 from isobit.shard.plan.plan import ShardPlan
 
-from .forked import run_group
-from .numbers import numpy_tree, wild
+from ..forked import run_group
+from ..numbers import numpy_tree, wild
 
 WIDTH = 11
 ROWS = (5, 1, 0, 9)

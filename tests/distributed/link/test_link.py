@@ -19,9 +19,9 @@ from isobit.runtime.transport.interfaces import split
 from isobit.runtime.transport.ticket import RankTicket
 from isobit.shard.plan.plan import PlanSettings
 
-from ..links import BOTH_SILENT, BOTH_TRANSPORTS, greetings, nobody, silence
-from ..proxy import Proxy
-from ..support import INT4
+from ...links import BOTH_SILENT, BOTH_TRANSPORTS, greetings, nobody, silence
+from ...proxy import Proxy
+from ...support import INT4
 
 
 @BOTH_TRANSPORTS

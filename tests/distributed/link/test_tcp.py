@@ -13,7 +13,7 @@ from isobit.runtime.transport.driver import DriverLink
 from isobit.runtime.transport.tcp import TcpRank
 from isobit.runtime.transport.ticket import RankTicket
 
-from ..links import BOTH_SILENT, greetings, nobody, silence
+from ...links import BOTH_SILENT, greetings, nobody, silence
 
 HOST = "127.0.0.1"
 

@@ -1,6 +1,6 @@
 """The ranks of test_collectives.py.
 
-    python -m tests.distributed.collective_ranks FOLDER...
+    python -m tests.distributed.collectives.collective_ranks FOLDER...
 
 Each folder is one group of ranks. It holds plan.json and partials.npy, float32 [calls, atoms, rows,
 columns]; the results go there too. In a folder named "leave" the last rank is gone before the
@@ -24,7 +24,7 @@ from isobit.runtime.collectives.tree import sum_subtrees
 from isobit.runtime.transport import rendezvous
 from isobit.shard.plan.plan import ShardPlan
 
-from .forked import run_group
+from ..forked import run_group
 
 
 def run_rank(folder: Path, plan: ShardPlan, rank: int) -> None:

@@ -17,9 +17,9 @@ from isobit.shard.model.spec import spec_from_config
 from isobit.shard.plan.atoms import atoms_of_rank, complete_subtrees
 from isobit.shard.plan.plan import PlanSettings, make_plan
 
-from ..support import ROOT
-from ..unit.configs import config
-from .numbers import numpy_tree, wild
+from ...support import ROOT
+from ...unit.configs import config
+from ..numbers import numpy_tree, wild
 
 ATOMS = 8
 
@@ -39,7 +39,12 @@ def groups(tmp_path_factory) -> dict[str, Path]:
         plan = make_plan(spec_from_config(config(), None), settings)
         (folder / "plan.json").write_text(json.dumps(plan.to_dict()))
         np.save(folder / "partials.npy", CALLS[name])
-    command = [sys.executable, "-m", "tests.distributed.collective_ranks", *folders.values()]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.distributed.collectives.collective_ranks",
+        *folders.values(),
+    ]
     subprocess.run(command, cwd=ROOT, check=True, timeout=230)
     return folders
 

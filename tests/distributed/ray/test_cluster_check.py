@@ -17,9 +17,9 @@ import pytest
 from isobit.kernels import ops
 from isobit.launch.cli.cluster.table import print_table
 
-from ..command import command
-from ..support import INT4
-from .ray_nodes import HEAD, WORKER, ray_nodes
+from ...command import command
+from ...support import INT4
+from .nodes import HEAD, WORKER, ray_nodes
 
 __all__ = ["command"]
 

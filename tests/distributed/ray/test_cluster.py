@@ -31,8 +31,8 @@ from isobit.runtime.settings.engine import EngineSettings, SamplingSettings
 from isobit.runtime.transport.ticket import RankTicket
 from isobit.shard.plan.plan import PlanSettings
 
-from ..support import INT4
-from .ray_nodes import HEAD, WORKER, ray_nodes
+from ...support import INT4
+from .nodes import HEAD, WORKER, ray_nodes
 
 DOOMED = "127.0.1.3"
 PROMPT = [5, 9, 14]

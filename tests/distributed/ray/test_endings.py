@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from ..command import processes_marked, scratch
-from ..support import INT4
+from ...command import processes_marked, scratch
+from ...support import INT4
 
 __all__ = ["scratch"]
 

@@ -1,0 +1,1 @@
+"""Tests of messages between driver and ranks."""
