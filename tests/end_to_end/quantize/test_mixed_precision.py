@@ -26,8 +26,8 @@ from isobit.shard.quantize.source import open_dense
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from ..support import DENSE, ROOT, all_logits, copy_model, save_tensors
-from .test_oracle import FLOAT32_BOUND, IDS, oracle_logits, relative_error
+from ...support import DENSE, ROOT, all_logits, copy_model, save_tensors
+from ..test_oracle import FLOAT32_BOUND, IDS, oracle_logits, relative_error
 
 LENGTH = 64
 STORED = QuantizeSettings(group_size=32)

@@ -32,8 +32,15 @@ from isobit.shard.quantize.source import open_dense
 from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ..support import DENSE, ROOT, all_logits, copy_model, save_random_model, save_tensors
-from .test_oracle import FLOAT32_BOUND, IDS, SHAPE, oracle_logits, relative_error
+from ...support import (
+    DENSE,
+    ROOT,
+    all_logits,
+    copy_model,
+    save_random_model,
+    save_tensors,
+)
+from ..test_oracle import FLOAT32_BOUND, IDS, SHAPE, oracle_logits, relative_error
 
 LENGTH = 128
 GROUPS = QuantizeSettings(bits=4, group_size=32)

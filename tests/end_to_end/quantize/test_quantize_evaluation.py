@@ -15,8 +15,8 @@ from isobit.runtime.evaluation.streamed_scores import score_streamed
 from isobit.shard.checkpoint.checkpoint import open_checkpoint
 from safetensors.torch import load_file
 
-from ..command import command, scratch
-from ..support import DENSE, ROOT, copy_model, save_tensors
+from ...command import command, scratch
+from ...support import DENSE, ROOT, copy_model, save_tensors
 
 __all__ = ["command", "scratch"]
 

@@ -15,8 +15,8 @@ from isobit.shard.quantize.method import Method, MethodSettings
 from isobit.shard.quantize.scheme import QuantizeSettings
 from transformers import AutoModelForCausalLM
 
-from ..pathologies import make
-from ..support import DENSE, ROOT, all_logits
+from ...pathologies import make
+from ...support import DENSE, ROOT, all_logits
 
 INT4 = QuantizeSettings(bits=4, group_size=32)
 INT8 = QuantizeSettings(bits=8, group_size=32)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from ..support import ROOT, all_logits
+from ...support import ROOT, all_logits
 
 KINDS = {"plain": (False, True), "act-order": (True, True), "asymmetric": (False, False)}
 PROMPT = [3, 141, 59, 265, 358, 97, 93, 238]

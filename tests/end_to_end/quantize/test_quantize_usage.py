@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from ..command import Command, command, scratch
-from ..support import DENSE, INT4, ROOT, copy_model
+from ...command import Command, command, scratch
+from ...support import DENSE, INT4, ROOT, copy_model
 
 __all__ = ["command", "scratch"]
 

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from ..support import DENSE, INT4, ROOT, all_logits, copy_model, save_tensors
+from ...support import DENSE, INT4, ROOT, all_logits, copy_model, save_tensors
 
 GOLDEN = ROOT / "tests" / "golden"
 CASES = [

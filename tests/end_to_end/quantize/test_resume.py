@@ -24,7 +24,7 @@ from isobit.shard.names import layer_of
 from isobit.shard.quantize.source import open_dense
 from safetensors.torch import load_file
 
-from ..support import DENSE, ROOT, copy_model, save_tensors
+from ...support import DENSE, ROOT, copy_model, save_tensors
 from .test_calibrate import SETTINGS
 
 SAMPLES = torch.randint(0, 1900, (3, 64), generator=torch.Generator().manual_seed(3))
@@ -81,7 +81,7 @@ def killed(model, tmp_path_factory) -> Path:
         (top / name).mkdir()
     (top / "samples.json").write_text(json.dumps(SAMPLES.tolist()))
     jobs = {f"{name}/out": job for name, job in KILLED.items()}
-    script = "tests.end_to_end.killed_calibration"
+    script = "tests.end_to_end.quantize.killed_calibration"
     command = [sys.executable, "-m", script, model, top, json.dumps(jobs)]
     subprocess.run(command, cwd=ROOT, check=True, timeout=200)
     return top

@@ -22,10 +22,17 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from ..command import Command, command, scratch
-from ..support import all_logits, copy_model, save_random_model, save_tensors
-from ..unpacked import unpacked_weights
-from .test_oracle import BFLOAT16_BOUND, FLOAT32_BOUND, IDS, SHAPE, oracle_logits, relative_error
+from ...command import Command, command, scratch
+from ...support import all_logits, copy_model, save_random_model, save_tensors
+from ...unpacked import unpacked_weights
+from ..test_oracle import (
+    BFLOAT16_BOUND,
+    FLOAT32_BOUND,
+    IDS,
+    SHAPE,
+    oracle_logits,
+    relative_error,
+)
 
 __all__ = ["command", "scratch"]
 
