@@ -7,7 +7,8 @@ from types import ModuleType
 
 import torch
 
-from .errors import EnvironmentFault
+from isobit.errors import EnvironmentFault
+
 from .native import native, reason, vnni
 
 

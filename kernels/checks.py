@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .errors import InputError
+from isobit.errors import InputError
 
 CPU = torch.device("cpu")
 NUMBERS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}

@@ -7,7 +7,7 @@ import logging
 import os
 from types import ModuleType
 
-from .errors import EnvironmentFault
+from isobit.errors import EnvironmentFault
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ import os
 import traceback
 from pathlib import Path
 
-from .errors import EnvironmentFault, InternalError, IsobitError
+from isobit.errors import EnvironmentFault, InternalError, IsobitError
 
 VARIABLE = "ISOBIT_TRACEBACK"
 """Set to 1, it shows where any error was raised."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..kernels.errors import EnvironmentFault, InputError
+from isobit.errors import EnvironmentFault, InputError
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _WANTED = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]

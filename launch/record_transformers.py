@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from ..kernels.errors import InputError
+from isobit.errors import InputError
+
 from ..runtime.scheduler.batch import StepRows
 from ..runtime.settings.trace import TraceSettings, check_trace_settings
 from ..runtime.trace.folder import new_trace, write_index

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ..kernels.errors import EnvironmentFault, InputError
+from isobit.errors import EnvironmentFault, InputError
+
 from ..kernels.gpu.card import MOST_GRAPHS, MOST_SAMPLED, Card, CardMemory
 from ..kernels.step.kv_cache import PAGE
 from ..shard.checkpoint.safetensors_file import TensorEntry

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 import torch
 
+from isobit.errors import EnvironmentFault, InputError
+
 from ..kernels.backend import cuda
 from ..kernels.device import HOST, AnyWeight, Device
-from ..kernels.errors import EnvironmentFault, InputError
 from .checked_gpus import why_not_passed
 from .transport.ticket import RankTicket
 

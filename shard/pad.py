@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-from ..kernels.errors import InputError, NotSupportedError
+from isobit.errors import InputError, NotSupportedError
+
 from .checkpoint.checkpoint import Checkpoint, open_checkpoint
 from .checkpoint.safetensors_file import SliceReader
 from .checkpoint.settings import read_config

@@ -15,7 +15,7 @@ from typing import Any
 
 import re2
 
-from ..kernels.errors import DamagedError, NotSupportedError
+from isobit.errors import DamagedError, NotSupportedError
 
 MOST_CHARACTERS = 4096
 MOST_MEMORY = 1 << 19

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from isobit.kernels.errors import InputError
+from isobit.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)

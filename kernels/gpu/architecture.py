@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..errors import EnvironmentFault
+from isobit.errors import EnvironmentFault
 
 
 @dataclass(frozen=True, kw_only=True)

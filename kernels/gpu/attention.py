@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ..errors import InputError, NotSupportedError
+from isobit.errors import InputError, NotSupportedError
+
 from ..step.kv_cache import PAGE, KVCache
 from .jit.attention import STRETCH, attend, combine_stretches
 from .launch import Launch, ceil_div, power_of_2

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import torch
 
-from ..errors import RankFault
+from isobit.errors import RankFault
 
 MOST_SAMPLED = 64
 """Rows of a step that are sampled at most: a row of logits is large, and there is memory for these

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ..errors import InputError
+from isobit.errors import InputError
+
 from ..native import TILE as LINE_TILE
 from ..weights.lines import by_column, line_columns
 from ..weights.weight import MIDDLE, PackedWeight

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import torch
 import triton.language as tl
 
-from ..errors import InputError
+from isobit.errors import InputError
+
 from .architecture import architecture_of
 from .jit.dense_product import dense_product
 from .jit.inputs import gather_inputs, quantize_inputs

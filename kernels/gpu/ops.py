@@ -8,7 +8,8 @@ import logging
 import torch
 import triton
 
-from ..errors import InputError
+from isobit.errors import InputError
+
 from ..step.kv_cache import PAGE, KVCache
 from ..step.step import check_indices, check_pages
 from . import reductions, rows

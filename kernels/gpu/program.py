@@ -13,7 +13,8 @@ from collections.abc import Callable, Hashable, Sequence
 
 import torch
 
-from ..errors import InputError
+from isobit.errors import InputError
+
 from ..step.buffer import Buffer
 from ..step.kv_cache import PAGE
 from ..step.step import Step, StepLimits, check_step

@@ -8,7 +8,8 @@ from typing import Protocol
 
 import torch
 
-from ..errors import InputError
+from isobit.errors import InputError
+
 from ..step.buffer import Buffer
 from ..step.kv_cache import KVCache
 from ..weights.weight import PackedWeight

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..errors import InputError
+from isobit.errors import InputError
 
 PAGE = 64
 MAX_HEAD = 512

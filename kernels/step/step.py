@@ -8,8 +8,9 @@ from functools import cached_property
 
 import torch
 
+from isobit.errors import InputError
+
 from ..checks import Checks
-from ..errors import InputError
 from ..native import native
 from .kv_cache import PAGE
 

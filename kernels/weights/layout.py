@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from ..errors import InputError
+from isobit.errors import InputError
+
 from ..native import TILE
 from .lines import WORD_DTYPE, by_column, by_run, line_columns, line_words
 from .memory import streamed

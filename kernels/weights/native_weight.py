@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from isobit.errors import InputError
+
 from ..checks import NUMBERS
-from ..errors import InputError
 from ..native import native
 from .weight import PackedWeight
 

@@ -23,7 +23,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ..errors import InputError
+from isobit.errors import InputError
+
 from ..native import TILE
 
 LINE_K = {"int4": 8, "int8": 4, "bfloat16": 2, "float16": 1, "float32": 1}

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from ...kernels.errors import InputError
+from isobit.errors import InputError
+
 from ...runtime.trace.compare import SiteComparison, TraceComparison, compare_traces
 from ...runtime.trace.distance import Place
 from ...runtime.trace.folder import Trace, read_trace

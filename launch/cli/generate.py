@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ...kernels.errors import InputError, RankFault
+from isobit.errors import InputError, RankFault
+
 from ...runtime.engine.engine import Batch, Engine, prepare
 from ...runtime.scheduler.batch import check_requests, pages_for
 from ...runtime.settings.engine import EngineSettings, SamplingSettings, check_sampling

@@ -11,7 +11,8 @@ import typer
 from rich.padding import Padding
 from rich.text import Text
 
-from ...kernels.errors import InputError
+from isobit.errors import InputError
+
 from ..gpu_check.check import CheckSettings, check_gpus, out_file
 from ..gpu_check.ladder import Rung
 from ..gpu_check.page import check_page, write_page

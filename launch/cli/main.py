@@ -9,7 +9,8 @@ import sys
 import traceback
 from types import FrameType
 
-from ...kernels.errors import InputError, IsobitError
+from isobit.errors import InputError, IsobitError
+
 from ...kernels.unexpected import unexpected, wants_traceback
 from ..endings import leave
 

@@ -11,7 +11,8 @@ from typing import Annotated
 import torch
 import typer
 
-from ...kernels.errors import InputError
+from isobit.errors import InputError
+
 from ...runtime.collectives.interface import MODES, Mode
 from ...runtime.devices import CPU, CUDA, resolve_device
 from ...runtime.progress import watched_by

@@ -20,7 +20,8 @@ from rich.progress import (
 )
 from rich.segment import Segment
 
-from ...kernels.errors import IsobitError
+from isobit.errors import IsobitError
+
 from ...runtime.progress import OnBytes
 from ..printable import printable
 

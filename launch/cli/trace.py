@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from ...kernels.errors import InputError
+from isobit.errors import InputError
+
 from ...runtime.devices import CPU, refuse_cuda
 from ...runtime.engine.preflight import prepare
 from ...runtime.settings.engine import EngineSettings, SamplingSettings, run_dtype

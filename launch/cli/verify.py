@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from ...kernels.errors import InputError
+from isobit.errors import InputError
+
 from ...runtime.engine.preflight import prepare
 from ...runtime.engine.replay import read_replay
 from ...runtime.settings.engine import EngineSettings, at_degree

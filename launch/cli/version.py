@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from isobit.errors import EnvironmentFault
+
 from ...kernels import ops
-from ...kernels.errors import EnvironmentFault
 from .output import console
 
 

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ...kernels.errors import InputError
+from isobit.errors import InputError
+
 from ...runtime.engine.engine import Engine
 from ...runtime.evaluation.logits_file import LogitsFile
 from ...runtime.evaluation.score_samples import Exchange, Scores, positions_of, score

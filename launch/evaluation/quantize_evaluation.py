@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from ...kernels.errors import InputError
+from isobit.errors import InputError
+
 from ...runtime.evaluation.evaluate import evaluate, report
 from ...runtime.evaluation.score_samples import positions_of
 from ...runtime.evaluation.streamed_scores import score_streamed

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...kernels.errors import InputError
+from isobit.errors import InputError
+
 from ...runtime.evaluation.score_samples import Scores
 from ...shard.model.spec import ModelSpec
 from ..text.text_files import read_json_lines

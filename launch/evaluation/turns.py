@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...kernels.errors import InputError
+from isobit.errors import InputError
+
 from ...runtime.engine.engine import Engine
 from ...runtime.settings.engine import SamplingSettings
 from ..text.text_files import read_json_lines

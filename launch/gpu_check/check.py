@@ -11,7 +11,8 @@ from typing import Any, TextIO
 
 import torch
 
-from ...kernels.errors import EnvironmentFault, RankFault
+from isobit.errors import EnvironmentFault, RankFault
+
 from ...runtime.checked_gpus import forget_passed, remember_passed
 from ...runtime.devices import WITHOUT_CARD
 from . import facts

@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from ...kernels.errors import InputError, IsobitError
+from isobit.errors import InputError, IsobitError
+
 from .place import NotRun, Place, Report, Wrong
 
 FAULT = "ISOBIT_GPU_FAULT"

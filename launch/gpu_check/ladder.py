@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from ...kernels.errors import InputError
+from isobit.errors import InputError
 
 ONE, PAIR = "each GPU", "each pair"
 

@@ -7,7 +7,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ...kernels.errors import InputError
+from isobit.errors import InputError
+
 from ...shard.checkpoint.write_file import write_beside
 from ..pages.measured_facts import measured_facts
 from ..pages.render import render

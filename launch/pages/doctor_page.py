@@ -10,7 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ...kernels.errors import InputError
+from isobit.errors import InputError
+
 from ...shard.checkpoint.write_file import write_beside
 from ..printable import human_bytes, printable
 from .layer_loss import layer_loss

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from ...kernels.errors import InputError
+from isobit.errors import InputError
+
 from ..tokenizer.tokenizer import Tokenizer
 from .hub_dataset import HubDataset
 from .text_files import read_texts

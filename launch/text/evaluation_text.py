@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from ...kernels.errors import InputError
+from isobit.errors import InputError
+
 from ...runtime.evaluation.score_samples import check_samples
 from ...shard.model.spec import read_spec
 from ..tokenizer.tokenizer import Tokenizer

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...kernels.errors import EnvironmentFault, InputError
+from isobit.errors import EnvironmentFault, InputError
 
 REVISION = "refs/convert/parquet"
 _WORD = r"\w[\w.-]*"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ...kernels.errors import InputError
+from isobit.errors import InputError
 
 Item = TypeVar("Item")
 NO_TEXT = "no text in UTF-8"

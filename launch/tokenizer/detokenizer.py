@@ -6,7 +6,8 @@ import json
 from collections.abc import Sequence, Set
 from typing import Any
 
-from ...kernels.errors import NotSupportedError
+from isobit.errors import NotSupportedError
+
 from .decoders import CleanUp, Stage, UnsupportedDecoder, stages
 
 

@@ -8,7 +8,12 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from ...kernels.errors import DamagedError, EnvironmentFault, InputError, NotSupportedError
+from isobit.errors import (
+    DamagedError,
+    EnvironmentFault,
+    InputError,
+    NotSupportedError,
+)
 
 CODE = "E-TOKENIZER"
 CONFIG = "tokenizer_config.json"

@@ -16,7 +16,8 @@ import jinja2
 import transformers.utils.logging as transformers_logging
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from ...kernels.errors import DamagedError, InputError, IsobitError, NotSupportedError
+from isobit.errors import DamagedError, InputError, IsobitError, NotSupportedError
+
 from . import folder as files
 from .limits import LOAD_CPU_S, LOAD_MEMORY_BYTES, limit
 

@@ -13,13 +13,14 @@ import threading
 from dataclasses import dataclass
 from typing import IO, Any, cast
 
-from ...kernels.errors import (
+from isobit.errors import (
     DamagedError,
     EnvironmentFault,
     InputError,
     IsobitError,
     NotSupportedError,
 )
+
 from .worker import read_message, write_message
 
 KINDS: dict[str, type[IsobitError]] = {

@@ -7,7 +7,8 @@ from typing import Any
 
 from transformers import AutoTokenizer, LlamaTokenizer
 
-from ...kernels.errors import DamagedError, NotSupportedError
+from isobit.errors import DamagedError, NotSupportedError
+
 from .folder import CODE
 
 # None begins with a space: there transformers adds no prefix of its own, and SentencePiece does.

@@ -8,7 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ...kernels.errors import InputError
+from isobit.errors import InputError
+
 from .detokenizer import Detokenizer, TextStream, from_facts
 from .limits import LOAD_CPU_S, LOAD_MEMORY_BYTES
 from .process import PROCESS, Bounds

@@ -18,7 +18,8 @@ from typing import Any
 
 import torch
 
-from ...kernels.errors import InputError
+from isobit.errors import InputError
+
 from ...shard.checkpoint.checkpoint import Checkpoint
 from ...shard.checkpoint.safetensors_file import SliceReader
 from ...shard.checkpoint.write_file import check_new_folder

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...kernels.errors import InputError
+from isobit.errors import InputError
+
 from ...shard.model.spec import ModelSpec
 from ...shard.plan.modules import layer_modules
 from ...shard.quantize.layer import INPUTS

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...kernels.errors import EnvironmentFault
+from isobit.errors import EnvironmentFault
+
 from ...shard.checkpoint.safetensors_file import SliceReader
 from ...shard.checkpoint.safetensors_writer import SafetensorsWriter
 from ...shard.checkpoint.write_file import write_errors

@@ -6,7 +6,8 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from ...kernels.errors import RankFault
+from isobit.errors import RankFault
+
 from ...shard.model.spec import ModelSpec
 from ...shard.plan.plan import PlanSettings, make_plan
 from ..collectives.gather import GatherCollectives

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import torch
 
-from ...kernels.errors import InputError
+from isobit.errors import InputError
+
 from ...shard.checkpoint.safetensors_file import SliceReader
 from ...shard.checkpoint.write_file import write_errors
 from ...shard.contents.expected_tensors import stored_intermediate_size

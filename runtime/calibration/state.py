@@ -20,7 +20,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ...kernels.errors import InputError
+from isobit.errors import InputError
+
 from ...shard.checkpoint.checkpoint import Checkpoint
 from ...shard.checkpoint.safetensors_file import read_header
 from ...shard.checkpoint.write_file import write_errors

@@ -8,7 +8,8 @@ from typing import Literal
 
 import torch
 
-from ...kernels.errors import EnvironmentFault
+from isobit.errors import EnvironmentFault
+
 from ...shard.plan.plan import ShardPlan
 from .interface import Collectives
 from .self_test import self_test

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 import torch
 
-from ...kernels.errors import EnvironmentFault, InputError
+from isobit.errors import EnvironmentFault, InputError
+
 from ...shard.plan.hosts import described
 from ...shard.plan.plan import ShardPlan
 from ..transport.process_group import exchange

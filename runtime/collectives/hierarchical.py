@@ -10,7 +10,8 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 
-from ...kernels.errors import RankFault
+from isobit.errors import RankFault
+
 from ...shard.plan.atoms import offsets
 from ...shard.plan.hosts import host_nodes
 from ...shard.plan.plan import ShardPlan

@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from ...kernels.errors import EnvironmentFault, InputError, RankFault
+from isobit.errors import EnvironmentFault, InputError, RankFault
+
 from ...shard.plan.plan import MOST_ATOMS, Dimension, ShardPlan
 from .gather import GatherCollectives
 from .interface import Collectives

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ...kernels.errors import EnvironmentFault
+from isobit.errors import EnvironmentFault
+
 from ..transport import rendezvous
 from .measure import MOST_SECONDS, even_plan, measure_as_rank
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ...kernels.errors import RankFault
+from isobit.errors import RankFault
+
 from ...shard.plan.atoms import complete_subtrees
 from ...shard.plan.plan import ShardPlan
 from ..transport.process_group import exchange, set_up_group

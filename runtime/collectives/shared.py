@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 import torch
 
-from ...kernels.errors import EnvironmentFault, RankFault
+from isobit.errors import EnvironmentFault, RankFault
+
 from ...shard.plan.atoms import complete_subtrees
 from ...shard.plan.hosts import owned_together
 from ...shard.plan.plan import ShardPlan

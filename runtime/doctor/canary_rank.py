@@ -13,7 +13,8 @@ from collections.abc import Callable
 import torch
 import torch.distributed as dist
 
-from ...kernels.errors import IsobitError
+from isobit.errors import IsobitError
+
 from ...shard.plan.plan import ShardPlan
 from ..collectives.gather import GatherCollectives
 from ..collectives.interface import Collectives

@@ -8,7 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ...kernels.errors import RankFault
+from isobit.errors import RankFault
+
 from ...shard.model.spec import ModelSpec
 from ...shard.plan.plan import ShardPlan
 from ..engine.engine import Engine

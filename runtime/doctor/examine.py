@@ -9,7 +9,8 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ...kernels.errors import IsobitError
+from isobit.errors import IsobitError
+
 from .case import Case
 from .context import Context
 from .diagnosis import decisive, is_certain

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ...kernels.errors import (
+from isobit.errors import (
     EnvironmentFault,
     InputError,
     IsobitError,
     NotSupportedError,
     RankFault,
 )
+
 from .findings import Confidence, Evidence, Finding, Verdict
 
 _BY_CODE: tuple[tuple[str, Verdict], ...] = (

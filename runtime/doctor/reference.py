@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 
-from ...kernels.errors import InputError
+from isobit.errors import InputError
+
 from ..evaluation.logits_file import LogitsFile
 from ..evaluation.score_samples import Exchange, Scores, positions_of, score
 from ..scheduler.batch import pages_for

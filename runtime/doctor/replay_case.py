@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ...kernels.errors import InputError
+from isobit.errors import InputError
+
 from ..engine.replay import LAYOUTS, keep, read_json
 from .diagnosis import Diagnosis
 

@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 
+from isobit.errors import InputError, RankFault
+
 from ...kernels import ops
 from ...kernels.checks import CPU
 from ...kernels.device import AnyWeight
-from ...kernels.errors import InputError, RankFault
 from ...shard.load.load import RankWeights
 from ...shard.model.spec import ModelSpec
 from ...shard.plan.plan import ShardPlan

@@ -10,7 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ...kernels.errors import RankFault
+from isobit.errors import RankFault
+
 from ...shard.checkpoint.checkpoint import open_checkpoint
 from ...shard.verify.verify_load import file_fingerprints
 from ..devices import device_names

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ...kernels.errors import InputError
+from isobit.errors import InputError
+
 from ...shard.checkpoint.checkpoint import open_checkpoint
 from ...shard.contents.expected_tensors import stored_intermediate_size
 from ...shard.contents.stored_head import with_stored_head

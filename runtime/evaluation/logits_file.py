@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...kernels.errors import EnvironmentFault, InputError
+from isobit.errors import EnvironmentFault, InputError
 
 VALUE_BYTES = 4
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
-from ...kernels.errors import InputError
+from isobit.errors import InputError
+
 from ...shard.model.spec import ModelSpec
 from ..engine.engine import Engine
 from ..scheduler.batch import Request, advance, assign_pages, form_step, pages_for, room

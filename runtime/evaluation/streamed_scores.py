@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from isobit.errors import InputError
+
 from ...kernels import ops
-from ...kernels.errors import InputError
 from ...shard.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from ...shard.checkpoint.safetensors_file import SliceReader
 from ...shard.load.load import load_layer

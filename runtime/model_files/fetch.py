@@ -8,7 +8,8 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ...kernels.errors import EnvironmentFault, InputError
+from isobit.errors import EnvironmentFault, InputError
+
 from .cache import host_lock
 from .hashes import CHUNK_BYTES, quick_hash
 from .manifest import Manifest, ModelFile

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...kernels.errors import InputError
+from isobit.errors import InputError
+
 from ...shard.checkpoint.checkpoint import INDEX, read_weight_map, weight_files
 from .hashes import quick_hash, whole_hash
 

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from ...kernels.errors import EnvironmentFault, InputError, IsobitError
+from isobit.errors import EnvironmentFault, InputError, IsobitError
+
 from .cache import cache_folder, host_lock
 from .fetch import PIECE_BYTES, fetch_model
 from .manifest import Manifest, read_manifest

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...kernels.errors import EnvironmentFault, InputError
+from isobit.errors import EnvironmentFault, InputError
+
 from ..progress import progress
 from ..ranks.group import RankGroup
 from ..settings.model_files import ModelFiles, hub_commit

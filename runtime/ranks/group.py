@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ...kernels.errors import IsobitError, RankFault, error_of_kind
+from isobit.errors import IsobitError, RankFault, error_of_kind
+
 from ..transport.driver import DriverLink, Serve
 from ..transport.messages import unique_lines
 from ..transport.rendezvous import Rendezvous

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
-from ...kernels.errors import InputError
+from isobit.errors import InputError
+
 from ...shard.model.spec import ModelSpec
 from ..settings.engine import PAGE_TOKENS, SamplingSettings, check_sampling
 

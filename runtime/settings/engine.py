@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from ...kernels.errors import InputError
+from isobit.errors import InputError
+
 from ...kernels.gpu.card import MOST_SAMPLED
 from ...kernels.step.kv_cache import PAGE
 from ...shard.formats.scheme import assumed_quantization

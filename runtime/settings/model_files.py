@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, get_args
 
-from ...kernels.errors import InputError
+from isobit.errors import InputError
 
 ModelFiles = Literal["auto", "same-path", "head", "hub"]
 """same-path: it is an error. head: the driver sends them. hub: the host downloads the driver's

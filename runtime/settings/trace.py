@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from ...kernels.errors import InputError
+from isobit.errors import InputError
 
 RECORDS = ("digest", "statistics", "values")
 

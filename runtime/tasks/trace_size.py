@@ -6,7 +6,8 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ...kernels.errors import InputError
+from isobit.errors import InputError
+
 from ...shard.model.spec import ModelSpec
 from ...shard.plan.plan import ShardPlan
 from ..forward.sites import Site, rank_columns, step_bytes

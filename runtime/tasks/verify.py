@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...kernels.errors import InputError, RankFault
+from isobit.errors import InputError, RankFault
+
 from ..digest import chain_digests
 from ..engine.agreement import DIFFERS, DIVERGED
 from ..engine.engine import OUTSIDE_CONTRACT, Engine

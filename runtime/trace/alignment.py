@@ -8,7 +8,8 @@ from itertools import groupby
 
 import torch
 
-from ...kernels.errors import InputError
+from isobit.errors import InputError
+
 from .folder import Piece, Trace
 from .index import Row, TracedSite, TraceIndex
 

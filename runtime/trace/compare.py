@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ...kernels.errors import InputError
+from isobit.errors import InputError
+
 from ...shard.model.spec import DTYPES
 from .alignment import common_tokens, cover, row_blocks, same_cut, strips
 from .distance import Distance, Place

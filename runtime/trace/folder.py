@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-from ...kernels.errors import InputError
+from isobit.errors import InputError
+
 from ...shard.checkpoint.safetensors_file import SliceReader, TensorEntry, read_header
 from ...shard.checkpoint.write_file import check_new_folder, folder_to_be
 from .index import Row, TracedSite, TraceIndex, pack_index, unpack_index

@@ -8,7 +8,8 @@ from typing import Any
 
 import msgpack
 
-from ...kernels.errors import InputError
+from isobit.errors import InputError
+
 from ...shard.model.spec import ModelSpec
 from ..scheduler.batch import StepRows
 from ..settings.trace import TraceSettings

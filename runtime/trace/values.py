@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from ...kernels.errors import InputError
+from isobit.errors import InputError
+
 from ...shard.checkpoint.safetensors_writer import SafetensorsWriter
 
 

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from ...kernels.errors import EnvironmentFault, RankFault
+from isobit.errors import EnvironmentFault, RankFault
+
 from . import wire
 from .address import Address
 from .messages import name_ranks

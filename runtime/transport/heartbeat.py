@@ -16,7 +16,8 @@ from typing import Any
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from ...kernels.errors import RankFault
+from isobit.errors import RankFault
+
 from .messages import DriverGone
 
 EVERY_MS = 250

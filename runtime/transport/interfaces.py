@@ -8,7 +8,7 @@ import socket
 import sys
 from dataclasses import dataclass
 
-from ...kernels.errors import EnvironmentFault
+from isobit.errors import EnvironmentFault
 
 GLOO, NCCL = "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"
 LOOPBACK = "127.0.0.1"

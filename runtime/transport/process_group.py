@@ -9,7 +9,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from ...kernels.errors import RankFault
+from isobit.errors import RankFault
 
 TEXT_BYTES = 1024
 

@@ -14,7 +14,7 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
-from ...kernels.errors import EnvironmentFault, RankFault
+from isobit.errors import EnvironmentFault, RankFault
 
 ALL_HERE_S = 120.0
 """Importing torch from a cold disk takes this long at worst."""

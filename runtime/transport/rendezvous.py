@@ -10,7 +10,8 @@ from typing import Any
 
 import torch.distributed as dist
 
-from ...kernels.errors import EnvironmentFault
+from isobit.errors import EnvironmentFault
+
 from . import interfaces
 from .process_group import open_set_up_group
 from .reachability import check_routes, meet

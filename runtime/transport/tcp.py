@@ -10,7 +10,8 @@ from typing import Any
 
 import zmq
 
-from ...kernels.errors import RankFault
+from isobit.errors import RankFault
+
 from . import heartbeat, wire
 from .greeting import KIND, greeted, greeting
 from .heartbeat import Disconnections, DriverWatch, beat

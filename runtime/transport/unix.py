@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ...kernels.errors import EnvironmentFault, RankFault
+from isobit.errors import EnvironmentFault, RankFault
+
 from . import wire
 from .frames import BrokenStream, FrameReader, framed
 from .greeting import greeted, greeting

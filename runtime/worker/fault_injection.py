@@ -10,7 +10,8 @@ import logging
 import os
 from dataclasses import dataclass
 
-from ...kernels.errors import InputError
+from isobit.errors import InputError
+
 from ...shard.load.load import RankWeights
 from ...shard.plan.plan import ShardPlan
 from ..collectives.interface import Collectives

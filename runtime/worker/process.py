@@ -13,7 +13,8 @@ import sys
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from ...kernels.errors import InternalError, IsobitError, Kind, RankFault
+from isobit.errors import InternalError, IsobitError, Kind, RankFault
+
 from ...kernels.unexpected import unexpected, wants_traceback
 from ...shard.captured_warnings import captured_warnings
 from ..model_files.questions import QUESTIONS

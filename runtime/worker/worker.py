@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
+from isobit.errors import InputError, IsobitError
+
 from ...kernels import ops
-from ...kernels.errors import InputError, IsobitError
 from ...kernels.program.program import Decoded, Program
 from ...kernels.step.step import StepMemory
 from ...shard.checkpoint.checkpoint import Checkpoint, open_checkpoint

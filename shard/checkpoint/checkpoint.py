@@ -6,7 +6,8 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...kernels.errors import DamagedError, InputError, NotSupportedError
+from isobit.errors import DamagedError, InputError, NotSupportedError
+
 from .safetensors_file import Header, TensorEntry, scan_header
 from .safetensors_header import is_file, listed
 from .settings import read_json

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from ...kernels.errors import DamagedError, InputError, NotSupportedError
+from isobit.errors import DamagedError, InputError, NotSupportedError
+
 from .features import Features, bounds
 from .safetensors_header import (
     described,

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ...kernels.errors import DamagedError, InputError, NotSupportedError
+from isobit.errors import DamagedError, InputError, NotSupportedError
 
 MOST_HEADER_BYTES = 100_000_000
 MOST_TENSORS = 100_000

@@ -7,7 +7,7 @@ import reprlib
 from pathlib import Path
 from typing import Any
 
-from ...kernels.errors import DamagedError, InputError
+from isobit.errors import DamagedError, InputError
 
 MOST_JSON_BYTES = 64 << 20
 """The largest index of a published model takes some 10 MB; a config some KB."""

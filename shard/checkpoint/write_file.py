@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ...kernels.errors import InputError
+from isobit.errors import InputError
 
 
 def write_beside(path: Path, text: str) -> None:

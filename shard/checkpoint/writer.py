@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from ...kernels.errors import InputError
+from isobit.errors import InputError
+
 from .checkpoint import INDEX, SINGLE
 from .safetensors_writer import SafetensorsWriter
 from .write_file import check_new_folder, copy_file, folder_to_be, write_errors

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
-from ...kernels.errors import InputError
+from isobit.errors import InputError
+
 from ..checkpoint.checkpoint import Checkpoint
 from ..model.spec import ModelSpec
 from ..plan.hosts import consecutive

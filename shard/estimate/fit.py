@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from ...kernels.errors import InputError
+from isobit.errors import InputError
+
 from ...kernels.step.kv_cache import PAGE
 from ..plan.plan import Layout, PlanSettings, ShardPlan, make_plan
 from .memory import MemoryModel, RankMemory

@@ -7,7 +7,8 @@ from typing import Protocol
 
 import torch
 
-from ...kernels.errors import NotSupportedError
+from isobit.errors import NotSupportedError
+
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.features import Features
 from ..checkpoint.safetensors_file import SliceReader

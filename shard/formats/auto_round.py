@@ -13,7 +13,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ...kernels.errors import NotSupportedError
+from isobit.errors import NotSupportedError
+
 from ..patterns import check_pattern, found_in, shown
 from . import awq, gptq
 from .scheme import HEAD, LINEAR, QuantizationSpec, Rule, Targets, WeightScheme

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from ...kernels.errors import NotSupportedError
+from isobit.errors import NotSupportedError
+
 from ...kernels.weights.stored_codes import StoredCodes
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.features import Features, bounds, count, part, places

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ...kernels.errors import DamagedError
+from isobit.errors import DamagedError
+
 from ...kernels.weights.stored_codes import StoredCodes, unpack_words
 from ..checkpoint.features import Features, bounds, count, part, places
 from ..checkpoint.safetensors_file import SliceReader, TensorEntry

@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from ...kernels.errors import NotSupportedError
+from isobit.errors import NotSupportedError
+
 from .scheme import CHANNEL
 from .settings import (
     Problems,

@@ -12,7 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ...kernels.errors import InputError, NotSupportedError
+from isobit.errors import InputError, NotSupportedError
+
 from ..patterns import check_pattern, shown
 from .compressed_tensors_arguments import Arguments, arguments, named_format, preset
 from .scheme import (

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ...kernels.errors import DamagedError, InputError, NotSupportedError
+from isobit.errors import DamagedError, InputError, NotSupportedError
+
 from ..checkpoint.settings import read_json
 from ..patterns import shown
 from . import auto_round, awq, bitsandbytes, compressed_tensors_config, gptq

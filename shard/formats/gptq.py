@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from ...kernels.errors import DamagedError, NotSupportedError
+from isobit.errors import DamagedError, NotSupportedError
+
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.features import Features
 from ..checkpoint.safetensors_file import SliceReader, TensorEntry

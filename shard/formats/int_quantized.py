@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import torch
 
-from ...kernels.errors import DamagedError, NotSupportedError
+from isobit.errors import DamagedError, NotSupportedError
+
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.features import Features, count
 from ..checkpoint.safetensors_file import SliceReader

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import torch
 
-from ...kernels.errors import DamagedError
+from isobit.errors import DamagedError
+
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.features import Features
 from ..checkpoint.safetensors_file import SliceReader

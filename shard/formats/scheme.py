@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from ...kernels.errors import InputError
+from isobit.errors import InputError
+
 from ..patterns import found_in, matches
 
 CHANNEL = -1

@@ -11,7 +11,8 @@ import logging
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, ParamSpec, TypeVar
 
-from ...kernels.errors import DamagedError, InputError, NotSupportedError
+from isobit.errors import DamagedError, InputError, NotSupportedError
+
 from ..patterns import check_pattern, shown
 from .scheme import CHANNEL, Targets
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ...kernels.errors import InputError, NotSupportedError
+from isobit.errors import InputError, NotSupportedError
 
 Severity = Literal["error", "warning", "note"]
 Verdict = Literal["healthy", "suspicious", "not-supported", "damaged"]

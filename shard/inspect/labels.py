@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...kernels.errors import InputError
+from isobit.errors import InputError
+
 from ..captured_warnings import captured_warnings
 from ..checkpoint.settings import read_config, read_json
 from ..formats.config import QUANTIZE_CONFIG, disagreements

@@ -11,7 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ...kernels.errors import InputError
+from isobit.errors import InputError
+
 from ..captured_warnings import captured_warnings
 from ..checkpoint.checkpoint import Scan, scan_checkpoint
 from ..checkpoint.safetensors_file import TensorEntry

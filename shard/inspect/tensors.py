@@ -13,7 +13,8 @@ from pathlib import Path
 
 import torch
 
-from ...kernels.errors import DamagedError, InputError
+from isobit.errors import DamagedError, InputError
+
 from ..checkpoint.safetensors_file import TensorEntry
 from ..checkpoint.safetensors_header import open_regular
 

@@ -8,9 +8,10 @@ from typing import TypeVar
 
 import torch
 
+from isobit.errors import InputError
+
 from ...kernels import ops
 from ...kernels.device import HOST, Device, Weight
-from ...kernels.errors import InputError
 from ...kernels.weights.layout import PackedWeight
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.safetensors_file import SliceReader

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ...kernels.errors import DamagedError, InputError
+from isobit.errors import DamagedError, InputError
 
 MOST_LISTED = 20
 

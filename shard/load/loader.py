@@ -6,8 +6,9 @@ from typing import Generic
 
 import torch
 
+from isobit.errors import DamagedError, InputError
+
 from ...kernels.device import Device, Weight
-from ...kernels.errors import DamagedError, InputError
 from ...kernels.weights.finite import all_finite
 from ...kernels.weights.layout import PackedWeight, pack_dense, pack_rows
 from ..checkpoint.features import Features, part

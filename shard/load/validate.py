@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
-from ...kernels.errors import DamagedError
+from isobit.errors import DamagedError
+
 from ..checkpoint.checkpoint import Checkpoint
 from ..contents.contradictions import Contradiction, contradictions
 from ..contents.edited_sizes import edited_sizes

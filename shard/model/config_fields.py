@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
-from ...kernels.errors import DamagedError, InputError, Kind, NotSupportedError
+from isobit.errors import DamagedError, InputError, Kind, NotSupportedError
+
 from ..checkpoint.settings import shown
 
 VALUE = "E-CONFIG-VALUE"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from ...kernels.errors import NotSupportedError
+from isobit.errors import NotSupportedError
+
 from ..checkpoint.settings import shown
 from .config_fields import VALUE, ConfigFields
 

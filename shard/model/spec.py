@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from ...kernels.errors import InputError, NotSupportedError
+from isobit.errors import InputError, NotSupportedError
+
 from ..checkpoint.settings import read_config, shown
 from ..formats.config import (
     check_agreement,

@@ -9,7 +9,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ...kernels.errors import InputError, NotSupportedError
+from isobit.errors import InputError, NotSupportedError
+
 from ..model.spec import ModelSpec
 from .atoms import atoms_of_rank, offsets, pad_atoms, ragged_atoms
 

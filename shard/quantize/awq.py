@@ -11,7 +11,8 @@ from typing import Literal
 
 import torch
 
-from ...kernels.errors import InputError
+from isobit.errors import InputError
+
 from .grid import Grid, check_bits, check_finite, group_width
 from .quality import check_hessian, output_energy
 

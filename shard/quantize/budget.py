@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ...kernels.errors import InputError
+from isobit.errors import InputError
+
 from .fused import FusedProducts, stored_bits
 from .mixed import (
     MixedWidths,

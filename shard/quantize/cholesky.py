@@ -8,7 +8,7 @@ from functools import cached_property
 
 import torch
 
-from ...kernels.errors import InputError
+from isobit.errors import InputError
 
 PANEL = 512
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ...kernels.errors import InputError
+from isobit.errors import InputError
+
 from .grid import Grid, check_bits, check_finite, group_width
 from .quality import check_hessian
 

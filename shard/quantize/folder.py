@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from ...kernels.errors import InputError
+from isobit.errors import InputError
+
 from ..checkpoint.safetensors_file import SliceReader
 from ..checkpoint.write_file import check_new_folder
 from ..checkpoint.writer import FolderWriter

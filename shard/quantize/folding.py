@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ...kernels.errors import InputError
+from isobit.errors import InputError
+
 from ..model.spec import ModelSpec
 from ..plan.modules import layer_modules
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ...kernels.errors import InputError
+from isobit.errors import InputError
+
 from .cholesky import Factors
 from .gptq_sweep import Sweep
 from .grid import Grid, QuantizedWeight, check_bits, check_finite, group_width

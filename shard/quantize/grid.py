@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ...kernels.errors import DamagedError, InputError
+from isobit.errors import DamagedError, InputError
+
 from ..formats.codes import WholeWeight
 from ..formats.scheme import CHANNEL
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ...kernels.errors import InputError
+from isobit.errors import InputError
 
 WIDTHS = (4, 8, 16)
 MOST_UNITS = 1 << 18

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ...kernels.errors import InputError
+from isobit.errors import InputError
 
 PANEL = 512
 

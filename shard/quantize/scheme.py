@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ...kernels.errors import InputError
+from isobit.errors import InputError
+
 from ..formats import PACKERS
 from ..formats.codes import WholeWeight
 from ..formats.scheme import CHANNEL, WeightScheme

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ...kernels.errors import InputError
+from isobit.errors import InputError
+
 from ..formats.scheme import CHANNEL
 from .absmax import quantize_absmax
 from .grid import check_finite

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from ...kernels.errors import DamagedError, InputError
+from isobit.errors import DamagedError, InputError
+
 from ...kernels.weights.finite import all_finite
 from ..checkpoint.checkpoint import Checkpoint, open_checkpoint
 from ..checkpoint.safetensors_file import SliceReader

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from ...kernels.errors import DamagedError, InputError
+from isobit.errors import DamagedError, InputError
+
 from ..checkpoint.safetensors_file import SliceReader, TensorEntry, read_header
 from ..checkpoint.safetensors_writer import SafetensorsWriter
 

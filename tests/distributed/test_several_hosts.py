@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from isobit.kernels.errors import IsobitError, RankFault
 from isobit.runtime.engine.engine import Engine
 from isobit.runtime.settings.engine import EngineSettings, SamplingSettings
 from isobit.runtime.tasks.verify import verify
@@ -19,6 +18,8 @@ from isobit.runtime.transport import heartbeat
 from isobit.runtime.transport.interfaces import split
 from isobit.runtime.transport.ticket import RankTicket
 from isobit.shard.plan.plan import PlanSettings
+
+from isobit.errors import IsobitError, RankFault
 
 from ..faults.forked_launcher import ForkedLauncher
 from ..proxy import Proxy

@@ -11,7 +11,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from isobit.kernels.errors import EnvironmentFault, InputError
 from isobit.launch.evaluation.evaluation import check_host, check_vocabularies
 from isobit.launch.tokenizer.tokenizer import Tokenizer
 from isobit.runtime.engine.engine import Engine
@@ -22,6 +21,8 @@ from isobit.runtime.settings.engine import EngineSettings
 from isobit.shard.model.spec import read_spec
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
+
+from isobit.errors import EnvironmentFault, InputError
 
 from ..command import command, scratch
 from ..support import DENSE, INT4, ROOT, copy_model, save_tensors

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 from isobit.kernels import ops, reference
-from isobit.kernels.errors import InputError, NotSupportedError
 from isobit.kernels.gpu.architecture import ARCHITECTURES, Architecture
 from isobit.kernels.gpu.attention import (
     MOST_HEAD,
@@ -18,6 +17,8 @@ from isobit.kernels.gpu.attention import (
     shared_bytes,
 )
 from isobit.kernels.gpu.launch import run_all
+
+from isobit.errors import InputError, NotSupportedError
 
 PAGE = ops.PAGE
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from isobit.kernels import ops, reference
 from isobit.kernels.backend import cuda
-from isobit.kernels.errors import InputError
 from isobit.kernels.gpu.layout import to_gpu
+
+from isobit.errors import InputError
 
 from .test_attention import setting
 from .weights import product, quantized, spans

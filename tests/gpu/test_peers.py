@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from isobit.kernels.errors import EnvironmentFault
 from isobit.kernels.gpu.jit.peers import LANES, MISMATCH, TIMEOUT
 from isobit.kernels.gpu.peers import (
     Failure,
@@ -22,6 +21,8 @@ from isobit.runtime.collectives.cuda.simulated import FileDriver
 from isobit.runtime.collectives.measure import plan_of_atoms
 from isobit.runtime.collectives.tree import sum_root, sum_subtrees
 from isobit.shard.plan.atoms import atoms_of_rank, complete_subtrees
+
+from isobit.errors import EnvironmentFault
 
 ATOMS, PROGRAMS, BLOCK = 8, 3, 16
 DEGREES = (1, 2, 3, 4, 8)

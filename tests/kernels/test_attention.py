@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import pytest
 import torch
 from isobit.kernels import ops, reference
-from isobit.kernels.errors import InputError
+
+from isobit.errors import InputError
 
 PAGE = ops.PAGE
 

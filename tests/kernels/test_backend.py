@@ -9,8 +9,9 @@ import sys
 
 import pytest
 from isobit.kernels import ops
-from isobit.kernels.errors import EnvironmentFault
 from isobit.kernels.native import REASONS, native
+
+from isobit.errors import EnvironmentFault
 
 SHOW = "from isobit.kernels import ops; print(ops.backend()['isa'])"
 

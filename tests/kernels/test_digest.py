@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from isobit.kernels import ops
-from isobit.kernels.errors import InputError
+
+from isobit.errors import InputError
 
 
 @settings(deadline=None, max_examples=200)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 from isobit.kernels import ops
-from isobit.kernels.errors import InputError
+
+from isobit.errors import InputError
 
 
 @pytest.mark.parametrize("width", [1, 15, 16, 33, 2000])

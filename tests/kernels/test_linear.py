@@ -7,8 +7,9 @@ from collections.abc import Callable
 import pytest
 import torch
 from isobit.kernels import ops, reference
-from isobit.kernels.errors import InputError
 from isobit.kernels.weights import layout
+
+from isobit.errors import InputError
 
 Maker = Callable[..., layout.PackedWeight]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from isobit.kernels import ops, reference
-from isobit.kernels.errors import InputError
+
+from isobit.errors import InputError
 
 EPS = 1e-6
 

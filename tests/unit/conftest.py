@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from isobit.kernels.errors import IsobitError
+
+from isobit.errors import IsobitError
 
 torch.set_num_threads(1)
 

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from ....kernels.errors import InputError
+from isobit.errors import InputError
+
 from ....runtime.collectives.measure import SIZES, Row, measure
 from ....runtime.devices import refuse_cuda
 from ...printable import human_bytes

@@ -11,8 +11,9 @@ import typer
 from rich import box
 from rich.table import Table
 
+from isobit.errors import InputError
+
 from ....kernels import ops
-from ....kernels.errors import InputError
 from ....kernels.measure.compare import Case, Measured, measure
 from ....kernels.measure.machine import Machine
 from ....kernels.measure.products import BF16, KINDS, PLAIN, product_case

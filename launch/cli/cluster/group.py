@@ -9,7 +9,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from ....kernels.errors import InputError
+from isobit.errors import InputError
+
 from ....runtime.model_files.manifest import read_manifest
 from ...cluster.check.judge import judge
 from ...cluster.check.visit import visit

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ....kernels.errors import InputError
+from isobit.errors import InputError
+
 from ....runtime.devices import refuse_cuda
 from ....runtime.doctor.case import Case
 from ....runtime.doctor.checks import CHECKS

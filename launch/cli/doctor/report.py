@@ -10,7 +10,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ....kernels.errors import InputError
+from isobit.errors import InputError
+
 from ....runtime.doctor.diagnosis import PLACE, Diagnosis
 from ....runtime.doctor.findings import CheckResult, Evidence, Finding
 from ...pages.doctor_page import write_page

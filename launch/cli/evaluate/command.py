@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from ....kernels.errors import InputError
+from isobit.errors import InputError
+
 from ....runtime.engine.preflight import prepare
 from ....runtime.evaluation.evaluate import Gates, first_divergence, report
 from ....runtime.evaluation.evaluate import evaluate as judge

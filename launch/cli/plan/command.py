@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from ....kernels.errors import InputError
+from isobit.errors import InputError
+
 from ....runtime.settings.engine import EngineSettings, run_dtype
 from ....shard.checkpoint.checkpoint import has_weights, open_checkpoint
 from ....shard.contents.expected_tensors import stored_intermediate_size

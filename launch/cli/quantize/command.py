@@ -12,7 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ....kernels.errors import InputError
+from isobit.errors import InputError
+
 from ....runtime.calibration.calibrate import Progress, check_calibration, quantize_calibrated
 from ....runtime.calibration.mixed_precision import with_budget
 from ....runtime.devices import refuse_cuda

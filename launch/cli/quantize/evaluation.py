@@ -10,7 +10,8 @@ from typing import Any
 
 from rich.table import Table
 
-from ....kernels.errors import IsobitError
+from isobit.errors import IsobitError
+
 from ....shard.model.spec import read_spec
 from ....shard.plan.modules import layer_modules
 from ....shard.quantize.report import QuantizeReport, extend_report

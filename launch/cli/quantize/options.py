@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from ....kernels.errors import InputError
+from isobit.errors import InputError
+
 from ....runtime.calibration.job import CalibrateSettings
 from ....runtime.ranks.launcher import Launcher
 from ....shard.formats.scheme import CHANNEL

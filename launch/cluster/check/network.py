@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ....kernels.errors import EnvironmentFault
+from isobit.errors import EnvironmentFault
+
 from ....runtime.transport.interfaces import ipv4_interfaces, own_address
 
 INTERFACES = Path("/sys/class/net")

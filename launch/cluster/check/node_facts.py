@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ....kernels.errors import InputError
+from isobit.errors import InputError
+
 from ....runtime.doctor.known_bad import known_bad
 from ....runtime.doctor.probes import import_probe, machine
 from ....runtime.model_files.manifest import read_manifest

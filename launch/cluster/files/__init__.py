@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ....kernels.errors import InputError
+from isobit.errors import InputError
 
 FOLDER = Path(__file__).parent
 MARK = "# EDIT"

@@ -14,7 +14,8 @@ import subprocess
 import sys
 from typing import Any
 
-from ....kernels.errors import EnvironmentFault
+from isobit.errors import EnvironmentFault
+
 from .auth import TOKEN, TOKEN_FILE, token_source
 from .reach import silence
 

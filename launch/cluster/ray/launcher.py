@@ -9,7 +9,8 @@ import secrets
 import time
 from typing import Any
 
-from ....kernels.errors import EnvironmentFault
+from isobit.errors import EnvironmentFault
+
 from ....runtime.transport.address import Address
 from ....runtime.transport.ticket import RankTicket
 from ...endings import ends_within

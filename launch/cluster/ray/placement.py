@@ -6,7 +6,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from ....kernels.errors import EnvironmentFault
+from isobit.errors import EnvironmentFault
+
 from .nodes import Demand, Node, cluster_nodes, resource_table
 
 NODE_LABEL = "ray.io/node-id"

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from ....kernels.errors import EnvironmentFault, InputError
+from isobit.errors import EnvironmentFault, InputError
+
 from ....runtime.ranks.launcher import cores
 from ....runtime.transport.private_folder import PrivateFolder
 from ...endings import ends_within, kill_descendants, leave_at_once

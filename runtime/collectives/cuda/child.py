@@ -9,7 +9,7 @@ import sys
 import time
 from contextlib import suppress
 
-from ....kernels.errors import EnvironmentFault
+from isobit.errors import EnvironmentFault
 
 PROBE = f"{__package__}.probe"
 ANSWER_S = 60.0

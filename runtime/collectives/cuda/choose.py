@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from ....kernels.errors import EnvironmentFault
+from isobit.errors import EnvironmentFault
+
 from ....kernels.gpu.jit.peers import LANES
 from ....shard.plan.plan import ShardPlan
 from ...transport.process_group import exchange

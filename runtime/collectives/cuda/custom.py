@@ -10,7 +10,8 @@ from typing import NoReturn
 
 import torch
 
-from ....kernels.errors import RankFault
+from isobit.errors import RankFault
+
 from ....kernels.gpu.launch import Launch, run_all
 from ....kernels.gpu.peers import (
     BLOCK,

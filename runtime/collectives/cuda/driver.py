@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 import torch
 
-from ....kernels.errors import EnvironmentFault
+from isobit.errors import EnvironmentFault
+
 from .child import Child, start_child
 
 LIBRARY = "libcuda.so.1"

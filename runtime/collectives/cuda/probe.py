@@ -16,7 +16,8 @@ from typing import TextIO
 
 import torch
 
-from ....kernels.errors import EnvironmentFault
+from isobit.errors import EnvironmentFault
+
 from ....kernels.gpu.peers import touch_peers
 from .driver import CudaDriver, Driver
 

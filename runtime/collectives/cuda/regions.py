@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ....kernels.errors import EnvironmentFault
+from isobit.errors import EnvironmentFault
+
 from .driver import Driver
 
 Transport = Literal["peer memory", "host memory"]

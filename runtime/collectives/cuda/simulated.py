@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from ....kernels.errors import EnvironmentFault
+from isobit.errors import EnvironmentFault
+
 from .child import Child
 from .probe import serve
 

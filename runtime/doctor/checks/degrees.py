@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from ....kernels.errors import RankFault
+from isobit.errors import RankFault
+
 from ...trace.tracer import Difference, first_difference
 from ..context import Context
 from ..failures import layer_of, op_of

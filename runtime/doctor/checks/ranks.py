@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from ....kernels.errors import RankFault
+from isobit.errors import RankFault
+
 from ...engine.engine import Engine
 from ...engine.results import Batch
 from ...ranks.launcher import Launcher

@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from isobit.kernels.errors import EnvironmentFault, RankFault
 from isobit.launch.cluster.ray.auth import ray_environment
 from isobit.launch.cluster.ray.launcher import RayLauncher
 from isobit.launch.cluster.ray.nodes import Demand, cluster_nodes
@@ -30,6 +29,8 @@ from isobit.runtime.ranks.launcher import Launcher, LocalLauncher
 from isobit.runtime.settings.engine import EngineSettings, SamplingSettings
 from isobit.runtime.transport.ticket import RankTicket
 from isobit.shard.plan.plan import PlanSettings
+
+from isobit.errors import EnvironmentFault, RankFault
 
 from ...support import INT4
 from .nodes import HEAD, WORKER, ray_nodes

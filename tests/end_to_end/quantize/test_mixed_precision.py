@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from isobit.kernels.errors import InputError
 from isobit.launch.text.calibration_text import calibration_text
 from isobit.runtime.calibration.calibrate import CalibrateSettings, quantize_calibrated
 from isobit.runtime.calibration.job import CalibrationJob, job_from_message
@@ -25,6 +24,8 @@ from isobit.shard.quantize.scheme import QuantizeSettings
 from isobit.shard.quantize.source import open_dense
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
+
+from isobit.errors import InputError
 
 from ...support import DENSE, ROOT, all_logits, copy_model, save_tensors
 from ..test_oracle import FLOAT32_BOUND, IDS, oracle_logits, relative_error

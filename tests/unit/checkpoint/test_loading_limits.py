@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from isobit.kernels.errors import InputError
 from isobit.launch.models import model_folder
 from isobit.shard.checkpoint.checkpoint import open_checkpoint
 from isobit.shard.checkpoint.safetensors_file import SliceReader
@@ -15,6 +14,8 @@ from isobit.shard.load.load import load_rank
 from isobit.shard.model.spec import read_spec
 from isobit.shard.plan.plan import PlanSettings, make_plan
 from safetensors.torch import load_file
+
+from isobit.errors import InputError
 
 from ...support import DENSE, copy_model, save_tensors
 

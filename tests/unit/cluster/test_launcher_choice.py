@@ -7,7 +7,6 @@ import sys
 
 import pytest
 import torch
-from isobit.kernels.errors import InputError
 from isobit.launch.cli.options import (
     LauncherName,
     chosen_device,
@@ -15,6 +14,8 @@ from isobit.launch.cli.options import (
     cluster_address,
 )
 from isobit.runtime import devices
+
+from isobit.errors import InputError
 
 from ...support import INT4
 

@@ -8,7 +8,6 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
-from isobit.kernels.errors import InputError
 from isobit.launch.cli.doctor.without_torch import report_if_nothing_runs
 from isobit.launch.pages.doctor_page import (
     GENERATOR,
@@ -23,6 +22,8 @@ from isobit.launch.pages.measured_facts import LONGEST, MOST_ROWS, measured_fact
 from isobit.launch.pages.module_map import DEEPEST
 from isobit.runtime.doctor.diagnosis import Diagnosis, decisive
 from isobit.runtime.doctor.findings import CheckResult, Evidence, Finding, skipped
+
+from isobit.errors import InputError
 
 from ...command import Command, command
 

@@ -7,7 +7,6 @@ import dataclasses
 import pytest
 import torch
 from isobit.kernels import ops
-from isobit.kernels.errors import InputError
 from isobit.kernels.program.program import Program
 from isobit.kernels.step.step import StepMemory
 from isobit.runtime.collectives.choose import choose
@@ -17,6 +16,8 @@ from isobit.shard.checkpoint.checkpoint import open_checkpoint
 from isobit.shard.load.load import load_rank
 from isobit.shard.model.spec import read_spec
 from isobit.shard.plan.plan import PlanSettings, make_plan
+
+from isobit.errors import InputError
 
 from ...support import INT4
 

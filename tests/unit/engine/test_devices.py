@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from isobit.kernels.errors import IsobitError
 from isobit.launch.cli.app import make_app
 from isobit.runtime import checked_gpus
 from isobit.runtime.checked_gpus import forget_passed, gpu_names, remember_passed
@@ -25,6 +24,8 @@ from isobit.runtime.engine.preflight import prepare
 from isobit.runtime.settings.engine import EngineSettings, at_degree
 from isobit.runtime.transport.ticket import RankTicket
 from isobit.shard.plan.plan import PlanSettings
+
+from isobit.errors import IsobitError
 
 from ...support import INT4, isobit
 

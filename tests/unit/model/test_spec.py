@@ -6,7 +6,6 @@ import json
 
 import pytest
 import torch
-from isobit.kernels.errors import DamagedError, InputError, NotSupportedError
 from isobit.shard.model.spec import read_spec, spec_from_config
 from isobit.shard.model.stop_ids import StopIds
 from isobit.shard.plan.modules import layer_modules
@@ -18,6 +17,8 @@ from transformers import (
     Qwen3Config,
 )
 from transformers.activations import ACT2FN
+
+from isobit.errors import DamagedError, InputError, NotSupportedError
 
 from ..configs import config, pack_quantized
 

@@ -8,7 +8,6 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from isobit.kernels.errors import InputError
 
 from bench.launches import Launches, decode_step, launches
 from bench.scale import __main__ as command_line
@@ -19,6 +18,7 @@ from bench.scale.models import FILE, read_models
 from bench.scale.step_time import Step, Workload, step_time
 from bench.scale.sweep import DEGREES, WORKLOADS, planned, sweep, wires_of
 from bench.scale.tables import report
+from isobit.errors import InputError
 
 from ...command import Command, command
 

@@ -6,10 +6,11 @@ import os
 import random
 
 import pytest
-from isobit.kernels.errors import NotSupportedError
 from isobit.launch.tokenizer.detokenizer import Detokenizer
 from tokenizers import Tokenizer, decoders
 from transformers import PreTrainedTokenizerFast
+
+from isobit.errors import NotSupportedError
 
 from ...made_tokenizers import KINDS, byte_fallback, byte_level, unigram
 

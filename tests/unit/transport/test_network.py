@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 import torch.distributed as dist
-from isobit.kernels.errors import EnvironmentFault
 from isobit.runtime.transport import interfaces, reachability
+
+from isobit.errors import EnvironmentFault
 
 SIOCGIFADDR = 0x8915
 

@@ -1,0 +1,1 @@
+"""A tensor-parallel runtime for quantized language models, with the same bits at every size."""
