@@ -4,7 +4,7 @@ BIN := .venv/bin
 # The environment holds for builds as well, which know no --constraint: newer pips read the second.
 PIP := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
   $(BIN)/pip install --quiet --disable-pip-version-check
-SOURCES := pyproject.toml constraints.txt $(wildcard kernels/cpu/* runtime/collectives/cpu/*)
+SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard kernels/cpu/*.* kernels/cpu/*/* runtime/collectives/cpu/*)
 MODEL := examples/stdlib-qwen2-int4
 CASES ?= 5000
 
@@ -46,7 +46,7 @@ gpu-bundle: .stamps/install  ## a folder for a machine with GPUs and no network 
 	$(BIN)/python -m bench.gpu_bundle $(GPU_BUNDLE)
 
 sanitize: .stamps/sanitize  ## the kernel tests with address and undefined-behaviour sanitizers
-	cp -R kernels shard runtime launch $(SANITIZED)/site/isobit/
+	cp -R isobit/. kernels shard runtime launch $(SANITIZED)/site/isobit/
 	ISOBIT_SANITIZE=1 PYTHONPATH=$(SANITIZED)/site:$$($(SITE)) \
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0:halt_on_error=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \

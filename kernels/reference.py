@@ -68,7 +68,7 @@ def quantize(
 
     scale = absmax / 127 or input_scale, code = x / scale rounded half to even, in fp32. With a
     static scale codes reach from -128 to 127, as in compressed-tensors; with a dynamic one from
-    -127 to 127 (kernels/cpu/quantize.h). A row with a NaN or an infinity gets zeros and
+    -127 to 127 (kernels/cpu/linear/quantize.h). A row with a NaN or an infinity gets zeros and
     the scale NaN.
     """
     x = x.float()

@@ -3,7 +3,7 @@
 #include <cassert>
 #include <memory>
 
-#include "threads.h"
+#include "machine/threads.h"
 
 namespace isobit {
 namespace {

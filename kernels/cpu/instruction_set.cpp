@@ -1,13 +1,13 @@
 // Everything that is built once per instruction set.
-#include "attention.h"
-#include "digest.h"
-#include "greatest.h"
-#include "linear_fp32.h"
-#include "linear_int8.h"
-#include "peak.h"
-#include "quantize.h"
-#include "read.h"
-#include "rows.h"
+#include "ops/attention.h"
+#include "ops/digest.h"
+#include "ops/greatest.h"
+#include "linear/fp32.h"
+#include "linear/int8.h"
+#include "machine/peak.h"
+#include "linear/quantize.h"
+#include "machine/read.h"
+#include "ops/rows.h"
 
 namespace isobit {
 namespace ISOBIT_SET {

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from isobit.runtime.doctor.all_checks import CHECKS
 from isobit.runtime.doctor.case import Case
-from isobit.runtime.doctor.checks import CHECKS
 from isobit.runtime.doctor.context import Context
 from isobit.runtime.doctor.diagnosis import Diagnosis, decisive
 from isobit.runtime.doctor.examine import examine

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from isobit.runtime.doctor.all_checks import CHECKS
 from isobit.runtime.doctor.case import Case
-from isobit.runtime.doctor.checks import CHECKS
 from isobit.runtime.doctor.context import Context
 from isobit.runtime.doctor.diagnosis import Diagnosis, decisive
 from isobit.runtime.doctor.examine import examine

@@ -37,7 +37,7 @@ def quantize_inputs(
     """codes int8 `[M, packed_k]` and scales fp32 `[S, M]` of x `[M, K]`.
 
     A segment's part of a row is divided by absmax / 127, or by input_scale, rounded half to even
-    and clamped to -128..127 (why 127: kernels/cpu/quantize.h). A part with a NaN or an
+    and clamped to -128..127 (why 127: kernels/cpu/linear/quantize.h). A part with a NaN or an
     infinity has codes 0 and the scale NaN.
     """
     row, segment = tl.program_id(0).to(tl.int64), tl.program_id(1)

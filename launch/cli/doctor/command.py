@@ -12,8 +12,8 @@ import typer
 from isobit.errors import InputError
 
 from ....runtime.devices import refuse_cuda
+from ....runtime.doctor.all_checks import CHECKS
 from ....runtime.doctor.case import Case
-from ....runtime.doctor.checks import CHECKS
 from ....runtime.doctor.context import Context
 from ....runtime.doctor.diagnosis import Diagnosis, decisive
 from ....runtime.doctor.examine import examine

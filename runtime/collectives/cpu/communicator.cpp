@@ -6,7 +6,7 @@
 #include <cstring>
 #include <stdexcept>
 
-#include "host.h"
+#include "machine/host.h"
 #include "process.h"
 #include "wait.h"
 

@@ -5,7 +5,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "host.h"
+#include "machine/host.h"
 
 namespace isobit {
 namespace {

@@ -10,7 +10,7 @@
 #include <climits>
 #endif
 
-#include "host.h"
+#include "machine/host.h"
 
 namespace isobit {
 namespace {

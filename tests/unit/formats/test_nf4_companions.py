@@ -14,8 +14,8 @@ from isobit.shard.load.validate import check_checkpoint
 from isobit.shard.model.spec import read_spec
 from safetensors.torch import load_file
 
-from ...support import copy_model, save_tensors
-from ..inspect.inspection import GOLDEN, codes_of
+from ...support import GOLDEN, copy_model, save_tensors
+from ..inspect.inspection import codes_of
 
 UP = "model.layers.0.mlp.up_proj"
 STATE = f"{UP}.weight.quant_state.bitsandbytes__nf4"

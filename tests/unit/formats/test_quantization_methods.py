@@ -15,9 +15,8 @@ from safetensors.torch import load_file
 
 from isobit.errors import DamagedError, InputError, NotSupportedError
 
-from ...support import DENSE, all_logits, copy_model, save_tensors
+from ...support import DENSE, GOLDEN, all_logits, copy_model, save_tensors
 from ..configs import config, pack_quantized
-from ..inspect.inspection import GOLDEN
 
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": True, "desc_act": False}
 AUTO = {

@@ -15,8 +15,8 @@ from isobit.shard.inspect.quantized import quantized_modules
 from isobit.shard.model.spec import read_spec
 from safetensors.torch import load_file, save_file
 
-from ...support import DENSE, INT4, copy_model, save_tensors
-from .inspection import GOLDEN, LAYER, ZERO_WORD, codes_of, finding, set_config
+from ...support import DENSE, GOLDEN, INT4, copy_model, save_tensors
+from .inspection import LAYER, ZERO_WORD, codes_of, finding, set_config
 
 CASES = sorted(p.parent.name for p in GOLDEN.glob("*/model.safetensors"))
 # What is truly odd about some of the golden checkpoints.

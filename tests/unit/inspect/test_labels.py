@@ -9,8 +9,8 @@ import torch
 from isobit.shard.inspect import inspect_folder
 from safetensors.torch import load_file
 
-from ...support import DENSE, copy_model, save_tensors
-from .inspection import GOLDEN, LAYER, ZERO_WORD, codes_of, finding, set_config
+from ...support import DENSE, GOLDEN, copy_model, save_tensors
+from .inspection import LAYER, ZERO_WORD, codes_of, finding, set_config
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from ...random_folder import save_random_folder
-from .inspection import GOLDEN, codes_of, set_config
+from ...support import GOLDEN
+from .inspection import codes_of, set_config
 
 LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],

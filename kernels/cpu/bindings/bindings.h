@@ -8,7 +8,7 @@
 #include <array>
 #include <cstdint>
 
-#include "program.h"
+#include "program/program.h"
 
 namespace isobit {
 

@@ -1,7 +1,7 @@
 // A 64-bit digest of bytes: not against malice, but any single changed word changes it.
 #pragma once
 
-#include "simd.h"
+#include "machine/simd.h"
 
 namespace isobit {
 namespace ISOBIT_SET {

@@ -8,7 +8,7 @@
 // decides between -127 and -128.
 #pragma once
 
-#include "magnitude.h"
+#include "ops/magnitude.h"
 
 namespace isobit {
 namespace ISOBIT_SET {

@@ -1,9 +1,9 @@
-#include "lookup.h"
+#include "linear/lookup.h"
 
 #include <cstring>
 
 #define ISOBIT_SET lookup
-#include "number.h"
+#include "machine/number.h"
 #undef ISOBIT_SET
 
 namespace isobit {

@@ -1,7 +1,7 @@
 // Greedy choice: the first of the greatest logits.
 #pragma once
 
-#include "magnitude.h"
+#include "ops/magnitude.h"
 
 namespace isobit {
 namespace ISOBIT_SET {

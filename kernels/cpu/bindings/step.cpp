@@ -8,8 +8,8 @@
 #include <algorithm>
 #include <tuple>
 
-#include "bindings.h"
-#include "threads.h"
+#include "bindings/bindings.h"
+#include "machine/threads.h"
 
 namespace nb = nanobind;
 

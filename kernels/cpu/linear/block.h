@@ -10,8 +10,8 @@
 //   Lanes end(a, segment, row, scale, sum, before)      the runs before and this one
 #pragma once
 
-#include "simd.h"
-#include "threads.h"
+#include "machine/simd.h"
+#include "machine/threads.h"
 
 namespace isobit {
 namespace ISOBIT_SET {

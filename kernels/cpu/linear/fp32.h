@@ -1,7 +1,7 @@
 // Weights and activations as fp32: one fused multiply-add per weight, k in order.
 #pragma once
 
-#include "linear_block.h"
+#include "linear/block.h"
 
 namespace isobit {
 namespace ISOBIT_SET {

@@ -2,9 +2,9 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/vector.h>
 
-#include "bindings.h"
-#include "chunks.h"
-#include "lookup.h"
+#include "bindings/bindings.h"
+#include "machine/chunks.h"
+#include "linear/lookup.h"
 
 namespace nb = nanobind;
 

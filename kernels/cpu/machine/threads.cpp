@@ -1,4 +1,4 @@
-#include "threads.h"
+#include "machine/threads.h"
 
 #include <pthread.h>
 #include <sched.h>
@@ -10,7 +10,7 @@
 #include <thread>
 #include <vector>
 
-#include "host.h"
+#include "machine/host.h"
 
 namespace isobit {
 namespace {

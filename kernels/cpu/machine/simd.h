@@ -10,7 +10,7 @@
 #endif
 
 #include "kernels.h"
-#include "number.h"
+#include "machine/number.h"
 
 namespace isobit {
 namespace ISOBIT_SET {

@@ -1,5 +1,5 @@
 // int8 codes of activations against int8 weights: four products of a column in one vpdpbusd.
-#include "linear_int8.h"
+#include "linear/int8.h"
 
 namespace isobit {
 namespace ISOBIT_SET {

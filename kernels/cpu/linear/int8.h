@@ -8,7 +8,7 @@
 // A line has 4 k; x are the 32 bits of activations that belong to one step.
 #pragma once
 
-#include "linear_block.h"
+#include "linear/block.h"
 
 namespace isobit {
 namespace ISOBIT_SET {

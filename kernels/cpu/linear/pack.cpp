@@ -1,4 +1,4 @@
-#include "pack.h"
+#include "linear/pack.h"
 
 #include <algorithm>
 #include <cstring>

@@ -1,8 +1,8 @@
 // Reading memory and nothing else.
 #pragma once
 
-#include "simd.h"
-#include "threads.h"
+#include "machine/simd.h"
+#include "machine/threads.h"
 
 namespace isobit {
 namespace ISOBIT_SET {

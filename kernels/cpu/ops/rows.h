@@ -1,8 +1,8 @@
 // Ops on rows: widening, RMS norm, silu(gate) * up, rotary embedding with the cache write.
 #pragma once
 
-#include "simd.h"
-#include "threads.h"
+#include "machine/simd.h"
+#include "machine/threads.h"
 
 namespace isobit {
 namespace ISOBIT_SET {

@@ -1,8 +1,8 @@
 // Arithmetic in registers and nothing else.
 #pragma once
 
-#include "simd.h"
-#include "threads.h"
+#include "machine/simd.h"
+#include "machine/threads.h"
 
 #define ISOBIT_UNROLL_CHAINS _Pragma("GCC unroll 16")
 

@@ -3,9 +3,9 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include "bindings.h"
-#include "chunks.h"
-#include "threads.h"
+#include "bindings/bindings.h"
+#include "machine/chunks.h"
+#include "machine/threads.h"
 
 namespace nb = nanobind;
 

@@ -1,6 +1,6 @@
 // bf16 activations against weights that bf16 holds exactly: pairs of k through vdpbf16ps.
-#include "linear_block.h"
-#include "peak.h"
+#include "linear/block.h"
+#include "machine/peak.h"
 
 namespace isobit {
 namespace ISOBIT_SET {

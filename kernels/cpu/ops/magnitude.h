@@ -1,7 +1,7 @@
 // The largest magnitude of a row, and whether it is a number at all.
 #pragma once
 
-#include "rows.h"
+#include "ops/rows.h"
 
 namespace isobit {
 namespace ISOBIT_SET {

@@ -1,6 +1,6 @@
 // The Python face of packing; pack.py has checked what the addresses point at.
-#include "bindings.h"
-#include "pack.h"
+#include "bindings/bindings.h"
+#include "linear/pack.h"
 
 namespace nb = nanobind;
 

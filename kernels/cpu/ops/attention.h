@@ -2,7 +2,7 @@
 // an online softmax; several queries share a walk only to read each key from memory once.
 #pragma once
 
-#include "rows.h"
+#include "ops/rows.h"
 
 namespace isobit {
 namespace ISOBIT_SET {
