@@ -4,7 +4,8 @@ Its matrix product goes to BLAS, whose order of additions changes with the shape
 for integers. Here every element is one chain over k in float32, product by product: no matrix unit
 adds like this, but, as there, an element's bits depend on its own row and column alone. So tests
 can ask for equal bits where the kernels promise them. Inline assembly is run by `assembly`.
-Besides, numpy 2.4 no longer takes an array of one element for a number, as bounds of loops are.
+Besides, numpy 2.4 no longer takes an array of one element for a number, as bounds of loops are; and
+integers are not added a second time in 64 bits: what is interpreted is too small to overflow.
 """
 
 from __future__ import annotations
@@ -15,14 +16,16 @@ import numpy as np
 import torch
 import triton.language as tl
 from triton.runtime import interpreter
-from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+from triton.runtime.interpreter import InterpreterBuilder, InterpreterOptions, TensorHandle
 
-from . import assembly
+from . import assembly, kept_types
 
 
 def install() -> None:
     """Replace the parts of the interpreter that are wrong or say nothing about bits."""
+    kept_types.install()
     builder: Any = InterpreterBuilder
+    interpreter.interpreter_builder.options = InterpreterOptions(sanitize_overflow=False)
     builder.create_dot = _dot
     builder.create_fma = _fma
     builder.create_inline_asm = _inline_asm
