@@ -15,8 +15,9 @@ from isobit.errors import InputError
 
 from ..gpu_check.check import CheckSettings, check_gpus, out_file
 from ..gpu_check.ladder import Rung
-from ..gpu_check.page import check_page, write_page
+from ..gpu_check.page import GENERATOR, write_page
 from ..gpu_check.runner import Result
+from ..pages.own_page import check_page
 from .options import Json
 from .output import console, print_json, progress_bar
 
@@ -58,7 +59,7 @@ def check(
     if minutes <= 0:
         raise InputError("E-USAGE", f"--minutes {minutes:g}: expected more than 0")
     if html is not None:
-        check_page(html)
+        check_page(html, GENERATOR)
     if out is not None and not out.absolute().parent.is_dir():
         raise InputError("E-OUT-PARENT", f"{out.absolute().parent}: no such folder")
     settings = CheckSettings(

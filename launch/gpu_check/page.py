@@ -7,40 +7,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from isobit.errors import InputError
-
 from ...shard.checkpoint.write_file import write_beside
 from ..pages.measured_facts import measured_facts
+from ..pages.own_page import check_page
 from ..pages.render import render
 
 GENERATOR = "isobit gpu check"
-_OWN = f'<meta name="generator" content="{GENERATOR}">'
-_HEAD_BYTES = 1024
 MACHINE = ("machine", "gpus", "reaches", "clocks_before", "clocks_after")
-
-
-def check_page(path: Path) -> None:
-    """Raise InputError E-OUT-PARENT or E-OUT-EXISTS where no page may be written."""
-    if not path.absolute().parent.is_dir():
-        raise InputError("E-OUT-PARENT", f"{path.absolute().parent}: no such folder")
-    if path.exists() and not _is_page(path):
-        raise InputError(
-            "E-OUT-EXISTS",
-            f"{path}: already exists and is no report of {GENERATOR}. Remove it or choose another "
-            "name",
-        )
-
-
-def _is_page(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return _OWN.encode() in file.read(_HEAD_BYTES)
 
 
 def write_page(path: Path, report: Mapping[str, Any]) -> None:
     """Write the page, all of it or nothing; raises InputError as check_page does, E-OUT-WRITE."""
-    check_page(path)
+    check_page(path, GENERATOR)
     write_beside(path, gpu_page(report))
 
 

@@ -10,18 +10,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from isobit.errors import InputError
-
 from ...shard.checkpoint.write_file import write_beside
 from ..printable import human_bytes, printable
 from .layer_loss import layer_loss
 from .layer_map import layer_map
 from .measured_facts import measured_facts
+from .own_page import check_page
 from .render import render
 
 GENERATOR = "isobit doctor"
-_OWN = f'<meta name="generator" content="{GENERATOR}">'
-_HEAD_BYTES = 1024
 PLACE = ("site", "layer", "op", "rank", "atom")
 DRAWN = {"plan": ("memory", "layers"), "numbers": ("sites",), "reference": ("quantization", "text")}
 """What checks measure that the page shows as tables of its own, or that nobody reads."""
@@ -29,32 +26,9 @@ ENVIRONMENT = "environment"
 MOST_FINDINGS = 20
 
 
-def check_page(path: Path) -> None:
-    """Raise InputError E-OUT-PARENT or E-OUT-EXISTS where no page may be written.
-
-    A page of an earlier run is replaced; anything else that is there stays.
-    """
-    parent = path.absolute().parent
-    if not parent.is_dir():
-        raise InputError("E-OUT-PARENT", f"{parent}: no such folder")
-    if path.exists() and not _is_page(path):
-        raise InputError(
-            "E-OUT-EXISTS",
-            f"{path}: already exists and is no report of isobit doctor. Remove it or choose "
-            "another name",
-        )
-
-
-def _is_page(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return _OWN.encode() in file.read(_HEAD_BYTES)
-
-
 def write_page(path: Path, report: Mapping[str, Any], made: str) -> None:
     """Write the page, all of it or nothing; raises InputError as check_page does, E-OUT-WRITE."""
-    check_page(path)
+    check_page(path, GENERATOR)
     write_beside(path, printable(doctor_page(report, made)))
 
 

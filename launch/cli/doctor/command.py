@@ -23,7 +23,8 @@ from ....runtime.settings.engine import EngineSettings
 from ....shard.model.spec import read_spec
 from ....shard.plan.plan import PlanSettings
 from ...models import model_folder
-from ...pages.doctor_page import check_page
+from ...pages.doctor_page import GENERATOR
+from ...pages.own_page import check_page
 from ...tokenizer.tokenizer import Tokenizer
 from ..options import (
     AllReduce,
@@ -107,7 +108,7 @@ def doctor(
         raise InputError("E-USAGE", "give a MODEL, or --replay FILE, which names one")
     refuse_cuda(device, "isobit doctor", GPU_CHECK)
     if html is not None:
-        check_page(html)
+        check_page(html, GENERATOR)
     told: dict[str, Any] = {}
     if replay is not None:
         told = read_case(replay)

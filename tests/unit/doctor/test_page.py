@@ -12,7 +12,6 @@ from isobit.launch.cli.doctor.without_torch import report_if_nothing_runs
 from isobit.launch.pages.doctor_page import (
     GENERATOR,
     MOST_FINDINGS,
-    check_page,
     doctor_page,
     write_page,
 )
@@ -20,6 +19,7 @@ from isobit.launch.pages.layer_loss import layer_loss
 from isobit.launch.pages.layer_map import MORE, MOST_MARKS, layer_map
 from isobit.launch.pages.measured_facts import LONGEST, MOST_ROWS, measured_facts
 from isobit.launch.pages.module_map import DEEPEST
+from isobit.launch.pages.own_page import check_page
 from isobit.runtime.doctor.diagnosis import Diagnosis, decisive
 from isobit.runtime.doctor.findings import CheckResult, Evidence, Finding, skipped
 
@@ -276,12 +276,12 @@ def test_only_an_earlier_page_is_replaced(tmp_path):
     assert GENERATOR in page.read_text()
     assert "numeric-overflow" not in page.read_text()
     other.write_text("weights")
-    for path in (other, tmp_path):
+    for path, generator in ((other, GENERATOR), (tmp_path, GENERATOR), (page, "isobit gpu check")):
         with pytest.raises(InputError) as refused:
-            check_page(path)
+            check_page(path, generator)
         assert refused.value.code == "E-OUT-EXISTS"
     with pytest.raises(InputError) as refused:
-        check_page(tmp_path / "no" / "page.html")
+        check_page(tmp_path / "no" / "page.html", GENERATOR)
     assert refused.value.code == "E-OUT-PARENT"
     assert sorted(tmp_path.iterdir()) == [other, page]
 
