@@ -20,7 +20,7 @@ import torch
 from isobit.kernels.gpu.simulated.interpreter import install
 from isobit.runtime.collectives import self_test
 from isobit.runtime.collectives.cuda import choose as cuda_choose
-from isobit.runtime.collectives.cuda import probe
+from isobit.runtime.collectives.cuda.child import Child
 from isobit.runtime.collectives.cuda.custom import CustomCollectives, KernelSettings
 from isobit.runtime.collectives.cuda.driver import CudaDriver
 from isobit.runtime.collectives.cuda.gather import CudaGatherCollectives
@@ -149,7 +149,7 @@ def trouble(plan: ShardPlan, rank: int, folder: Path, job: dict[str, Any]) -> li
 def choice(plan: ShardPlan, rank: int, folder: Path, job: dict[str, Any]) -> list[Any]:
     """What is chosen in each mode, or how choosing fails."""
     cuda_choose.SELF_TEST_S = job.get("self_test_s", 20)
-    probe.Child.ask.__defaults__ = (job.get("probe_s", 20),)
+    Child.ask.__defaults__ = (job.get("probe_s", 20),)
     os.environ |= job.get("environment", {}) if rank == 0 else {}
     if not job.get("whole_self_test"):
         self_test.REPEATS, self_test.reduce_sizes = 1, lambda *_: [17]
