@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from isobit.runtime.transport.address import Address
 from isobit.runtime.transport.ticket import RankTicket
 from isobit.runtime.worker.fault_injection import FaultContext
-
-from .faults.forked_launcher import ForkedLauncher
+from isobit.runtime.worker.forked_launcher import ForkedLauncher
 
 
 class HostsLauncher(ForkedLauncher):

@@ -67,7 +67,7 @@ class LocalLauncher:
 
     def dead(self) -> dict[int, str]:
         return {
-            rank: _how(process.returncode)
+            rank: how(process.returncode)
             for rank, process in enumerate(self._processes)
             if process.poll() is not None
         }
@@ -92,5 +92,6 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _how(status: int) -> str:
+def how(status: int) -> str:
+    """How a process ended, by its exit status as Python tells it."""
     return f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"

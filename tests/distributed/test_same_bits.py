@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from isobit.runtime.engine.engine import Batch, Engine
 from isobit.runtime.settings.engine import EngineSettings, SamplingSettings
+from isobit.runtime.worker.forked_launcher import ForkedLauncher
 from isobit.shard.plan.plan import PlanSettings
 
-from ..faults.forked_launcher import ForkedLauncher
 from ..support import DENSE, INT4
 
 DEGREES = (1, 2, 3, 4, 8)

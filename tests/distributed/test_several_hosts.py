@@ -17,11 +17,11 @@ from isobit.runtime.tasks.verify import verify
 from isobit.runtime.transport import heartbeat
 from isobit.runtime.transport.interfaces import split
 from isobit.runtime.transport.ticket import RankTicket
+from isobit.runtime.worker.forked_launcher import ForkedLauncher
 from isobit.shard.plan.plan import PlanSettings
 
 from isobit.errors import IsobitError, RankFault
 
-from ..faults.forked_launcher import ForkedLauncher
 from ..proxy import Proxy
 from ..several_hosts import HostsLauncher
 from ..support import INT4

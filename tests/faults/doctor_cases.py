@@ -11,9 +11,8 @@ from isobit.runtime.doctor.context import Context
 from isobit.runtime.doctor.diagnosis import Diagnosis, decisive
 from isobit.runtime.doctor.examine import examine
 from isobit.runtime.settings.engine import EngineSettings
+from isobit.runtime.worker.forked_launcher import ForkedLauncher
 from isobit.shard.plan.plan import PlanSettings
-
-from .forked_launcher import ForkedLauncher
 
 PROMPTS = ((5, 6, 7, 8, 9, 10, 11), tuple(range(20, 72)))
 BUT_ENVIRONMENT = tuple(check for check in CHECKS if check.name != "environment")

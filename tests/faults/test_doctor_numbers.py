@@ -15,6 +15,7 @@ from isobit.runtime.doctor.context import Context
 from isobit.runtime.doctor.diagnosis import Diagnosis, decisive
 from isobit.runtime.doctor.examine import examine
 from isobit.runtime.settings.engine import EngineSettings
+from isobit.runtime.worker.forked_launcher import ForkedLauncher
 from isobit.shard.plan.plan import PlanSettings
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
@@ -26,7 +27,6 @@ from ..support import DENSE, INT4, ROOT, copy_model, save_tensors
 from ..unit.configs import config
 from . import doctor_number_faults
 from .doctor_cases import PROMPTS
-from .forked_launcher import ForkedLauncher
 
 __all__ = ["command"]
 

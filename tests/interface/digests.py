@@ -18,9 +18,8 @@ from typing import Any
 from isobit.kernels.backend import ENVIRONMENT
 from isobit.runtime.engine.engine import Engine
 from isobit.runtime.settings.engine import EngineSettings, SamplingSettings
+from isobit.runtime.worker.forked_launcher import ForkedLauncher
 from isobit.shard.plan.plan import PlanSettings
-
-from ..faults.forked_launcher import ForkedLauncher
 
 ISA = "avx2"
 RECORD = Path(__file__).with_name("digests.json")

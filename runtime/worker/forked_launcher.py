@@ -5,21 +5,27 @@ from __future__ import annotations
 import multiprocessing
 import os
 import platform
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
+from typing import Any
 
-from isobit.runtime.ranks.launcher import LocalLauncher
-from isobit.runtime.transport.address import Address
-from isobit.runtime.transport.ticket import RankTicket
+from ..ranks.launcher import LocalLauncher, how
+from ..transport.address import Address
+from ..transport.ticket import RankTicket
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["isobit.runtime.worker.worker", "isobit.runtime.worker.process"])
 
 
 class ForkedLauncher(LocalLauncher):
-    """A launcher for tests; the environment of a rank is that of the test."""
+    """A launcher for tests and rehearsals; the environment of a rank is that of the driver.
 
-    def __init__(self) -> None:
+    `prepare` is called in each rank with its ticket and the `arguments` before it becomes one.
+    """
+
+    def __init__(self, prepare: Callable[..., None] | None = None, *arguments: Any) -> None:
         super().__init__()
+        self._prepare = (prepare, *arguments)
         self._forked: list[BaseProcess] = []
 
     def address(self) -> Address:
@@ -27,17 +33,16 @@ class ForkedLauncher(LocalLauncher):
 
     def launch(self, tickets: list[RankTicket]) -> None:
         for ticket in tickets:
-            process = SERVER.Process(target=_rank, args=(ticket, dict(os.environ)), daemon=True)
+            arguments = (ticket, dict(os.environ), *self._prepare)
+            process = SERVER.Process(target=_rank, args=arguments, daemon=True)
             process.start()
             self._forked.append(process)
 
     def dead(self) -> dict[int, str]:
         return {
-            rank: f"ended with status {process.exitcode}"
-            if (process.exitcode or 0) >= 0
-            else f"was killed by signal {-(process.exitcode or 0)}"
+            rank: how(code)
             for rank, process in enumerate(self._forked)
-            if process.exitcode is not None
+            if (code := process.exitcode) is not None
         }
 
     def hosts(self) -> list[str]:
@@ -48,12 +53,20 @@ class ForkedLauncher(LocalLauncher):
             process.join(timeout=1)
             process.kill()
             process.join()
+        self._forked.clear()
 
 
-def _rank(ticket: RankTicket, environment: dict[str, str]) -> None:
-    from isobit.runtime.worker.process import run_rank
-
-    # Not those of the server, which are those of the test that started it.
+def _rank(
+    ticket: RankTicket,
+    environment: dict[str, str],
+    prepare: Callable[..., None] | None,
+    *arguments: Any,
+) -> None:
+    # Not those of the server, which are those of the process that started it.
     os.environ.clear()
     os.environ.update(environment)
+    from .process import run_rank
+
+    if prepare is not None:
+        prepare(ticket, *arguments)
     run_rank(ticket)
