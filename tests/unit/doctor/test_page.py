@@ -258,7 +258,7 @@ def test_what_was_not_measured_is_left_out():
 
 def test_a_machine_where_nothing_runs_has_a_page_too(tmp_path, monkeypatch, capsys):
     broken = {"torch": {"error": "no <module> named torch"}, "kernels": {}}
-    for module in ("launch.cli.doctor_without_torch", "runtime.doctor.environment"):
+    for module in ("launch.cli.doctor.without_torch", "runtime.doctor.checks.environment"):
         monkeypatch.setattr(f"isobit.{module}.import_probe", lambda: broken)
     path = tmp_path / "page.html"
     assert report_if_nothing_runs(["m", f"--html={path}"], False) == 1
