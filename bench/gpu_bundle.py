@@ -29,8 +29,8 @@ WHEELS = {
     "oracle of the int4 model": ("compressed-tensors", "pydantic", "pydantic-core", "loguru",
                                  "annotated-types", "typing-inspection"),
 }  # fmt: skip
-SOURCE = ("pyproject.toml", "README.md", "LICENSE", "kernels", "shard", "runtime", "launch",
-          "bench")  # fmt: skip
+SOURCE = ("pyproject.toml", "CMakeLists.txt", "README.md", "LICENSE", "isobit", "kernels", "shard",
+          "runtime", "launch", "bench")  # fmt: skip
 MOST_BYTES = 40 << 20
 RUN = """#!/usr/bin/env bash
 # Builds isobit and checks the GPUs of this machine; nothing is fetched.
