@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from rich.console import Console
 
 from bench import gpu, gpu_models, gpu_tables
 from bench.gpu_budget import PARTS, Budget
+from bench.gpu_bundle import SOURCE
 from bench.gpu_children import resumed, streamed
 
 ROOT = Path(__file__).parents[2]
@@ -23,6 +25,15 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+def test_the_bundle_has_all_that_a_build_reads() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    packages = set(project["tool"]["scikit-build"]["wheel"]["packages"].values())
+    assert packages | {"pyproject.toml", "CMakeLists.txt", project["project"]["readme"]} <= set(
+        SOURCE
+    )
+    assert all((ROOT / name).exists() for name in SOURCE)
 
 
 def test_a_dry_run_lists_every_part_and_its_time() -> None:
