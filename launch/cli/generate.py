@@ -16,6 +16,7 @@ from ...runtime.scheduler.batch import check_requests, pages_for
 from ...runtime.settings.engine import EngineSettings, SamplingSettings, check_sampling
 from ...shard.plan.plan import PlanSettings
 from ..models import model_folder
+from ..placing import chosen_device
 from ..printable import human_bytes
 from ..tokenizer.stop_tokens import tokenizer_stop_ids
 from ..tokenizer.tokenizer import Tokenizer
@@ -46,7 +47,6 @@ from .options import (
     Threads,
     VerifyLoad,
     all_reduce_mode,
-    chosen_device,
     launchers,
     load_settings,
     parse_ids,

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from typing import Annotated
 
-import torch
 import typer
 
 from isobit.errors import InputError
 
 from ...runtime.collectives.interface import MODES, Mode
-from ...runtime.devices import CPU, CUDA, resolve_device
+from ...runtime.devices import CPU
 from ...runtime.progress import watched_by
-from ...runtime.ranks.launcher import Launcher, LocalLauncher, cores
+from ...runtime.ranks.launcher import Launcher, cores
 from ...runtime.settings.engine import LoadSettings
-from ..cluster.ray.launcher import RayLauncher
-from ..cluster.ray.session import ray_session
+from ..placing import LauncherName, chosen_launcher, cluster_address, placed
 from .output import bytes_bar, errors
 
 Model = Annotated[
@@ -100,32 +97,9 @@ def all_reduce_mode(mode: str, disable_custom: bool) -> Mode:
     return "gather" if disable_custom and mode == "auto" else mode  # pyright: ignore[reportReturnType]
 
 
-def chosen_device(
-    device: str, launcher: LauncherName, ray_address: str | None, most_ranks: int
-) -> str:
-    """The device to run `most_ranks` on; raises as `resolve_device`, and InputError E-USAGE for
-    cards that a launcher would choose itself. An existing Ray cluster may have cards where this
-    machine has none."""
-    cluster = cluster_address(launcher, ray_address)
-    if device == CUDA and cluster is not None:
-        return device
-    resolved = resolve_device(device, most_ranks if cluster is None else None)
-    if ":" in resolved and (launcher is LauncherName.RAY or cluster is not None):
-        raise InputError(
-            "E-USAGE", f"--device {device}: Ray chooses cards itself; add --launcher local"
-        )
-    return resolved
-
-
 class LayoutName(StrEnum):
     PAD = "pad"
     RAGGED = "ragged"
-
-
-class LauncherName(StrEnum):
-    AUTO = "auto"
-    RAY = "ray"
-    LOCAL = "local"
 
 
 Layout = Annotated[
@@ -229,44 +203,8 @@ def launchers(
             f"on {cores()} cores wait for each other; --threads 0 shares the cores evenly",
             soft_wrap=True,
         )
-    with watched_by(bytes_bar), _placed(name, cluster, most_ranks) as new_launcher:
+    with watched_by(bytes_bar), placed(name, cluster, most_ranks) as new_launcher:
         yield new_launcher
-
-
-def cluster_address(name: LauncherName, ray_address: str | None) -> str | None:
-    """The Ray cluster to place ranks on: as told, else as RAY_ADDRESS says; None for none.
-
-    Plain processes have no use for RAY_ADDRESS. Raises InputError E-USAGE where they are told one.
-    """
-    if name is LauncherName.LOCAL:
-        if ray_address is not None:
-            raise InputError("E-USAGE", "--ray-address has no meaning with --launcher local")
-        return None
-    return ray_address or os.environ.get("RAY_ADDRESS") or None
-
-
-def chosen_launcher(
-    name: LauncherName, cluster: str | None, most_ranks: int, device: str
-) -> LauncherName:
-    """What "auto" comes to: plain processes, unless a cluster is named or cards are too few here.
-
-    CPU ranks always fit this host, and cards named one by one are this host's.
-    """
-    if name is not LauncherName.AUTO:
-        return name
-    fits = device != CUDA or most_ranks <= torch.cuda.device_count()
-    return LauncherName.LOCAL if cluster is None and fits else LauncherName.RAY
-
-
-@contextmanager
-def _placed(
-    name: LauncherName, cluster: str | None, most_ranks: int
-) -> Iterator[Callable[[], Launcher]]:
-    if name is LauncherName.LOCAL:
-        yield LocalLauncher
-        return
-    with ray_session(cluster, most_ranks):
-        yield RayLauncher
 
 
 def parse_ids(text: str) -> list[int]:

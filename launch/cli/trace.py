@@ -19,6 +19,7 @@ from ...runtime.trace.folder import read_trace
 from ...runtime.trace.index import TraceIndex
 from ...shard.plan.plan import PlanSettings
 from ..models import model_folder
+from ..placing import chosen_device
 from ..printable import human_bytes
 from ..record_transformers import load_transformers, record_transformers
 from ..tokenizer.tokenizer import Tokenizer
@@ -47,7 +48,6 @@ from .options import (
     RayAddress,
     Threads,
     all_reduce_mode,
-    chosen_device,
     launchers,
     load_settings,
     parse_ids,

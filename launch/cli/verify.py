@@ -20,6 +20,7 @@ from ...runtime.tasks.verify import verify as run_verify
 from ...shard.model.spec import ModelSpec
 from ...shard.plan.plan import PlanSettings
 from ..models import model_folder
+from ..placing import chosen_device
 from ..tokenizer.tokenizer import Tokenizer
 from .options import (
     AllReduce,
@@ -46,7 +47,6 @@ from .options import (
     Threads,
     VerifyLoad,
     all_reduce_mode,
-    chosen_device,
     launchers,
     load_settings,
     parse_ids,

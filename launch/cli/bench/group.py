@@ -15,6 +15,7 @@ from ....runtime.settings.engine import EngineSettings, SamplingSettings
 from ....runtime.tasks.throughput import Throughput, Workload, measure
 from ....shard.plan.plan import PlanSettings
 from ...models import model_folder
+from ...placing import chosen_device
 from ...printable import human_bytes
 from ..options import (
     AllReduce,
@@ -42,7 +43,6 @@ from ..options import (
     RayAddress,
     Threads,
     all_reduce_mode,
-    chosen_device,
     launchers,
     load_settings,
 )

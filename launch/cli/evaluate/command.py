@@ -29,6 +29,7 @@ from ...evaluation.evaluation import (
 from ...evaluation.tasks import check_tasks, encode_tasks, read_tasks
 from ...evaluation.turns import check_conversations, read_conversations
 from ...models import model_folder
+from ...placing import chosen_device
 from ...text.evaluation_text import BUILT_IN
 from ...text.samples import SHORTEST, cut_samples
 from ...text.text_files import read_texts
@@ -56,7 +57,6 @@ from ..options import (
     Threads,
     VerifyLoad,
     all_reduce_mode,
-    chosen_device,
     launchers,
 )
 from ..output import print_json, progress_bar

@@ -9,10 +9,10 @@ import pytest
 import torch
 from isobit.launch.cli.options import (
     LauncherName,
-    chosen_device,
     chosen_launcher,
     cluster_address,
 )
+from isobit.launch.placing import chosen_device
 from isobit.runtime import devices
 
 from isobit.errors import InputError

@@ -1,0 +1,1 @@
+"""isobit in Python, under the names people know from vLLM."""

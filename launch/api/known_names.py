@@ -1,0 +1,37 @@
+"""Arguments that are refused by name, never ignored."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from isobit.errors import InputError, NotSupportedError
+
+CODE = "E-ARGUMENT"
+
+
+def refuse_unknown(what: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raise InputError E-ARGUMENT that names every unknown argument and the name nearest to it."""
+    names = sorted(known)
+    lines = []
+    for name in given:
+        near = difflib.get_close_matches(name, names, n=1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        lines.append(f"{name}: no such argument{meant}")
+    if lines:
+        raise InputError(CODE, f"{what}: " + "\n".join(lines))
+
+
+def refuse_unbuilt(
+    what: str, given: Mapping[str, Any], neutral: Mapping[str, tuple[Any, ...]]
+) -> None:
+    """Raise NotSupportedError E-ARGUMENT that names every argument of vLLM's that isobit does not
+    have and that is set to anything but a value that changes nothing."""
+    lines = [
+        f"{name}={given[name]!r}"
+        for name, values in neutral.items()
+        if name in given and not any(given[name] is v or given[name] == v for v in values)
+    ]
+    if lines:
+        raise NotSupportedError(CODE, f"{what}: isobit does not have\n" + "\n".join(lines))
