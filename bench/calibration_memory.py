@@ -19,13 +19,13 @@ import time
 from pathlib import Path
 
 import torch
+
 from isobit.runtime.calibration.calibrate import quantize_calibrated
 from isobit.runtime.calibration.job import CalibrateSettings
 from isobit.runtime.ranks.launcher import LocalLauncher
 from isobit.shard.checkpoint.checkpoint import open_checkpoint
 from isobit.shard.quantize.layer import MethodSettings
 from isobit.shard.quantize.scheme import QuantizeSettings
-
 from tests.sparse_folder import write_sparse_folder
 
 CONFIG = {

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+
 from isobit.shard.checkpoint.writer import FolderWriter
 from isobit.shard.contents.expected_tensors import norm_sizes
 from isobit.shard.formats import gptq
@@ -28,7 +29,6 @@ from isobit.shard.formats.scheme import WeightScheme
 from isobit.shard.inspect.run import inspect_folder
 from isobit.shard.model.spec import spec_from_config
 from isobit.shard.plan.modules import layer_modules
-
 from tests.sparse_folder import write_sparse_folder
 
 RUNS = 5

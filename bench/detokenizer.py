@@ -11,10 +11,10 @@ import random
 import time
 from collections.abc import Callable
 
-from isobit.launch.tokenizer.detokenizer import Detokenizer
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
+from isobit.launch.tokenizer.detokenizer import Detokenizer
 from tests.made_tokenizers import KINDS
 
 TOKENS, BYTES, RUNS = 8000, 2000, 7

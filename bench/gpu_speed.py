@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 import torch
+
 from isobit.kernels.gpu.catalog import ATOMS, FORMS, WeightForm
 from isobit.kernels.gpu.weight import CHUNK
 from isobit.launch.gpu_check.speed import products as ours_of

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+
 from isobit.kernels.gpu.catalog import WeightForm, meta_weight
 from isobit.kernels.gpu.device import Gpu
 from isobit.kernels.gpu.launch import Launch

@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 import torch
+
 from isobit.kernels import ops
 from isobit.shard.checkpoint.checkpoint import open_checkpoint
 from isobit.shard.checkpoint.writer import FolderWriter

@@ -23,6 +23,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
+
 from isobit.launch.text.calibration_text import calibration_text
 from isobit.launch.text.samples import cut_samples, read_texts
 from isobit.launch.tokenizer.tokenizer import Tokenizer
@@ -37,7 +38,6 @@ from isobit.shard.quantize.fused import fused_products
 from isobit.shard.quantize.mixed import MixedWidths, ProductWidth
 from isobit.shard.quantize.scheme import QuantizeSettings
 from isobit.shard.quantize.source import open_dense
-
 from tests.pathologies import SOURCE, make
 
 LIBRARY = Path(sysconfig.get_path("stdlib"))

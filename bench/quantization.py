@@ -17,6 +17,7 @@ import json
 from typing import Any
 
 import torch
+
 from isobit.shard.quantize.absmax import quantize_absmax
 from isobit.shard.quantize.awq import AwqSettings, search_scales
 from isobit.shard.quantize.clipping import ClipSettings, clip, search_bounds

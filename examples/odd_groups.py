@@ -14,14 +14,14 @@ import argparse
 from pathlib import Path
 
 import torch
+
+from isobit.errors import InputError
 from isobit.shard.checkpoint.writer import FolderWriter
 from isobit.shard.formats import gptq
 from isobit.shard.formats.codes import WholeWeight
 from isobit.shard.formats.scheme import WeightScheme
 from isobit.shard.model.spec import spec_from_config
 from isobit.shard.plan.modules import layer_modules
-
-from isobit.errors import InputError
 
 GROUP = 128
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from isobit.launch.cli.main import main
 from isobit.launch.tokenizer.process import PROCESS
 

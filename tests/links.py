@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from isobit.runtime.transport.driver import DriverLink
-from isobit.runtime.transport.tcp import TcpDriver
 
 from isobit.errors import RankFault
+from isobit.runtime.transport.driver import DriverLink
+from isobit.runtime.transport.tcp import TcpDriver
 
 BOTH_SILENT = "waiting: no answer within 0 s from rank 0, rank 1"
 BOTH_TRANSPORTS = pytest.mark.parametrize("host", [None, "127.0.0.1"], ids=["unix", "tcp"])

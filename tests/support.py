@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
+
 from isobit.kernels.step.step import Step
 from isobit.runtime.collectives.gather import GatherCollectives
 from isobit.runtime.forward.decoder import Decoder
@@ -22,7 +24,6 @@ from isobit.shard.contents.stored_head import with_stored_head
 from isobit.shard.load.load import load_rank
 from isobit.shard.model.spec import DTYPES, read_spec
 from isobit.shard.plan.plan import PlanSettings, ShardPlan, make_plan
-from safetensors.torch import save_file
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = ROOT / "tests" / "golden"

@@ -17,11 +17,11 @@ import json
 import sys
 from pathlib import Path
 
-from isobit.shard.estimate.fit import LAYOUTS
 from rich.console import Console
 from rich.table import Table
 
 from isobit.errors import InputError
+from isobit.shard.estimate.fit import LAYOUTS
 
 from . import calibration, plan_tables, tables
 from .machines import MACHINES, Machines, read_machines

@@ -7,10 +7,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from isobit.errors import InputError
 from isobit.shard.formats.scheme import assumed_quantization
 from isobit.shard.model.spec import ModelSpec, spec_from_config
-
-from isobit.errors import InputError
 
 FILE = Path(__file__).with_name("models.json")
 

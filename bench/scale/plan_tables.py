@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from isobit.shard.plan.atoms import atoms_of_rank, complete_subtrees
-from isobit.shard.plan.plan import MOST_ATOMS, Layout, PlanSettings, check_settings
 from rich.table import Table
 
 from isobit.errors import InputError
+from isobit.shard.plan.atoms import atoms_of_rank, complete_subtrees
+from isobit.shard.plan.plan import MOST_ATOMS, Layout, PlanSettings, check_settings
 
 from .machines import Machines
 from .models import Model

@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from functools import cache, cached_property
 
+from isobit.errors import InputError
 from isobit.runtime.settings.engine import EngineSettings
 from isobit.shard.estimate.fit import Fit, fit, padding_share
 from isobit.shard.estimate.memory import MemoryModel, RankMemory, memory_model
@@ -13,8 +14,6 @@ from isobit.shard.estimate.traffic import Traffic, step_traffic
 from isobit.shard.model.spec import spec_from_config
 from isobit.shard.plan.atoms import complete_subtrees
 from isobit.shard.plan.plan import Layout, PlanSettings, ShardPlan, make_plan
-
-from isobit.errors import InputError
 
 from ..launches import Launches, decode_step, launches, prefill_step
 from ..shape import SHAPE

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from isobit.launch.cluster.files import FOLDER
 
 from .hosts import HOME, ClusterError, Host, Network

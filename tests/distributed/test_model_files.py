@@ -10,6 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+
+from isobit.errors import EnvironmentFault, InputError, IsobitError
 from isobit.runtime.model_files import on_host
 from isobit.runtime.model_files.settle import settle_files
 from isobit.runtime.progress import OnBytes, watched_by
@@ -19,8 +21,6 @@ from isobit.runtime.settings.model_files import ModelFiles, check_mode
 from isobit.runtime.transport.address import Address
 from isobit.runtime.transport.ticket import RankTicket
 from isobit.runtime.worker import process
-
-from isobit.errors import EnvironmentFault, InputError, IsobitError
 
 from ..support import INT4, copy_model
 

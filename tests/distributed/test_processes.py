@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from isobit.errors import EnvironmentFault
 from isobit.runtime.engine.engine import Engine
 from isobit.runtime.ranks.launcher import LocalLauncher
 from isobit.runtime.settings.engine import EngineSettings
@@ -16,8 +18,6 @@ from isobit.runtime.transport.address import Address
 from isobit.runtime.transport.driver import DriverLink
 from isobit.runtime.transport.rendezvous import Rendezvous
 from isobit.shard.plan.plan import PlanSettings
-
-from isobit.errors import EnvironmentFault
 
 from ..support import ROOT
 

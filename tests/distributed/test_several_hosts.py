@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from isobit.errors import IsobitError, RankFault
 from isobit.runtime.engine.engine import Engine
 from isobit.runtime.settings.engine import EngineSettings, SamplingSettings
 from isobit.runtime.tasks.verify import verify
@@ -19,8 +21,6 @@ from isobit.runtime.transport.interfaces import split
 from isobit.runtime.transport.ticket import RankTicket
 from isobit.runtime.worker.forked_launcher import ForkedLauncher
 from isobit.shard.plan.plan import PlanSettings
-
-from isobit.errors import IsobitError, RankFault
 
 from ..proxy import Proxy
 from ..several_hosts import HostsLauncher

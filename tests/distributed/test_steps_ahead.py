@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+
 from isobit.runtime.engine.engine import Engine
 from isobit.runtime.engine.results import Batch
 from isobit.runtime.ranks.launcher import LocalLauncher

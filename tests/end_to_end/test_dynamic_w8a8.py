@@ -12,10 +12,11 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
+
 from isobit.shard.model.spec import read_spec
 from isobit.shard.plan.modules import atom_ends, layer_modules
 from isobit.shard.plan.plan import PlanSettings, make_plan
-from safetensors.torch import load_file
 
 from ..support import GOLDEN, all_logits
 

@@ -11,6 +11,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from isobit.errors import EnvironmentFault, InputError
 from isobit.launch.evaluation.evaluation import check_host, check_vocabularies
 from isobit.launch.tokenizer.tokenizer import Tokenizer
 from isobit.runtime.engine.engine import Engine
@@ -19,10 +23,6 @@ from isobit.runtime.evaluation.score_samples import check_samples, score
 from isobit.runtime.ranks.launcher import LocalLauncher
 from isobit.runtime.settings.engine import EngineSettings
 from isobit.shard.model.spec import read_spec
-from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
-
-from isobit.errors import EnvironmentFault, InputError
 
 from ..command import command, scratch
 from ..support import DENSE, INT4, ROOT, copy_model, save_tensors

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors.torch import load_file
+
 from isobit.kernels.weights.layout import unpack
 from isobit.runtime.engine.engine import Engine
 from isobit.runtime.ranks.launcher import LocalLauncher
@@ -23,7 +25,6 @@ from isobit.shard.verify.verify_load import (
     padding_faults,
     rank_fingerprints,
 )
-from safetensors.torch import load_file
 
 from ..support import GOLDEN, all_logits
 

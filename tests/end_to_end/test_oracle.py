@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from isobit.shard.quantize.folder import QuantizeSettings, quantize_folder
 from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
@@ -16,6 +15,8 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
 )
+
+from isobit.shard.quantize.folder import QuantizeSettings, quantize_folder
 
 from ..support import DENSE, INT4, all_logits, save_random_model
 

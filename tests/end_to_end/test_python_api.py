@@ -7,11 +7,11 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from isobit.launch.api.llm import LLM
-from isobit.launch.api.sampling_params import SamplingParams
 
 import isobit
 from isobit.errors import InputError, NotSupportedError
+from isobit.launch.api.llm import LLM
+from isobit.launch.api.sampling_params import SamplingParams
 
 from ..support import GOLDEN, INT4
 

@@ -7,9 +7,10 @@ import json
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
 from isobit.runtime.doctor.damage import Sample, plain_logits
 from isobit.runtime.doctor.plain_model import PlainModel
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from ..support import all_logits, isobit, save_random_model
 from .test_oracle import FLOAT32_BOUND, SHAPE, oracle_logits, relative_error

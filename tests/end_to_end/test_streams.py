@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+
 from isobit.kernels import ops
 from isobit.launch.cli import options
 

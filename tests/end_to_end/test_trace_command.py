@@ -6,6 +6,8 @@ import shutil
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
 from isobit.launch.record_transformers import load_transformers, record_transformers
 from isobit.runtime.ranks.launcher import LocalLauncher
 from isobit.runtime.settings.engine import EngineSettings, SamplingSettings
@@ -16,7 +18,6 @@ from isobit.runtime.trace.compare import compare_traces
 from isobit.runtime.trace.folder import read_trace
 from isobit.runtime.trace.statistics import FP16_MAX
 from isobit.shard.plan.plan import PlanSettings
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from ..command import command
 from ..support import DENSE, INT4, save_random_model

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
 from isobit.launch.cli.evaluate.turns_report import turns_report
 from isobit.launch.evaluation.evaluation import NOTHING, ModelRun, text_failures
 from isobit.launch.evaluation.turns import ANSWER_TOKENS, Turn
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ..command import command, scratch
 from ..support import DENSE, INT4, copy_model

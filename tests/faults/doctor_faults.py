@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 import torch
+
 from isobit.kernels.program import record
 from isobit.kernels.step.kv_cache import KVCache
 from isobit.runtime.worker.fault_injection import FaultContext

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+
 from isobit.kernels.program import record
 from isobit.runtime.worker.fault_injection import FaultContext
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+
 from isobit.kernels.gpu.simulated.card import SimulatedCard
 from isobit.launch.gpu_check import attention, models, products, sums
 from isobit.launch.gpu_check.child import FaultPoint

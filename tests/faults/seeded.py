@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable
 
 import torch
+
 from isobit.runtime.collectives.interface import Collectives
 from isobit.runtime.worker.fault_injection import FaultContext
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from isobit.shard.formats.awq import NIBBLE_OF_COLUMN
 from safetensors.torch import load_file
+
+from isobit.shard.formats.awq import NIBBLE_OF_COLUMN
 
 from ..support import INT4, ROOT, copy_model, save_tensors
 from .doctor_cases import diagnose

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
 from isobit.runtime.doctor.all_checks import CHECKS
 from isobit.runtime.doctor.case import Case
 from isobit.runtime.doctor.context import Context
@@ -17,8 +20,6 @@ from isobit.runtime.doctor.examine import examine
 from isobit.runtime.settings.engine import EngineSettings
 from isobit.runtime.worker.forked_launcher import ForkedLauncher
 from isobit.shard.plan.plan import PlanSettings
-from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
 
 from ..command import Command, command
 from ..pathologies import OVERFLOWING_LAYER, make

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
 from isobit.runtime.doctor.diagnosis import Diagnosis
 
 from ..random_folder import save_random_folder

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from isobit.errors import RankFault
 from isobit.runtime.engine.engine import Engine
 from isobit.runtime.ranks.launcher import LocalLauncher
 from isobit.runtime.settings.engine import EngineSettings, SamplingSettings
 from isobit.shard.plan.plan import PlanSettings
-
-from isobit.errors import RankFault
 
 from ..command import Command, command
 from ..random_folder import save_random_folder

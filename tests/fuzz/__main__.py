@@ -84,10 +84,11 @@ def main() -> int:
     options = parser.parse_args()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     # All that a command would import, once.
+    import torch
+
     import isobit.launch.tokenizer.tokenizer
     import isobit.runtime.worker.process
     import isobit.runtime.worker.worker  # noqa: F401
-    import torch
     from isobit.launch.cli.app import make_app
 
     make_app()

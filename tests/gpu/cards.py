@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+
 from isobit.kernels.gpu.card import Card, CardMemory, CudaCard
 from isobit.kernels.gpu.simulated.card import SimulatedCard
 

@@ -9,15 +9,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from bench.launches import Launches, decode_step, launches, prefill_step
+from bench.shape import SHAPE
 from isobit.kernels.gpu.architecture import ARCHITECTURES
 from isobit.kernels.gpu.table import BLOCKS
 from isobit.kernels.step.step import Step
 from isobit.shard.model.spec import spec_from_config
 from isobit.shard.plan.atoms import complete_subtrees
 from isobit.shard.plan.plan import PlanSettings, make_plan
-
-from bench.launches import Launches, decode_step, launches, prefill_step
-from bench.shape import SHAPE
 
 from .ahead_of_time.compiled import SHARED, catalog, compiled
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
+
+from isobit.errors import InputError, NotSupportedError
 from isobit.kernels import ops, reference
 from isobit.kernels.gpu.architecture import ARCHITECTURES, Architecture
 from isobit.kernels.gpu.attention import (
@@ -17,8 +19,6 @@ from isobit.kernels.gpu.attention import (
     shared_bytes,
 )
 from isobit.kernels.gpu.launch import run_all
-
-from isobit.errors import InputError, NotSupportedError
 
 PAGE = ops.PAGE
 

@@ -8,14 +8,14 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from isobit.runtime.engine.preflight import prepare
-from isobit.runtime.settings.engine import check_device
 from rich.console import Console
 
 from bench import gpu, gpu_models, gpu_tables
 from bench.gpu_budget import PARTS, Budget
 from bench.gpu_bundle import SOURCE
 from bench.gpu_children import resumed, streamed
+from isobit.runtime.engine.preflight import prepare
+from isobit.runtime.settings.engine import check_device
 
 ROOT = Path(__file__).parents[2]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from isobit.kernels.gpu.architecture import ARCHITECTURES
 from isobit.kernels.gpu.table import Block, product_blocks
 from isobit.kernels.weights import layout

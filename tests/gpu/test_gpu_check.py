@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+
+from isobit.errors import IsobitError
 from isobit.launch.cli.app import make_app
 from isobit.launch.gpu_check.check import CheckSettings, check_gpus
 from isobit.launch.gpu_check.child import FAULT
@@ -18,8 +20,6 @@ from isobit.launch.gpu_check.ladder import STEPS, rungs
 from isobit.launch.gpu_check.page import gpu_page
 from isobit.launch.gpu_check.verdict import verdict
 from isobit.runtime.checked_gpus import record_path
-
-from isobit.errors import IsobitError
 
 from ..faults.gpu_faults import FAULTS
 from ..support import INT4

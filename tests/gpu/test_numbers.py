@@ -6,6 +6,10 @@ from collections import Counter
 
 import pytest
 import torch
+
+from bench.launches import decode_step, prefill_step, started
+from bench.scale.models import assumed
+from bench.shape import SHAPE
 from isobit.kernels.gpu.device import Gpu
 from isobit.kernels.gpu.launch import Launch
 from isobit.kernels.gpu.simulated.card import SimulatedCard
@@ -15,10 +19,6 @@ from isobit.runtime.trace.tracer import Tracer
 from isobit.shard.load.load import dummy_rank
 from isobit.shard.model.spec import spec_from_config
 from isobit.shard.plan.plan import PlanSettings, make_plan
-
-from bench.launches import decode_step, prefill_step, started
-from bench.scale.models import assumed
-from bench.shape import SHAPE
 
 from .conftest import INTERPRETED
 from .numbers import DOCUMENT, launch_table, section

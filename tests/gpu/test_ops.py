@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+
+from isobit.errors import InputError
 from isobit.kernels import ops, reference
 from isobit.kernels.backend import cuda
 from isobit.kernels.gpu.layout import to_gpu
-
-from isobit.errors import InputError
 
 from .test_attention import setting
 from .weights import product, quantized, spans

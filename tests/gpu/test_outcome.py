@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from isobit.kernels.backend import cuda
 from isobit.kernels.gpu.arena import Arena
 from isobit.kernels.gpu.device import Gpu

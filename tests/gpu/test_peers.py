@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+
+from isobit.errors import EnvironmentFault
 from isobit.kernels.gpu.jit.peers import LANES, MISMATCH, TIMEOUT
 from isobit.kernels.gpu.peers import (
     Failure,
@@ -21,8 +23,6 @@ from isobit.runtime.collectives.cuda.simulated import FileDriver
 from isobit.runtime.collectives.measure import plan_of_atoms
 from isobit.runtime.collectives.tree import sum_root, sum_subtrees
 from isobit.shard.plan.atoms import atoms_of_rank, complete_subtrees
-
-from isobit.errors import EnvironmentFault
 
 ATOMS, PROGRAMS, BLOCK = 8, 3, 16
 DEGREES = (1, 2, 3, 4, 8)

@@ -6,12 +6,12 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+
+from isobit.errors import InputError
 from isobit.kernels.gpu import program as program_module
 from isobit.kernels.gpu.launch import Launch
 from isobit.kernels.gpu.program import GpuProgram
 from isobit.kernels.gpu.shape import Shape, padded, sizes
-
-from isobit.errors import InputError
 
 from .cards import CountingCard
 from .tiny import MOST_ROWS, decoder, save, step

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+
+from isobit.errors import InputError
 from isobit.kernels import ops, reference
 from isobit.kernels.gpu.layout import to_gpu
 from isobit.kernels.gpu.linear import tree_nodes
 from isobit.kernels.weights import layout
 from isobit.kernels.weights.weight import PackedWeight
-
-from isobit.errors import InputError
 
 from .weights import product, quantized, spans
 

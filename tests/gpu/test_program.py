@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from isobit.runtime.digest import tensor_digest
-from isobit.runtime.settings.trace import TraceSettings
-from isobit.runtime.trace.tracer import Tracer
 from transformers import AutoModelForCausalLM
 
 from isobit.errors import InputError
+from isobit.runtime.digest import tensor_digest
+from isobit.runtime.settings.trace import TraceSettings
+from isobit.runtime.trace.tracer import Tracer
 
 from .cards import CountingCard
 from .tiny import KINDS, MOST_ROWS, VOCABULARY, decoder, save, step

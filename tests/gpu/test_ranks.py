@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from isobit.runtime.engine.engine import Engine
 from isobit.runtime.engine.results import Batch
 from isobit.runtime.ranks.launcher import LocalLauncher

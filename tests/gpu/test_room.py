@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+
 from isobit.kernels.gpu.architecture import ARCHITECTURES
 from isobit.kernels.gpu.attention import most_columns, shared_bytes
 

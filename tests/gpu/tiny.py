@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
 from isobit.kernels.step.step import Step
 from isobit.launch.gpu_check.small_model import MOST_ROWS, open_decoder
 from isobit.runtime.forward.decoder import Decoder
 from isobit.runtime.trace.tracer import Tracer
 from isobit.shard.quantize.folder import QuantizeSettings, quantize_folder
-from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from ..support import save_random_model
 from .cards import CountingCard

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+
 from isobit.kernels.gpu.launch import run_all
 from isobit.kernels.gpu.layout import to_gpu
 from isobit.kernels.gpu.linear import product_work, tree_nodes

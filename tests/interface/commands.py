@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
+
 from isobit.launch.cli.app import make_app
 
 RECORD = Path(__file__).with_name("commands.json")

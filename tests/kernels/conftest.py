@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+
 from isobit.kernels import ops
 from isobit.kernels.weights import layout
 

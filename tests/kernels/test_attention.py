@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from isobit.kernels import ops, reference
 
 from isobit.errors import InputError
+from isobit.kernels import ops, reference
 
 PAGE = ops.PAGE
 

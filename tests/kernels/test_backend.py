@@ -8,10 +8,10 @@ import subprocess
 import sys
 
 import pytest
-from isobit.kernels import ops
-from isobit.kernels.native import REASONS, native
 
 from isobit.errors import EnvironmentFault
+from isobit.kernels import ops
+from isobit.kernels.native import REASONS, native
 
 SHOW = "from isobit.kernels import ops; print(ops.backend()['isa'])"
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+
 from isobit.kernels import ops
 from isobit.kernels.weights import layout
 

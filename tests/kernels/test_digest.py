@@ -6,9 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from isobit.kernels import ops
 
 from isobit.errors import InputError
+from isobit.kernels import ops
 
 
 @settings(deadline=None, max_examples=200)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from isobit.kernels import ops
 
 from isobit.errors import InputError
+from isobit.kernels import ops
 
 
 @pytest.mark.parametrize("width", [1, 15, 16, 33, 2000])

@@ -10,10 +10,10 @@ import pytest
 import torch
 from compressed_tensors.quantization import QuantizationArgs, QuantizationStrategy
 from compressed_tensors.quantization.lifecycle.forward import fake_quantize
-from isobit.kernels import ops, reference
-from isobit.kernels.weights import layout
 
 from isobit.errors import InputError
+from isobit.kernels import ops, reference
+from isobit.kernels.weights import layout
 
 NAN, INF = float("nan"), float("inf")
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from isobit.kernels.weights import layout
 
 from isobit.errors import InputError
+from isobit.kernels.weights import layout
 
 
 @st.composite

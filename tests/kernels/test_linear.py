@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from isobit.kernels import ops, reference
-from isobit.kernels.weights import layout
 
 from isobit.errors import InputError
+from isobit.kernels import ops, reference
+from isobit.kernels.weights import layout
 
 Maker = Callable[..., layout.PackedWeight]
 

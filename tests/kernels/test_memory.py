@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from isobit.kernels.weights.memory import HUGE_PAGE, REGION, SMALLEST, kept, streamed
 
 

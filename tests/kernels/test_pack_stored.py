@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from isobit.kernels.weights import layout, tiles
 from isobit.kernels.weights.finite import all_finite
 

@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
+
+from isobit.errors import InputError
 from isobit.kernels.program import record, record_rows
 from isobit.kernels.program.program import Program
 from isobit.kernels.step.step import Step, StepLimits, StepMemory
 from isobit.kernels.weights import layout
-
-from isobit.errors import InputError
 
 Maker = Callable[..., layout.PackedWeight]
 LIMITS = StepLimits(vocabulary=10, positions=128, pages=3)

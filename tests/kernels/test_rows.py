@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from isobit.kernels import ops, reference
 
 from isobit.errors import InputError
+from isobit.kernels import ops, reference
 
 EPS = 1e-6
 

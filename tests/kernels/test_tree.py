@@ -7,12 +7,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+
+from isobit.errors import InputError
 from isobit.kernels import ops
 from isobit.kernels.weights import layout
 from isobit.runtime.collectives.tree import subtree_merges
 from isobit.shard.plan.atoms import atoms_of_rank, complete_subtrees
-
-from isobit.errors import InputError
 
 Maker = Callable[..., layout.PackedWeight]
 ATOMS = 8

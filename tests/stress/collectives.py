@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+
 from isobit.runtime.collectives.measure import plan_of_atoms
 from isobit.runtime.collectives.shared import SharedCollectives, SharedSettings
 from isobit.runtime.collectives.tree import sum_root

@@ -6,6 +6,10 @@ import logging
 from pathlib import Path
 
 import pytest
+from rich.table import Table
+from safetensors.torch import load_file, save_file
+
+from isobit.errors import InputError
 from isobit.launch.cli.inspect import print_report
 from isobit.launch.cli.main import _Printable
 from isobit.launch.cli.output import console, print_error
@@ -14,10 +18,6 @@ from isobit.launch.printable import printable
 from isobit.runtime.doctor.diagnosis import Diagnosis
 from isobit.runtime.doctor.findings import CheckResult, Finding
 from isobit.shard.inspect import inspect_folder
-from rich.table import Table
-from safetensors.torch import load_file, save_file
-
-from isobit.errors import InputError
 
 from ..support import INT4, copy_model
 

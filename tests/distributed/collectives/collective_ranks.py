@@ -17,13 +17,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
+from isobit.errors import RankFault
 from isobit.runtime.collectives.gather import GatherCollectives
 from isobit.runtime.collectives.library import LibraryCollectives
 from isobit.runtime.collectives.tree import sum_subtrees
 from isobit.runtime.transport import rendezvous
 from isobit.shard.plan.plan import ShardPlan
-
-from isobit.errors import RankFault
 
 from ..forked import run_group
 

@@ -17,6 +17,8 @@ from typing import Any
 os.environ["TRITON_INTERPRET"] = "0" if os.environ.get("ISOBIT_TEST_CARD") == "1" else "1"
 
 import torch
+
+from isobit.errors import IsobitError
 from isobit.kernels.gpu.simulated.interpreter import install
 from isobit.runtime.collectives import self_test
 from isobit.runtime.collectives.cuda import choose as cuda_choose
@@ -32,8 +34,6 @@ from isobit.runtime.transport import rendezvous
 from isobit.runtime.transport.process_group import exchange
 from isobit.shard.plan.atoms import complete_subtrees
 from isobit.shard.plan.plan import ShardPlan
-
-from isobit.errors import IsobitError
 
 from ..forked import run_group
 from ..numbers import numpy_tree, wild

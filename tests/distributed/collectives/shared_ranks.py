@@ -19,6 +19,8 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+
+from isobit.errors import IsobitError
 from isobit.runtime.collectives.choose import choose
 from isobit.runtime.collectives.hierarchical import HierarchicalCollectives
 from isobit.runtime.collectives.measure import plan_of_atoms
@@ -27,8 +29,6 @@ from isobit.runtime.collectives.tree import sum_subtrees
 from isobit.runtime.transport import rendezvous
 from isobit.shard.plan.atoms import complete_subtrees
 from isobit.shard.plan.plan import ShardPlan
-
-from isobit.errors import IsobitError
 
 from ..forked import run_group
 from ..numbers import numpy_tree, wild

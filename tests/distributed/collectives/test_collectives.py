@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from isobit.runtime.collectives.tree import sum_root, sum_subtrees
 from isobit.shard.model.spec import spec_from_config
 from isobit.shard.plan.atoms import atoms_of_rank, complete_subtrees

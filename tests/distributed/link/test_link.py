@@ -8,6 +8,8 @@ import subprocess
 import sys
 
 import pytest
+
+from isobit.errors import RankFault
 from isobit.runtime.engine.engine import Engine
 from isobit.runtime.ranks.launcher import LocalLauncher
 from isobit.runtime.settings.engine import EngineSettings, SamplingSettings
@@ -17,8 +19,6 @@ from isobit.runtime.transport.driver import DriverLink
 from isobit.runtime.transport.interfaces import split
 from isobit.runtime.transport.ticket import RankTicket
 from isobit.shard.plan.plan import PlanSettings
-
-from isobit.errors import RankFault
 
 from ...links import BOTH_SILENT, BOTH_TRANSPORTS, greetings, nobody, silence
 from ...proxy import Proxy

@@ -6,13 +6,13 @@ import dataclasses
 
 import pytest
 import zmq
+
+from isobit.errors import RankFault
 from isobit.runtime.transport import wire
 from isobit.runtime.transport.address import Address
 from isobit.runtime.transport.driver import DriverLink
 from isobit.runtime.transport.tcp import TcpRank
 from isobit.runtime.transport.ticket import RankTicket
-
-from isobit.errors import RankFault
 
 from ...links import BOTH_SILENT, greetings, nobody, silence
 

@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+
+from isobit.errors import EnvironmentFault, RankFault
 from isobit.runtime.transport import unix, wire
 from isobit.runtime.transport.address import Address
 from isobit.runtime.transport.driver import DriverLink
 from isobit.runtime.transport.frames import framed
 from isobit.runtime.transport.messages import DriverGone
 from isobit.runtime.transport.rank import connect
-
-from isobit.errors import EnvironmentFault, RankFault
 
 from ...links import BOTH_SILENT, greetings, nobody, silence
 

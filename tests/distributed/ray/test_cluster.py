@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
+
+from isobit.errors import EnvironmentFault, RankFault
 from isobit.launch.cluster.ray.auth import ray_environment
 from isobit.launch.cluster.ray.launcher import RayLauncher
 from isobit.launch.cluster.ray.nodes import Demand, cluster_nodes
@@ -29,8 +31,6 @@ from isobit.runtime.ranks.launcher import Launcher, LocalLauncher
 from isobit.runtime.settings.engine import EngineSettings, SamplingSettings
 from isobit.runtime.transport.ticket import RankTicket
 from isobit.shard.plan.plan import PlanSettings
-
-from isobit.errors import EnvironmentFault, RankFault
 
 from ...support import INT4
 from .nodes import HEAD, WORKER, ray_nodes
@@ -164,6 +164,7 @@ def test_gpus_that_are_not_there_are_counted():
 @IN_SESSION
 def test_every_rank_on_cuda_is_told_the_index_of_its_own_gpu(monkeypatch):
     import ray
+
     from isobit.launch.cluster.ray import launcher
 
     class Recorder(rank_actor_class()):

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
 from isobit.kernels import ops
 from isobit.launch.cli.cluster.table import print_table
 

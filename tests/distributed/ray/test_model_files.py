@@ -13,6 +13,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+
+from isobit.errors import InputError
 from isobit.launch.cluster.ray.launcher import RayLauncher
 from isobit.launch.cluster.ray.session import ray_session
 from isobit.runtime.engine.engine import Engine
@@ -20,8 +22,6 @@ from isobit.runtime.settings.engine import EngineSettings, SamplingSettings
 from isobit.runtime.settings.model_files import ModelFiles
 from isobit.runtime.transport.address import Address
 from isobit.shard.plan.plan import PlanSettings
-
-from isobit.errors import InputError
 
 from ...support import INT4, all_logits
 

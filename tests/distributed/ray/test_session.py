@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from importlib.metadata import version
 
 import pytest
+
+from isobit.errors import EnvironmentFault, InputError, IsobitError
 from isobit.launch.cluster.ray import head_probe
 from isobit.launch.cluster.ray.auth import cluster_auth, ray_environment
 from isobit.launch.cluster.ray.head_probe import check_head
 from isobit.launch.cluster.ray.session import ray_session
-
-from isobit.errors import EnvironmentFault, InputError, IsobitError
 
 OURS = {"ray": version("ray"), "python": platform.python_version()}
 

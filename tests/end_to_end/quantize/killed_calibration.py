@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from isobit.runtime.calibration.calibrate import quantize_calibrated
 from isobit.runtime.calibration.state import CalibrationState
 from isobit.runtime.ranks.launcher import LocalLauncher

@@ -10,6 +10,9 @@ import pytest
 import torch
 from compressed_tensors.compressors import PackedQuantizationCompressor
 from compressed_tensors.quantization import QuantizationScheme
+from safetensors.torch import load_file
+from transformers import LlamaConfig, LlamaForCausalLM
+
 from isobit.kernels.step.step import Step
 from isobit.launch.text.calibration_text import calibration_text
 from isobit.runtime.calibration.calibrate import CalibrateSettings, embed, quantize_calibrated
@@ -29,8 +32,6 @@ from isobit.shard.quantize.folder import quantize_folder
 from isobit.shard.quantize.method import MethodSettings
 from isobit.shard.quantize.scheme import QuantizeSettings
 from isobit.shard.quantize.source import open_dense
-from safetensors.torch import load_file
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from ...support import (
     DENSE,

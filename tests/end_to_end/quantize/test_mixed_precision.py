@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from isobit.errors import InputError
 from isobit.launch.text.calibration_text import calibration_text
 from isobit.runtime.calibration.calibrate import CalibrateSettings, quantize_calibrated
 from isobit.runtime.calibration.job import CalibrationJob, job_from_message
@@ -22,10 +26,6 @@ from isobit.shard.quantize.fused import fused_products
 from isobit.shard.quantize.method import MethodSettings
 from isobit.shard.quantize.scheme import QuantizeSettings
 from isobit.shard.quantize.source import open_dense
-from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
-
-from isobit.errors import InputError
 
 from ...support import DENSE, ROOT, all_logits, copy_model, save_tensors
 from ..test_oracle import FLOAT32_BOUND, IDS, oracle_logits, relative_error

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
+
 from isobit.launch.text.calibration_text import calibration_text
 from isobit.runtime.calibration.calibrate import CalibrateSettings, quantize_calibrated
 from isobit.shard.formats.scheme import CHANNEL
 from isobit.shard.quantize.folder import quantize_folder
 from isobit.shard.quantize.method import Method, MethodSettings
 from isobit.shard.quantize.scheme import QuantizeSettings
-from transformers import AutoModelForCausalLM
 
 from ...pathologies import make
 from ...support import DENSE, ROOT, all_logits

@@ -8,12 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from isobit.runtime.calibration.calibrate import quantize_calibrated
-from isobit.runtime.calibration.job import CalibrateSettings
-from isobit.shard.formats.scheme import CHANNEL
-from isobit.shard.quantize.folder import quantize_folder
-from isobit.shard.quantize.method import MethodSettings
-from isobit.shard.quantize.scheme import QuantizeSettings
 from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
@@ -21,6 +15,13 @@ from transformers import (
     Qwen2Config,
     Qwen2ForCausalLM,
 )
+
+from isobit.runtime.calibration.calibrate import quantize_calibrated
+from isobit.runtime.calibration.job import CalibrateSettings
+from isobit.shard.formats.scheme import CHANNEL
+from isobit.shard.quantize.folder import quantize_folder
+from isobit.shard.quantize.method import MethodSettings
+from isobit.shard.quantize.scheme import QuantizeSettings
 
 from ...command import Command, command, scratch
 from ...support import all_logits, copy_model, save_random_model, save_tensors

@@ -6,14 +6,14 @@ import json
 
 import pytest
 import torch
-from isobit.shard.formats.codes import WholeWeight
-from isobit.shard.formats.scheme import CHANNEL, WeightScheme
-from isobit.shard.pad import PadSettings, pad_folder, padded_weight
 from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from isobit.errors import InputError
+from isobit.shard.formats.codes import WholeWeight
+from isobit.shard.formats.scheme import CHANNEL, WeightScheme
+from isobit.shard.pad import PadSettings, pad_folder, padded_weight
 
 from ...support import DENSE, INT4, ROOT, all_logits, copy_model, save_tensors
 

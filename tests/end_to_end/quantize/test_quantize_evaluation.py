@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+
 from isobit.launch.evaluation import quantize_evaluation
 from isobit.launch.text.calibration_text import calibration_text, usual_samples
 from isobit.launch.tokenizer.tokenizer import Tokenizer
 from isobit.runtime.evaluation.streamed_scores import score_streamed
 from isobit.shard.checkpoint.checkpoint import open_checkpoint
-from safetensors.torch import load_file
 
 from ...command import command, scratch
 from ...support import DENSE, ROOT, copy_model, save_tensors

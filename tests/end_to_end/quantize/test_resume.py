@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+
+from isobit.errors import InputError, RankFault
 from isobit.kernels.weights import memory
 from isobit.runtime.calibration.calibrate import quantize_calibrated
 from isobit.runtime.calibration.fingerprint import run_fingerprint
@@ -21,9 +24,6 @@ from isobit.runtime.forward.layer_runner import LayerRunner
 from isobit.runtime.ranks.launcher import LocalLauncher
 from isobit.shard.names import layer_of
 from isobit.shard.quantize.source import open_dense
-from safetensors.torch import load_file
-
-from isobit.errors import InputError, RankFault
 
 from ...support import DENSE, ROOT, copy_model, save_tensors
 from .test_calibrate import SETTINGS

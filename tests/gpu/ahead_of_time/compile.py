@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from isobit.kernels.gpu.architecture import Architecture
-from isobit.kernels.gpu.launch import Launch
 from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
+
+from isobit.kernels.gpu.architecture import Architecture
+from isobit.kernels.gpu.launch import Launch
 
 MATRIX = re.compile(r"\b(?:HMMA|IMMA|HGMMA|IGMMA)\b")
 FENCE = re.compile(r"\bMEMBAR\b")

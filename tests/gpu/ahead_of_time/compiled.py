@@ -17,12 +17,12 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 
+from triton.errors import TritonError
+
 from isobit.kernels.gpu.architecture import ARCHITECTURES, Architecture
 from isobit.kernels.gpu.catalog import Entry, entries
 from isobit.kernels.gpu.launch import Launch
 from isobit.kernels.gpu.weight import CHUNK
-from triton.errors import TritonError
-
 from tests.gpu.ahead_of_time.compile import Compiled, compile_launch
 
 from .edges import edges

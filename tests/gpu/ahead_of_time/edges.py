@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+
 from isobit.kernels.gpu.launch import Launch
 
 WIDE = {"patience", "seed"}

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from isobit.kernels.gpu import jit
 from isobit.kernels.gpu.table import BLOCKS
 

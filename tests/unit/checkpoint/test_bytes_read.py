@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from isobit.shard.checkpoint.checkpoint import open_checkpoint
 from isobit.shard.contents.expected_tensors import stored_intermediate_size
 from isobit.shard.load.load import load_rank

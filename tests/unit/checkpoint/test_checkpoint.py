@@ -6,9 +6,10 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import save_file
+
 from isobit.shard.checkpoint.checkpoint import INDEX, has_weights, open_checkpoint
 from isobit.shard.checkpoint.safetensors_file import SliceReader
-from safetensors.torch import save_file
 
 A, B, C = torch.arange(6.0).view(2, 3), torch.ones(4), torch.zeros(5)
 

@@ -7,9 +7,10 @@ import tracemalloc
 
 import pytest
 import torch
+from safetensors.torch import save_file
+
 from isobit.shard.checkpoint.safetensors_file import read_header
 from isobit.shard.checkpoint.safetensors_header import MOST_HEADER_BYTES
-from safetensors.torch import save_file
 
 GOOD = {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+
+from isobit.errors import InputError
 from isobit.runtime.calibration.state import CalibrationState, layer_file, state_folder
 from isobit.runtime.trace.folder import new_trace
 from isobit.shard.checkpoint.write_file import write_beside
 from isobit.shard.checkpoint.writer import FolderWriter
-
-from isobit.errors import InputError
 
 FINGERPRINT = {"model": "m", "samples": "s"}
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from isobit.shard.checkpoint.safetensors_file import read_header
 from safetensors import SafetensorError, deserialize
 
 from isobit.errors import InputError
+from isobit.shard.checkpoint.safetensors_file import read_header
 
 CASES = 3000
 SIZES = {"F32": 4, "BF16": 2, "I8": 1, "U16": 2, "F8_E4M3": 1, "C64": 8, "BOOL": 1, "I64": 8}

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+
+from isobit.errors import InputError
 from isobit.launch.models import model_folder
 from isobit.shard.checkpoint.checkpoint import open_checkpoint
 from isobit.shard.checkpoint.safetensors_file import SliceReader
@@ -13,9 +16,6 @@ from isobit.shard.checkpoint.writer import FolderWriter
 from isobit.shard.load.load import load_rank
 from isobit.shard.model.spec import read_spec
 from isobit.shard.plan.plan import PlanSettings, make_plan
-from safetensors.torch import load_file
-
-from isobit.errors import InputError
 
 from ...support import DENSE, copy_model, save_tensors
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 import pytest
+
 from isobit.shard.inspect import inspect_folder
 from isobit.shard.model.spec import spec_from_config
 

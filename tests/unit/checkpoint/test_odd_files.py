@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from isobit.shard.checkpoint.checkpoint import INDEX, SINGLE, open_checkpoint
-from isobit.shard.inspect import inspect_folder
 from safetensors.torch import load_file, save_file
 
 from isobit.errors import InputError
+from isobit.shard.checkpoint.checkpoint import INDEX, SINGLE, open_checkpoint
+from isobit.shard.inspect import inspect_folder
 
 from ...support import INT4, copy_model
 from ..inspect.inspection import codes_of, finding

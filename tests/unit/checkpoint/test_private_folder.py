@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from isobit.runtime.transport.private_folder import PrivateFolder, remove_left_over
 
 MAKES = """

@@ -11,10 +11,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from isobit.shard.checkpoint import safetensors_file
-from isobit.shard.checkpoint.safetensors_file import TORCH_DTYPES, SliceReader, read_header
 from safetensors import safe_open
 from safetensors.torch import save_file
+
+from isobit.shard.checkpoint import safetensors_file
+from isobit.shard.checkpoint.safetensors_file import TORCH_DTYPES, SliceReader, read_header
 
 SHAPES = {"matrix": (5, 7), "vector": (9,), "cube": (2, 3, 4), "scalar": (), "none": (0, 3)}
 

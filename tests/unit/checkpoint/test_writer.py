@@ -10,13 +10,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file
+
 from isobit.shard.checkpoint import writer as writing
 from isobit.shard.checkpoint.checkpoint import INDEX
 from isobit.shard.checkpoint.safetensors_file import TORCH_DTYPES
 from isobit.shard.checkpoint.safetensors_writer import SafetensorsWriter
 from isobit.shard.checkpoint.writer import FolderWriter
-from safetensors import safe_open
-from safetensors.torch import load_file
 
 SHAPES = st.lists(st.integers(0, 5), max_size=3).map(tuple)
 TENSORS = st.dictionaries(

@@ -6,11 +6,12 @@ import re
 
 import pytest
 import yaml
-from isobit.launch.cluster.files import FOLDER, cluster_files, lines_to_edit
 from ray.autoscaler._private.kuberay.autoscaling_config import (
     _derive_autoscaling_config_from_ray_cr,
 )
 from ray.autoscaler._private.util import prepare_config, validate_config
+
+from isobit.launch.cluster.files import FOLDER, cluster_files, lines_to_edit
 
 from ...command import command
 

@@ -7,6 +7,7 @@ import dataclasses
 from typing import Any
 
 import pytest
+
 from isobit.launch.cli.cluster.rows import rows_of
 from isobit.launch.cluster.check.judge import judge
 from isobit.runtime.model_files.manifest import Manifest, ModelFile

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 import torch
+
+from isobit.errors import InputError
 from isobit.launch.cli.options import (
     LauncherName,
     chosen_launcher,
@@ -14,8 +16,6 @@ from isobit.launch.cli.options import (
 )
 from isobit.launch.placing import chosen_device
 from isobit.runtime import devices
-
-from isobit.errors import InputError
 
 from ...support import INT4
 

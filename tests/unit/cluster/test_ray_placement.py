@@ -11,13 +11,13 @@ from itertools import groupby
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from isobit.errors import EnvironmentFault
 from isobit.launch.cluster.ray.nodes import Demand, Node, resource_table
 from isobit.launch.cluster.ray.placement import choose_nodes
 from isobit.launch.cluster.ray.rank_actor import device_index, rank_actor_class
 from isobit.launch.cluster.ray.reach import refuses, silence
 from isobit.launch.cluster.ray.versions import HostReport, check_versions, driver_report, reporter
-
-from isobit.errors import EnvironmentFault
 
 
 def node(name: str, free: float, **fields) -> Node:

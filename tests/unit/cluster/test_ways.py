@@ -9,6 +9,7 @@ import time
 from contextlib import closing
 
 import pytest
+
 from isobit.launch.cluster.check import network
 from isobit.launch.cluster.check.greeting import Door, greet, greet_all
 

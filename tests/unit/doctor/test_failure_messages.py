@@ -7,6 +7,8 @@ import logging
 
 import pytest
 import torch
+
+from isobit.errors import InputError
 from isobit.runtime.engine.engine import prepare
 from isobit.runtime.settings.engine import EngineSettings
 from isobit.shard.checkpoint.checkpoint import open_checkpoint
@@ -14,8 +16,6 @@ from isobit.shard.contents.expected_tensors import stored_intermediate_size
 from isobit.shard.load.load import load_rank
 from isobit.shard.model.spec import read_spec, spec_from_config
 from isobit.shard.plan.plan import PlanSettings, make_plan
-
-from isobit.errors import InputError
 
 from ...support import INT4, ROOT, copy_model
 from ..configs import config, pack_quantized

@@ -8,6 +8,8 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
+
+from isobit.errors import InputError
 from isobit.launch.cli.doctor.without_torch import report_if_nothing_runs
 from isobit.launch.pages.doctor_page import (
     GENERATOR,
@@ -22,8 +24,6 @@ from isobit.launch.pages.module_map import DEEPEST
 from isobit.launch.pages.own_page import check_page
 from isobit.runtime.doctor.diagnosis import Diagnosis, decisive
 from isobit.runtime.doctor.findings import CheckResult, Evidence, Finding, skipped
-
-from isobit.errors import InputError
 
 from ...command import Command, command
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from isobit.errors import InputError
 from isobit.launch.pages.charts import BOTTOM, HEIGHT, TOP, Series, axis_for, line_chart
 from isobit.launch.pages.module_map import module_maps
 from isobit.launch.pages.quantization_page import quantization_page
 from isobit.shard.checkpoint.write_file import write_beside
-
-from isobit.errors import InputError
 
 MADE = {
     "model": "m",

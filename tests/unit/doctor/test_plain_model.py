@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from isobit.runtime.doctor.damage import Sample, measure_damage, plain_logits
-from isobit.runtime.doctor.plain_model import PlainModel
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
+
+from isobit.runtime.doctor.damage import Sample, measure_damage, plain_logits
+from isobit.runtime.doctor.plain_model import PlainModel
 
 from ...support import DENSE, INT4, ROOT, save_random_model
 from ..configs import config

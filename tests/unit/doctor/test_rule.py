@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from isobit.runtime.doctor.diagnosis import Diagnosis, decisive, is_certain
 from isobit.runtime.doctor.findings import CheckResult, Finding, Verdict, skipped
 from isobit.runtime.doctor.known_bad import FILE, known_bad

@@ -9,11 +9,11 @@ import subprocess
 import sys
 
 import pytest
+
+from isobit.errors import RankFault
 from isobit.kernels.unexpected import VARIABLE, unexpected
 from isobit.launch.cli import main as main_module
 from isobit.runtime.worker.process import _unexpected
-
-from isobit.errors import RankFault
 
 from ...command import command
 from ...support import INT4

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+
 from isobit.runtime.affinity import by_distance, share_of
 
 EIGHT = {cpu: [cpu % 4, cpu % 4 + 4] for cpu in range(8)}

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+
+from isobit.errors import EnvironmentFault, InputError
 from isobit.kernels.gpu.card import MOST_GRAPHS, MOST_SAMPLED, CardMemory
 from isobit.kernels.step.kv_cache import PAGE
 from isobit.runtime.card_memory import (
@@ -27,8 +29,6 @@ from isobit.runtime.settings.engine import EngineSettings, check_device, most_sa
 from isobit.shard.estimate.memory import RankMemory
 from isobit.shard.estimate.stored import WeightBytes
 from isobit.shard.estimate.workspace import StepBytes
-
-from isobit.errors import EnvironmentFault, InputError
 
 GIB, MIB = 1 << 30, 1 << 20
 WEIGHTS, STEP, PER_TOKEN = 8 * GIB, 256 * MIB, 96 << 10

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+
+from isobit.errors import EnvironmentFault
 from isobit.runtime.collectives.cuda import driver as module
 from isobit.runtime.collectives.cuda.driver import HANDLE_BYTES, IPC_BLOCK, CudaDriver
 from isobit.runtime.collectives.gather import GatherCollectives
 from isobit.runtime.collectives.measure import even_plan
 from isobit.runtime.collectives.self_test import self_test
 from isobit.runtime.collectives.shared import SharedSettings
-
-from isobit.errors import EnvironmentFault
 
 ADDRESS = 0x7F0012340000
 

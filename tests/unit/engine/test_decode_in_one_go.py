@@ -6,6 +6,8 @@ import dataclasses
 
 import pytest
 import torch
+
+from isobit.errors import InputError
 from isobit.kernels import ops
 from isobit.kernels.program.program import Program
 from isobit.kernels.step.step import StepMemory
@@ -16,8 +18,6 @@ from isobit.shard.checkpoint.checkpoint import open_checkpoint
 from isobit.shard.load.load import load_rank
 from isobit.shard.model.spec import read_spec
 from isobit.shard.plan.plan import PlanSettings, make_plan
-
-from isobit.errors import InputError
 
 from ...support import INT4
 

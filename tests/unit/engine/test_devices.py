@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+
+from isobit.errors import IsobitError
 from isobit.launch.cli.app import make_app
 from isobit.runtime import checked_gpus
 from isobit.runtime.checked_gpus import forget_passed, gpu_names, remember_passed
@@ -24,8 +26,6 @@ from isobit.runtime.engine.preflight import prepare
 from isobit.runtime.settings.engine import EngineSettings, at_degree
 from isobit.runtime.transport.ticket import RankTicket
 from isobit.shard.plan.plan import PlanSettings
-
-from isobit.errors import IsobitError
 
 from ...support import INT4, isobit
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from isobit.launch.gpu_check import facts
 from isobit.launch.gpu_check.pci import access_control, acs_state, link
 

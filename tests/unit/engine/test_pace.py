@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from isobit.runtime.scheduler import step_timer
 from isobit.runtime.scheduler.step_timer import Pace, RankTimes
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from isobit.runtime.settings.engine import SamplingSettings
 from isobit.runtime.worker.sampler import sample, uniform
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors import safe_open
+
 from isobit.runtime.collectives.gather import GatherCollectives
 from isobit.runtime.engine.engine import Engine
 from isobit.runtime.forward.decoder import Decoder
@@ -17,7 +19,6 @@ from isobit.shard.checkpoint.checkpoint import open_checkpoint
 from isobit.shard.load.load import load_rank
 from isobit.shard.model.spec import read_spec
 from isobit.shard.plan.plan import PlanSettings, make_plan
-from safetensors import safe_open
 
 from ...support import INT4
 

@@ -7,6 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
+
+from isobit.errors import InputError
 from isobit.runtime.evaluation.evaluate import (
     Gates,
     Place,
@@ -20,8 +22,6 @@ from isobit.runtime.evaluation.evaluate import (
 from isobit.runtime.evaluation.logits_file import LogitsFile
 from isobit.runtime.evaluation.score import divergence, log_probabilities, score_rows
 from isobit.runtime.evaluation.score_samples import Scores
-
-from isobit.errors import InputError
 
 # Both sides are float64 and add a few hundred terms in orders of their own.
 FLOAT64 = {"rtol": 1e-12, "atol": 1e-13}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+
 from isobit.launch.evaluation.evaluation import NOTHING, ModelRun, text_failures
 from isobit.launch.evaluation.tasks import Choice, Task, accuracy, chosen
 from isobit.runtime.evaluation.score_samples import Scores

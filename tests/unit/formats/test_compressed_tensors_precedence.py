@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 from compressed_tensors.quantization import QuantizationConfig, apply_quantization_config
-from isobit.shard.formats.compressed_tensors_config import quantization
-from isobit.shard.formats.scheme import CHANNEL, WeightScheme
 
 from isobit.errors import NotSupportedError
+from isobit.shard.formats.compressed_tensors_config import quantization
+from isobit.shard.formats.scheme import CHANNEL, WeightScheme
 
 CASES, CASES_EACH = 500, 50
 ENDS = (

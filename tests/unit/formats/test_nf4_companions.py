@@ -6,13 +6,14 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
+
 from isobit.shard.checkpoint.checkpoint import open_checkpoint
 from isobit.shard.checkpoint.safetensors_file import SliceReader
 from isobit.shard.formats.bitsandbytes import read_nf4
 from isobit.shard.inspect import inspect_folder
 from isobit.shard.load.validate import check_checkpoint
 from isobit.shard.model.spec import read_spec
-from safetensors.torch import load_file
 
 from ...support import GOLDEN, copy_model, save_tensors
 from ..inspect.inspection import codes_of

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from isobit.shard.formats.awq import quantization as read_awq
 from isobit.shard.model.spec import spec_from_config
 from isobit.shard.quantize.folder import QuantizeSettings, check_request, quantize_folder

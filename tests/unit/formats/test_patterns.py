@@ -9,10 +9,10 @@ import warnings
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from isobit.shard.model.spec import spec_from_config
-from isobit.shard.patterns import MOST_CHARACTERS, check_pattern, found_in, matches
 
 from isobit.errors import DamagedError, InputError, NotSupportedError
+from isobit.shard.model.spec import spec_from_config
+from isobit.shard.patterns import MOST_CHARACTERS, check_pattern, found_in, matches
 
 from ..configs import config, pack_quantized
 

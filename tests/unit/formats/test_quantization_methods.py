@@ -6,14 +6,14 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
+
+from isobit.errors import DamagedError, InputError, NotSupportedError
 from isobit.shard.checkpoint.checkpoint import open_checkpoint
 from isobit.shard.load.load import load_rank
 from isobit.shard.load.validate import check_checkpoint
 from isobit.shard.model.spec import read_spec, spec_from_config
 from isobit.shard.plan.plan import PlanSettings, make_plan
-from safetensors.torch import load_file
-
-from isobit.errors import DamagedError, InputError, NotSupportedError
 
 from ...support import DENSE, GOLDEN, all_logits, copy_model, save_tensors
 from ..configs import config, pack_quantized

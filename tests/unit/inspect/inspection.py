@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from isobit.shard.inspect import Finding, Report
 
 # Eight 4-bit codes of 8, the zero point of symmetric weights.

@@ -6,6 +6,8 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+
 from isobit.shard.checkpoint.checkpoint import INDEX, open_checkpoint
 from isobit.shard.checkpoint.safetensors_file import SliceReader
 from isobit.shard.formats import quantized_format
@@ -13,7 +15,6 @@ from isobit.shard.inspect import inspect_folder
 from isobit.shard.inspect import tensors as inspect_tensors
 from isobit.shard.inspect.quantized import quantized_modules
 from isobit.shard.model.spec import read_spec
-from safetensors.torch import load_file, save_file
 
 from ...support import DENSE, GOLDEN, INT4, copy_model, save_tensors
 from .inspection import LAYER, ZERO_WORD, codes_of, finding, set_config

@@ -6,8 +6,9 @@ import json
 
 import pytest
 import torch
-from isobit.shard.inspect import inspect_folder
 from safetensors.torch import load_file
+
+from isobit.shard.inspect import inspect_folder
 
 from ...support import DENSE, GOLDEN, copy_model, save_tensors
 from .inspection import LAYER, ZERO_WORD, codes_of, finding, set_config

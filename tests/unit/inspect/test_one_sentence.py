@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+
 from isobit.runtime.engine.preflight import prepare
 from isobit.runtime.settings.engine import EngineSettings
 from isobit.shard.inspect import inspect_folder
-from safetensors.torch import load_file, save_file
 
 from ...support import INT4, copy_model
 

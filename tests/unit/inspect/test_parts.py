@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from isobit.shard.formats.scheme import WeightScheme
 from isobit.shard.inspect.codes import CodeMatrix, grouping
 from isobit.shard.inspect.damage import SATURATED_ERROR, SATURATED_WARNING

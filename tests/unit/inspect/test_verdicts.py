@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from isobit.shard.checkpoint.checkpoint import INDEX, SINGLE
-from isobit.shard.inspect import inspect_folder
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
+
+from isobit.shard.checkpoint.checkpoint import INDEX, SINGLE
+from isobit.shard.inspect import inspect_folder
 
 from ...random_folder import save_random_folder
 from ...support import GOLDEN

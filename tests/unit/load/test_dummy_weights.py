@@ -6,12 +6,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
+from isobit.errors import InputError
 from isobit.runtime.settings.engine import LoadSettings, read_run_spec
 from isobit.shard.formats.scheme import WeightScheme
 from isobit.shard.load.sources import DummyWeights
 from isobit.shard.plan.modules import LinearModule
-
-from isobit.errors import InputError
 
 from ...support import DENSE, INT4
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+
+from isobit.errors import InputError
 from isobit.kernels import ops
 from isobit.shard.checkpoint.checkpoint import open_checkpoint
 from isobit.shard.load.load import RankWeights, load_rank
 from isobit.shard.model.spec import read_spec
 from isobit.shard.plan.plan import PlanSettings, make_plan
-from safetensors.torch import load_file
-
-from isobit.errors import InputError
 
 from ...support import DENSE, GOLDEN, INT4, copy_model, save_tensors
 

@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
 from isobit.runtime.engine.preflight import prepare
 from isobit.runtime.settings.engine import EngineSettings
 from isobit.shard.checkpoint.checkpoint import open_checkpoint
@@ -22,8 +25,6 @@ from isobit.shard.model.spec import read_spec
 from isobit.shard.pad import PadSettings, pad_folder
 from isobit.shard.plan.plan import PlanSettings, make_plan
 from isobit.shard.verify.verify_load import compare, file_fingerprints, rank_fingerprints
-from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
 
 from ...random_folder import save_random_folder
 from ...support import all_logits

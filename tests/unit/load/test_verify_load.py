@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 import torch
+
 from isobit.shard.checkpoint.checkpoint import open_checkpoint
 from isobit.shard.contents.expected_tensors import stored_intermediate_size
 from isobit.shard.load.load import load_rank

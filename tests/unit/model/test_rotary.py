@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+
 from isobit.shard.model.config_fields import ConfigFields
 from isobit.shard.model.rotary import inverse_frequencies, rotary_tables
 from isobit.shard.model.rotary_config import read_rotary

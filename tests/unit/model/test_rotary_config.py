@@ -6,12 +6,12 @@ import copy
 
 import pytest
 import torch
-from isobit.shard.model.rotary import inverse_frequencies
-from isobit.shard.model.spec import at_length, spec_from_config
-from isobit.shard.plan.plan import PlanSettings, make_plan
 from transformers import LlamaConfig, modeling_rope_utils
 
 from isobit.errors import DamagedError, InputError, NotSupportedError
+from isobit.shard.model.rotary import inverse_frequencies
+from isobit.shard.model.spec import at_length, spec_from_config
+from isobit.shard.plan.plan import PlanSettings, make_plan
 
 from ..configs import config
 

@@ -6,9 +6,6 @@ import json
 
 import pytest
 import torch
-from isobit.shard.model.spec import read_spec, spec_from_config
-from isobit.shard.model.stop_ids import StopIds
-from isobit.shard.plan.modules import layer_modules
 from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
@@ -19,6 +16,9 @@ from transformers import (
 from transformers.activations import ACT2FN
 
 from isobit.errors import DamagedError, InputError, NotSupportedError
+from isobit.shard.model.spec import read_spec, spec_from_config
+from isobit.shard.model.stop_ids import StopIds
+from isobit.shard.plan.modules import layer_modules
 
 from ..configs import config, pack_quantized
 

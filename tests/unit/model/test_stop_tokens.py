@@ -6,6 +6,7 @@ import dataclasses
 import logging
 
 import pytest
+
 from isobit.launch.tokenizer.stop_tokens import tokenizer_stop_ids
 from isobit.launch.tokenizer.tokenizer import Tokenizer
 from isobit.runtime.scheduler.batch import Request

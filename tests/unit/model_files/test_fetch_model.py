@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from isobit.errors import EnvironmentFault, InputError
 from isobit.runtime.model_files import fetch
 from isobit.runtime.model_files.fetch import fetch_model, read_piece
 from isobit.runtime.model_files.manifest import Manifest, read_manifest
-
-from isobit.errors import EnvironmentFault, InputError
 
 from ...support import INT4, copy_model
 

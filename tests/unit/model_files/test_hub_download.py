@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
-from isobit.launch.models import download_files
-from isobit.runtime.settings.model_files import hub_commit
 
 from isobit.errors import EnvironmentFault
+from isobit.launch.models import download_files
+from isobit.runtime.settings.model_files import hub_commit
 
 COMMIT = "c0ffee" + "0" * 34
 NAMES = ["config.json", "model.safetensors"]

@@ -12,12 +12,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from isobit.runtime.model_files.compare import HostFiles, differences, refusal
-from isobit.runtime.model_files.hashes import SAMPLE_BYTES, quick_hash, whole_hash
-from isobit.runtime.model_files.manifest import Manifest, ModelFile, read_manifest
 from safetensors.torch import save_file
 
 from isobit.errors import InputError
+from isobit.runtime.model_files.compare import HostFiles, differences, refusal
+from isobit.runtime.model_files.hashes import SAMPLE_BYTES, quick_hash, whole_hash
+from isobit.runtime.model_files.manifest import Manifest, ModelFile, read_manifest
 
 from ...support import INT4
 

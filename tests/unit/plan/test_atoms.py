@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from isobit.shard.plan.atoms import (
     atoms_of_rank,
     complete_subtrees,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from isobit.kernels.step.kv_cache import PAGE
 from isobit.shard.estimate.explain import Question, explain
 from isobit.shard.estimate.fit import GIB, Budget, compare, fit, ways_out

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from isobit.kernels.step.kv_cache import KVCache
 from isobit.kernels.weights.weight import LINE_K
 from isobit.shard.checkpoint.checkpoint import Checkpoint, open_checkpoint

@@ -6,10 +6,10 @@ import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from isobit.shard.model.spec import spec_from_config
-from isobit.shard.plan.plan import PlanSettings, ShardPlan, make_plan
 
 from isobit.errors import InputError
+from isobit.shard.model.spec import spec_from_config
+from isobit.shard.plan.plan import PlanSettings, ShardPlan, make_plan
 
 from ..configs import QWEN_14B, config, pack_quantized
 

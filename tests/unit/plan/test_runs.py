@@ -8,6 +8,7 @@ from itertools import pairwise
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from isobit.shard.model.spec import ModelSpec, spec_from_config
 from isobit.shard.plan.modules import LinearModule, atom_ends, feature_slice, layer_modules
 from isobit.shard.plan.plan import PlanSettings, make_plan

@@ -7,6 +7,7 @@ import torch
 from compressed_tensors.compressors import pack_to_int32, unpack_from_int32
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from isobit.shard.formats.codes import pack_words, unpack_words
 from isobit.shard.quantize.absmax import quantize_absmax
 

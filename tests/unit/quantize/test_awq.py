@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from isobit.shard.quantize.absmax import quantize_absmax
 from isobit.shard.quantize.awq import AwqSettings, search_scales
 from isobit.shard.quantize.clipping import ClipSettings, clip, search_bounds

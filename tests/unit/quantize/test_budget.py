@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from isobit.shard.formats.scheme import CHANNEL, WeightScheme
 from isobit.shard.plan.modules import LinearModule
 from isobit.shard.quantize.budget import width_choices

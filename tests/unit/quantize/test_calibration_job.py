@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+
+from isobit.errors import EnvironmentFault, InputError
 from isobit.runtime.calibration.job import (
     CalibrateSettings,
     CalibrationJob,
@@ -23,8 +25,6 @@ from isobit.shard.quantize.layer import INPUTS
 from isobit.shard.quantize.method import MethodSettings
 from isobit.shard.quantize.scheme import QuantizeSettings
 from isobit.shard.quantize.statistics import Statistics
-
-from isobit.errors import EnvironmentFault, InputError
 
 from ...support import DENSE
 

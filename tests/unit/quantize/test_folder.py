@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from compressed_tensors.compressors import unpack_from_int32
-from isobit.shard.quantize.folder import QuantizeSettings, quantize_folder
 from safetensors.torch import load_file
+
+from isobit.shard.quantize.folder import QuantizeSettings, quantize_folder
 
 from ...random_folder import save_random_folder
 from ..configs import config, pack_quantized

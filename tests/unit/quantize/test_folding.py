@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from isobit.shard.model.spec import spec_from_config
 from isobit.shard.quantize.folding import Fold, fold, fold_map
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors.torch import save_file
+
 from isobit.shard.checkpoint.checkpoint import open_checkpoint
 from isobit.shard.checkpoint.safetensors_file import SliceReader
 from isobit.shard.formats import awq, gptq, pack_quantized, quantized_format
 from isobit.shard.formats.scheme import WeightScheme
 from isobit.shard.quantize.absmax import quantize_absmax
 from isobit.shard.quantize.gptq import GptqSettings, quantize_gptq
-from safetensors.torch import save_file
 
 from .calibration import hessian, inputs, weight
 

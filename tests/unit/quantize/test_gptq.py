@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 import torch
+
 from isobit.shard.quantize import cholesky
 from isobit.shard.quantize.absmax import quantize_absmax
 from isobit.shard.quantize.cholesky import Factors, factor_upper_

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from isobit.shard.quantize.absmax import quantize_absmax
 from isobit.shard.quantize.quality import layer_error, output_energy, sqnr_db
 

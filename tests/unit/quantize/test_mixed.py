@@ -8,6 +8,7 @@ import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from isobit.shard.quantize.mixed import assign_by_budget, assign_by_patterns
 
 COSTS = st.dictionaries(st.sampled_from([4, 8, 16]), st.floats(0, 100, allow_nan=False), min_size=1)

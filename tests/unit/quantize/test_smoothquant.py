@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from isobit.shard.quantize.smoothquant import SmoothSettings, search_alpha, smooth_scales
 
 from .calibration import inputs, weight

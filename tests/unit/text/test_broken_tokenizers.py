@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from isobit.launch.tokenizer.tokenizer import Tokenizer
 
 from isobit.errors import DamagedError, InputError, IsobitError, NotSupportedError
+from isobit.launch.tokenizer.tokenizer import Tokenizer
 
 from ...made_tokenizers import KINDS, byte_level, save, unigram
 

@@ -6,11 +6,11 @@ import os
 import random
 
 import pytest
-from isobit.launch.tokenizer.detokenizer import Detokenizer
 from tokenizers import Tokenizer, decoders
 from transformers import PreTrainedTokenizerFast
 
 from isobit.errors import NotSupportedError
+from isobit.launch.tokenizer.detokenizer import Detokenizer
 
 from ...made_tokenizers import KINDS, byte_fallback, byte_level, unigram
 

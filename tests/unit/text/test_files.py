@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from isobit.launch.text.text_files import read_json_lines
 
 from isobit.errors import InputError
+from isobit.launch.text.text_files import read_json_lines
 
 
 def test_a_line_ends_where_json_says(tmp_path):

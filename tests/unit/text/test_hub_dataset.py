@@ -13,12 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import constants
+
+from isobit.errors import InputError
 from isobit.launch.cli.output import print_error
 from isobit.launch.text.calibration_text import calibration_text
 from isobit.launch.text.hub_dataset import HubDataset, parse_dataset
 from isobit.launch.tokenizer.tokenizer import Tokenizer
-
-from isobit.errors import InputError
 
 from ...support import DENSE
 

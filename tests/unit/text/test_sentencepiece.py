@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import sentencepiece
-from isobit.launch.tokenizer.folder import is_sentencepiece
-from isobit.launch.tokenizer.tokenizer import Tokenizer
 
 from isobit.errors import DamagedError, EnvironmentFault, NotSupportedError
+from isobit.launch.tokenizer.folder import is_sentencepiece
+from isobit.launch.tokenizer.tokenizer import Tokenizer
 
 from ...made_tokenizers import CORPUS
 

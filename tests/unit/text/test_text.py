@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from isobit.launch.tokenizer.tokenizer import Tokenizer
 
 from ...support import INT4

@@ -12,14 +12,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from isobit.errors import InputError
 from isobit.runtime.scheduler.batch import StepRows
 from isobit.runtime.settings.trace import TraceSettings
 from isobit.runtime.trace.compare import compare_traces
 from isobit.runtime.trace.folder import INDEX, read_trace, write_index
 from isobit.runtime.trace.index import TracedSite, TraceIndex, pack_index, unpack_index
 from isobit.runtime.trace.tracer import Parts, Tracer
-
-from isobit.errors import InputError
 
 SITE = "layers.0.mlp.down_proj.in"
 TOKENS = [3, 1, 4, 1, 5, 9]

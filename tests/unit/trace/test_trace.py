@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
+from isobit.errors import InputError
 from isobit.runtime.settings.trace import TraceSettings, check_trace_settings
 from isobit.runtime.trace.statistics import tensor_statistics
 from isobit.runtime.trace.tracer import (
@@ -16,8 +18,6 @@ from isobit.runtime.trace.tracer import (
     record_from,
 )
 from isobit.runtime.transport.wire import decode, encode
-
-from isobit.errors import InputError
 
 SITES = ["embed.out", "layers.0.q_proj.out", "layers.0.o_proj.out", "layers.1.q_proj.out"]
 

@@ -7,6 +7,7 @@ import socket
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from isobit.runtime.transport.frames import BrokenStream, FrameReader, framed
 
 

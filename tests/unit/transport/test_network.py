@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 import torch.distributed as dist
-from isobit.runtime.transport import interfaces, reachability
 
 from isobit.errors import EnvironmentFault
+from isobit.runtime.transport import interfaces, reachability
 
 SIOCGIFADDR = 0x8915
 
