@@ -25,7 +25,8 @@ from typing import Any
 import torch
 
 from isobit.launch.text.calibration_text import calibration_text
-from isobit.launch.text.samples import cut_samples, read_texts
+from isobit.launch.text.samples import cut_samples
+from isobit.launch.text.text_files import read_texts
 from isobit.launch.tokenizer.tokenizer import Tokenizer
 from isobit.runtime.calibration.sensitivity import SensitivitySettings, measure_sensitivity
 from isobit.runtime.engine.engine import Engine

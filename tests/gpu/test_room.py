@@ -17,8 +17,8 @@ from ..support import ROOT
 # Triton cannot interpret and compile in one process.
 COMPILE = """
 import json, torch
-from isobit.kernels.cache import PAGE, KVCache
-from isobit.kernels.gpu.ahead import compile_launch
+from isobit.kernels.step.kv_cache import PAGE, KVCache
+from tests.gpu.ahead_of_time.compile import compile_launch
 from isobit.kernels.gpu.architecture import ARCHITECTURES
 from isobit.kernels.gpu.attention import Chunks, Heads, attention_work
 from isobit.kernels.gpu.linear import Work

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from isobit.kernels.backend import ENVIRONMENT
+from isobit.kernels.native import ENVIRONMENT
 from isobit.runtime.engine.engine import Engine
 from isobit.runtime.settings.engine import EngineSettings, SamplingSettings
 from isobit.runtime.worker.forked_launcher import ForkedLauncher

@@ -46,11 +46,11 @@ def test_a_peer_with_a_wrong_secret_is_ignored(driver, join, secret):
 
 RANK_ALONE = """
 import json, sys
-from isobit.runtime import rank_process
-from isobit.runtime.link import heartbeat
-from isobit.runtime.ticket import RankTicket
+from isobit.runtime.worker import process
+from isobit.runtime.transport import heartbeat
+from isobit.runtime.transport.ticket import RankTicket
 heartbeat.SILENT_MS, heartbeat.DRIVER_RETURNS_S = 1000, 1.0
-rank_process.run_rank(RankTicket(**json.loads(sys.argv[1])))
+process.run_rank(RankTicket(**json.loads(sys.argv[1])))
 """
 
 
@@ -249,8 +249,8 @@ def test_ranks_that_failed_to_load_and_ended_do_not_hurry_the_others(driver, joi
 
 STOPS = """
 import json, os, signal, sys
-from isobit.runtime.link.rank import connect
-from isobit.runtime.ticket import RankTicket
+from isobit.runtime.transport.rank import connect
+from isobit.runtime.transport.ticket import RankTicket
 link = connect(RankTicket(**json.loads(sys.argv[1])))
 os.kill(os.getpid(), signal.SIGSTOP)
 """

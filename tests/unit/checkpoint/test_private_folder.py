@@ -15,7 +15,7 @@ from isobit.runtime.transport.private_folder import PrivateFolder, remove_left_o
 
 MAKES = """
 import json, os, signal, sys
-from isobit.runtime.link.private_folder import PrivateFolder
+from isobit.runtime.transport.private_folder import PrivateFolder
 print(json.dumps([str(PrivateFolder(kind, 7).path) for kind in ("", "ray-")]), flush=True)
 if sys.argv[1] == "killed":
     os.kill(os.getpid(), signal.SIGKILL)
