@@ -9,12 +9,12 @@ from ...runtime.settings.engine import EngineSettings
 from ...runtime.tasks.verify import Verification
 from ...runtime.tasks.verify import verify as run_verify
 from ...shard.inspect import Report, inspect_folder
-from ...shard.plan.plan import PlanSettings, ShardPlan
+from ...shard.plan.plan import Layout, PlanSettings, ShardPlan
 from ..models import model_folder
 from ..placing import LauncherName, chosen_device, chosen_launcher, cluster_address, placed
 
 
-def plan(model: str, *, tensor_parallel_size: int = 1, layout: str = "pad") -> ShardPlan:
+def plan(model: str, *, tensor_parallel_size: int = 1, layout: Layout = "pad") -> ShardPlan:
     """How a model is cut. Raises InputError as `isobit plan` does."""
     settings = PlanSettings(degree=tensor_parallel_size, layout=layout)
     return prepare(model_folder(model, weights=False), EngineSettings(plan=settings))[1]

@@ -13,7 +13,7 @@ from ...runtime.engine.engine import Engine
 from ...runtime.engine.results import Completion
 from ...runtime.scheduler.batch import check_requests
 from ...runtime.settings.engine import EngineSettings, LoadSettings
-from ...shard.plan.plan import PlanSettings
+from ...shard.plan.plan import Layout, PlanSettings
 from ..models import model_folder
 from ..placing import LauncherName, chosen_device, chosen_launcher, cluster_address, placed
 from ..tokenizer.stop_tokens import tokenizer_stop_ids
@@ -86,7 +86,7 @@ class LLM:
         device: str = "auto",
         threads: int = 0,
         atoms: int = 8,
-        layout: str = "pad",
+        layout: Layout = "pad",
         check: str = "step",
         **others: Any,
     ) -> None:
@@ -151,7 +151,7 @@ class LLM:
         finite.
         """
         refuse_unbuilt("generate", {"use_tqdm": use_tqdm}, {"use_tqdm": (False,)})
-        listed = [prompts] if isinstance(prompts, (str, Mapping)) else list(prompts)
+        listed: list[Any] = [prompts] if isinstance(prompts, (str, Mapping)) else list(prompts)
         if listed and all(isinstance(each, int) for each in listed):
             raise InputError("E-PROMPT", 'token ids go into {"prompt_token_ids": [1, 2, 3]}')
         params = sampling_params or SamplingParams()
