@@ -33,7 +33,7 @@ from .summary import Report, file_report, format_report, tensor_report, zero_poi
 from .tensors import NumberCount, TensorStream, count_numbers
 from .values import not_finite_findings, stored_shape_findings, zero_tensor_findings
 from .weights import WeightHealth, examine
-from .zero_points import zero_findings
+from .zero_points import StoredZeros, zero_findings
 
 THREADS = min(4, os.cpu_count() or 1)
 """Some read while others count. Each holds one quantized weight, and other tensors in pieces."""
@@ -233,7 +233,12 @@ def _data_findings(seen: _Seen, contents: Contents | None) -> list[Finding]:
     findings += zero_tensor_findings(seen.numbers, unexpected)
     indices = [(health.module, health.index) for health in weights]
     zeros = [
-        (health.module.tensor(health.module.parts.zeros), health.module.scheme, health.zeros)
+        StoredZeros(
+            name=health.module.tensor(health.module.parts.zeros),
+            scheme=health.module.scheme,
+            histogram=health.zeros,
+            means=health.means,
+        )
         for health in weights
         if health.zeros is not None and health.module.parts.zeros
     ]

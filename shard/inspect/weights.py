@@ -26,7 +26,8 @@ class WeightHealth:
     `at_ends` is the share of codes that are 0 or the largest. Groups are counted over all output
     rows: `groups` of them, `dead` with nothing but zeros, of which `padding` lie in whole rows or
     columns at the end, as padding puts them; `stuck` have one code throughout that is not zero.
-    `zeros` is the histogram of stored zero points.
+    `zeros` is the histogram of stored zero points, and `means` the mean weight in steps of
+    its scale, for zero points read as they are stored and as one less than they mean.
     """
 
     module: QuantizedModule
@@ -39,6 +40,7 @@ class WeightHealth:
     dead_rows: int
     scales: ScaleStats
     zeros: torch.Tensor | None
+    means: tuple[float, float]
     index: GroupIndex
     stored_shape: tuple[int, ...] | None
 
@@ -86,6 +88,7 @@ def examine(
         dead_rows=int(dead.all(1).sum()) if any_dead and len(dead) == module.n else 0,
         scales=scale_stats(scales, dead.view(scales.shape) if any_dead else None),
         zeros=None if stored is None else stored.flatten().bincount(minlength=1 << scheme.bits),
+        means=(0.0, 0.0) if stored is None else _means(codes, stored, module, order),
         index=index,
         stored_shape=shape,
     )
@@ -128,6 +131,20 @@ def _without_content(
     dead = (constant == zeros) | (scales == 0)
     stuck = (constant >= 0) & ~dead & (groups.counts >= SHORTEST_STUCK)
     return dead, int(stuck.sum())
+
+
+def _means(
+    codes: torch.Tensor, stored: torch.Tensor, module: QuantizedModule, g_idx: torch.Tensor | None
+) -> tuple[float, float]:
+    """The mean of all codes (a histogram) less that of zero points, from stored ones [n, g], read
+    as offset 0 and 1; a group counts as often as it has members."""
+    members = grouping(module.k, module.scheme, g_idx).counts.double()
+    mean = float((codes * torch.arange(len(codes))).sum() / codes.sum())
+    share = members / (members.sum() * len(stored))
+    zeros = [(stored.to(torch.int16) + offset) % len(codes) for offset in (0, 1)]
+    return mean - float((zeros[0].double() @ share).sum()), mean - float(
+        (zeros[1].double() @ share).sum()
+    )
 
 
 def _padding(dead: torch.Tensor) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import torch
@@ -16,6 +18,13 @@ from .findings import Finding
 from .quantized import Packing
 
 LABELS = {offset: label for label, offset in ZERO_OFFSETS.items()}
+FEW_BITS = 4
+"""With more, weights whose mean is not quite zero are a step away from it as well."""
+FEWEST_ZEROS = 64
+SURELY_OFF, TIMES = 0.5, 2
+"""The mean of weights is more steps from zero than this in one reading, and more than twice as many
+as in the other. The readings are a step apart; the weights of trained models stay within a tenth of
+a step."""
 
 
 def stored_zeros(words: torch.Tensor, n: int, packing: Packing, bits: int) -> torch.Tensor:
@@ -38,19 +47,30 @@ def found_version(histogram: torch.Tensor, bits: int) -> str | None:
     return {middle - offset: label for label, offset in ZERO_OFFSETS.items()}.get(values[0])
 
 
-def zero_findings(
-    found: Iterable[tuple[str, WeightScheme, torch.Tensor]],
-) -> list[Finding]:
-    """Compare zero points (name of the tensor, scheme, histogram) with the label of the config.
+@dataclass(frozen=True, kw_only=True)
+class StoredZeros:
+    """Zero points of one weight: the tensor, how often each occurs as it is stored, and the mean
+    weight in steps of its scale for each offset that may have been taken off."""
+
+    name: str
+    scheme: WeightScheme
+    histogram: torch.Tensor
+    means: tuple[float, float]
+
+
+def zero_findings(found: Sequence[StoredZeros]) -> list[Finding]:
+    """Compare zero points with the label of the config.
 
     Symmetric zero points have one value in each version, so they prove which it is. Asymmetric
-    ones prove nothing, except that no quantizer makes every one the same.
+    ones differ by where zero lies among the codes: the weights of a layer add up to next to
+    nothing, in the other version to one step each.
     """
     conflicts: dict[str, list[str]] = {}
     odd: dict[str, list[int]] = {}
     wrapped: dict[str, int] = {}
     label, agreeing = LABELS[1], 0
-    for name, scheme, histogram in found:
+    for zeros in found:
+        name, scheme, histogram = zeros.name, zeros.scheme, zeros.histogram
         if scheme.format == "pack-quantized" and scheme.symmetric:
             values = histogram.nonzero().flatten().tolist()
             if values != [1 << (scheme.bits - 1)]:
@@ -68,11 +88,46 @@ def zero_findings(
         elif scheme.zero_offset and int(histogram[-1]):
             wrapped[name] = int(histogram[-1])
     findings = [_conflict(value, names, label, agreeing) for value, names in conflicts.items()]
+    findings += _off_by_one(found)
     if odd:
         findings.append(_not_symmetric(odd))
     if wrapped:
         findings.append(_wrapped(wrapped))
     return findings
+
+
+def _off_by_one(found: Sequence[StoredZeros]) -> list[Finding]:
+    """What the mean of asymmetric weights says of the label, over most of them."""
+    varying = [
+        zeros
+        for zeros in found
+        if zeros.scheme.format == "gptq"
+        and zeros.scheme.bits == FEW_BITS
+        and not zeros.scheme.symmetric
+        and found_version(zeros.histogram, FEW_BITS) is None
+        and int(zeros.histogram.sum()) >= FEWEST_ZEROS
+    ]
+    if not varying:
+        return []
+    offset = varying[0].scheme.zero_offset
+    off = median(zeros.means[offset] for zeros in varying)
+    other = median(zeros.means[1 - offset] for zeros in varying)
+    if abs(off) < SURELY_OFF or abs(off) < TIMES * abs(other):
+        return []
+    label, data = LABELS[offset], LABELS[1 - offset]
+    names = [zeros.name for zeros in varying]
+    return [
+        Finding(
+            severity="error",
+            code="E-QUANT-LABEL",
+            where=places(names),
+            what=f"read as {label}, as the config says, weights are {off:+.2f} steps from zero on "
+            f"average; read as {data}, {other:+.2f} (median of {plural(len(names), 'tensor')}). "
+            f"Weights of a layer add up to next to nothing, so this is a {data} file",
+            numbers={"label": label, "data": data, "off_by": off, "tensors": names},
+            way_out=f'set checkpoint_format to "{data}" in config.json (and quantize_config.json)',
+        )
+    ]
 
 
 def histogram_report(histogram: torch.Tensor) -> dict[str, Any]:

@@ -36,6 +36,49 @@ def test_v2_zero_points_under_a_v1_label_name_both(gptq):
     assert list(report.zero_points["gptq 4-bit symmetric"]) == ["8"]
 
 
+def nibbles(values: torch.Tensor) -> torch.Tensor:
+    """Words of the low nibble first, along the first dimension."""
+    shifts = torch.arange(0, 32, 4).view(1, 8, 1)
+    return (values.view(-1, 8, values.shape[1]).long() << shifts).sum(1).to(torch.int32)
+
+
+def quantize_by_hand(tensors: dict[str, torch.Tensor], taken_off: int) -> None:
+    """Normal weights in every module, by minimum and maximum of each group of 16; zero points are
+    stored with `taken_off` less."""
+    drawn = torch.Generator().manual_seed(0)
+    for name in [name for name in tensors if name.endswith("qweight")]:
+        rows, n = tensors[name].shape
+        w = torch.randn(rows * 8 // 16, 16, n, generator=drawn)
+        low, high = w.amin(1, keepdim=True), w.amax(1, keepdim=True)
+        scale = (high - low) / 15
+        zero = (-low / scale).round()
+        codes = (w / scale + zero).round().clamp(0, 15)
+        tensors[name] = nibbles(codes.view(-1, n))
+        stem = name.removesuffix("qweight")
+        tensors[stem + "qzeros"] = nibbles((zero[:, 0] - taken_off).T.contiguous()).T.contiguous()
+        tensors[stem + "scales"] = scale[:, 0].half()
+
+
+@pytest.mark.parametrize("label", ["gptq", "gptq_v2"])
+@pytest.mark.parametrize("data", ["gptq", "gptq_v2"])
+def test_asymmetric_zero_points_tell_their_version_by_the_mean_of_weights(tmp_path, label, data):
+    folder = copy_model(GOLDEN / "gptq-v1-asymmetric-nibbles", tmp_path / "model")
+    path = folder / "quantize_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "checkpoint_format": label}))
+    tensors = load_file(folder / "model.safetensors")
+    quantize_by_hand(tensors, 1 if data == "gptq" else 0)
+    save_tensors(folder, tensors)
+    report = inspect_folder(folder)
+    if label == data:
+        assert codes_of(report, "error") == set()
+        return
+    assert report.verdict == "damaged"
+    found = finding(report, "E-QUANT-LABEL")
+    assert f"read as {label}, as the config says" in found.what
+    assert found.numbers["data"] == data
+    assert f'checkpoint_format to "{data}"' in found.way_out
+
+
 def test_labels_indices_and_zero_points_in_one_run(gptq):
     folder, tensors = gptq
     layer = LAYER.format(0)
