@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -26,13 +26,17 @@ _NAMED_LIKE = {
 
 @dataclass(frozen=True, kw_only=True)
 class Contradiction:
-    """Files and config.json say different things: `numbers` for programs, `way_out` for people."""
+    """Files and config.json say different things: `numbers` for programs, `way_out` for people.
+
+    `kind` "not-supported": both are right, and isobit does not read such files.
+    """
 
     code: str
     where: str
     what: str
     way_out: str
     numbers: dict[str, Any] = field(default_factory=dict)
+    kind: Literal["damaged", "not-supported"] = "damaged"
 
 
 def contradictions(
@@ -45,7 +49,7 @@ def contradictions(
 
     The first is what a loader raises: tensors of another quantization explain all that follows.
     """
-    shapes, dtypes = [], []
+    shapes, dtypes, floats = [], [], []
     for name, tensor in expected.items():
         entry = entries.get(name)
         if entry is None:
@@ -53,7 +57,8 @@ def contradictions(
         if not same_shape(tensor.shape, entry.shape):
             shapes.append(name)
         elif entry.dtype not in tensor.dtypes:
-            dtypes.append(name)
+            both = all(dtype.is_floating_point for dtype in (entry.dtype, *tensor.dtypes))
+            (floats if both else dtypes).append(name)
     missing = [
         name
         for name, tensor in expected.items()
@@ -63,6 +68,7 @@ def contradictions(
         _named_differently(entries, spec),
         _shapes(entries, expected, shapes),
         _dtypes(entries, expected, dtypes),
+        _floats(entries, expected, floats),
         _missing(missing),
     ]
     return [each for each in found if each is not None]
@@ -127,20 +133,43 @@ def _dtypes(
 ) -> Contradiction | None:
     if not names:
         return None
-
-    def text(same: list[str]) -> str:
-        allowed = " or ".join(dtype_name(dtype) for dtype in expected[same[0]].dtypes)
-        return f"{dtype_name(entries[same[0]].dtype)}, expected {allowed}"
-
     return Contradiction(
         code="E-CKPT-DTYPE",
         where=places(names),
         what=f"a dtype that the format named in config.json does not use, in "
-        f"{plural(len(names), 'tensor')}{spread(names, text, alone=True)}",
+        f"{plural(len(names), 'tensor')}{_found_and_expected(entries, expected, names)}",
         numbers={"tensors": {name: dtype_name(entries[name].dtype) for name in names}},
         way_out="the quantization named in config.json is not the one in the files, or the files "
         "were converted: take the original",
     )
+
+
+def _floats(
+    entries: Mapping[str, TensorEntry], expected: Mapping[str, Expected], names: list[str]
+) -> Contradiction | None:
+    """Numbers of a kind that other programs convert as they load."""
+    if not names:
+        return None
+    return Contradiction(
+        code="E-CKPT-DTYPE",
+        where=places(names),
+        what=f"a dtype that isobit does not read, in {plural(len(names), 'tensor')}"
+        + _found_and_expected(entries, expected, names),
+        numbers={"tensors": {name: dtype_name(entries[name].dtype) for name in names}},
+        way_out="save the model anew in bfloat16, float16 or float32, as transformers does with "
+        "from_pretrained(..., dtype=...).save_pretrained(...)",
+        kind="not-supported",
+    )
+
+
+def _found_and_expected(
+    entries: Mapping[str, TensorEntry], expected: Mapping[str, Expected], names: list[str]
+) -> str:
+    def text(same: list[str]) -> str:
+        allowed = " or ".join(dtype_name(dtype) for dtype in expected[same[0]].dtypes)
+        return f"{dtype_name(entries[same[0]].dtype)}, expected {allowed}"
+
+    return spread(names, text, alone=True)
 
 
 def _missing(names: list[str]) -> Contradiction | None:

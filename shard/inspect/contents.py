@@ -51,6 +51,7 @@ def check_contents(scan: Scan, spec: ModelSpec) -> Contents:
     findings = [
         Finding(
             severity="error",
+            kind=each.kind,
             code=each.code,
             where=each.where,
             what=each.what,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
-from isobit.errors import DamagedError
+from isobit.errors import DamagedError, NotSupportedError
 
 from ..checkpoint.checkpoint import Checkpoint
 from ..contents.contradictions import Contradiction, contradictions
@@ -21,7 +21,8 @@ log = logging.getLogger("isobit.shard")
 
 
 def check_checkpoint(checkpoint: Checkpoint, spec: ModelSpec) -> None:
-    """Raise DamagedError for the first contradiction between headers and config.
+    """Raise DamagedError, or NotSupportedError, for the first contradiction between headers and
+    config.
 
     E-QUANT-LABEL, E-CONFIG-SHAPE, E-CKPT-DTYPE and E-CKPT-TENSOR see contradictions.py; E-CKPT-BIAS
     is for biases that would be lost. Warns of tensors that nothing needs or explains.
@@ -29,9 +30,9 @@ def check_checkpoint(checkpoint: Checkpoint, spec: ModelSpec) -> None:
     expected = expected_tensors(spec)
     edited, _ = edited_sizes(checkpoint, spec)
     for each in edited:
-        raise _damaged(checkpoint, each, f"{each.where}: ")
+        raise _error(checkpoint, each, f"{each.where}: ")
     for each in contradictions(checkpoint.entries, spec, expected):
-        raise _damaged(checkpoint, each)
+        raise _error(checkpoint, each)
     left = sort_leftovers(checkpoint, spec, leftover_names(checkpoint, spec, expected))
     if left.biases:
         raise lost_biases(checkpoint, left)
@@ -39,9 +40,12 @@ def check_checkpoint(checkpoint: Checkpoint, spec: ModelSpec) -> None:
         log.warning("%s: %s", checkpoint.folder, unknown_tensors(left))
 
 
-def _damaged(checkpoint: Checkpoint, found: Contradiction, place: str = "") -> DamagedError:
+def _error(
+    checkpoint: Checkpoint, found: Contradiction, place: str = ""
+) -> DamagedError | NotSupportedError:
     advice = found.way_out[0].upper() + found.way_out[1:]
-    return DamagedError(found.code, f"{checkpoint.folder}: {place}{found.what}\n{advice}")
+    kind = DamagedError if found.kind == "damaged" else NotSupportedError
+    return kind(found.code, f"{checkpoint.folder}: {place}{found.what}\n{advice}")
 
 
 def leftover_names(

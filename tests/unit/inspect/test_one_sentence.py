@@ -32,10 +32,28 @@ def changed(folder: Path, **tensors: torch.Tensor | None) -> None:
 
 SCALES = UP + "weight_scale"
 TENSORS = {
-    "missing": ("E-CKPT-TENSOR", {SCALES: None}),
-    "another shape": ("E-CONFIG-SHAPE", {SCALES: torch.ones(416, 2, dtype=torch.bfloat16)}),
-    "another dtype": ("E-CKPT-DTYPE", {SCALES: torch.ones(416, 9, dtype=torch.float64)}),
-    "a bias": ("E-CKPT-BIAS", {UP + "bias": torch.ones(416)}),
+    "missing": ("E-CKPT-TENSOR", "damaged", {SCALES: None}),
+    "another shape": (
+        "E-CONFIG-SHAPE",
+        "damaged",
+        {SCALES: torch.ones(416, 2, dtype=torch.bfloat16)},
+    ),
+    "another dtype": (
+        "E-CKPT-DTYPE",
+        "damaged",
+        {SCALES: torch.ones(416, 9, dtype=torch.int32)},
+    ),
+    "doubles": (
+        "E-CKPT-DTYPE",
+        "not-supported",
+        {SCALES: torch.ones(416, 9, dtype=torch.float64)},
+    ),
+    "floats of 8 bits": (
+        "E-CKPT-DTYPE",
+        "not-supported",
+        {SCALES: torch.ones(416, 9).to(torch.float8_e4m3fn)},
+    ),
+    "a bias": ("E-CKPT-BIAS", "damaged", {UP + "bias": torch.ones(416)}),
 }
 CONFIGS = {
     "no quantization": ("E-QUANT-LABEL", "damaged", {"quantization_config": None}),
@@ -64,10 +82,10 @@ def agreed(folder: Path, error_of: Any, code: str, kind: str) -> None:
 
 @pytest.mark.parametrize("name", TENSORS)
 def test_tensors(tmp_path, error_of, name):
-    code, tensors = TENSORS[name]
+    code, kind, tensors = TENSORS[name]
     folder = copy_model(INT4, tmp_path / "model")
     changed(folder, **tensors)
-    agreed(folder, error_of, code, "damaged")
+    agreed(folder, error_of, code, kind)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
