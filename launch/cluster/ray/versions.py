@@ -48,6 +48,9 @@ def reporter() -> Callable[[], dict[str, Any]]:
 
         def source() -> str:
             digest = hashlib.sha256()
+            errors = importlib.util.find_spec("isobit.errors")
+            if errors is not None and errors.origin is not None:
+                digest.update(b"errors.py\0" + Path(errors.origin).read_bytes())
             for room in ("kernels", "shard", "runtime", "launch"):
                 found = importlib.util.find_spec(f"isobit.{room}")
                 folders = () if found is None else found.submodule_search_locations or ()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ..groups import run_groups
+from .groups import run_groups
 
 MODES = ["auto", "custom", "hierarchical", "gather", "library"]
 HUGE = {"slot_bytes": 1 << 44}

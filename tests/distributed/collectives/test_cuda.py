@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from ..groups import run_groups
+from .groups import run_groups
 
 MODES = ["auto", "custom", "gather", "library"]
 FEW = ["auto", "custom"]

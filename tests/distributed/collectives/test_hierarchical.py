@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ..groups import run_groups
+from .groups import run_groups
 
 ONE_SHOT, TWO_SHOT = 1 << 16, 64
 SETTINGS = [

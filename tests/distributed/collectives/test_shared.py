@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ..groups import run_groups
+from .groups import run_groups
 
 ONE_SHOT, TWO_SHOT = 1 << 40, 0
 SETTINGS = [

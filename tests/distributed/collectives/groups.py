@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..support import ROOT
+from ...support import ROOT
 
 
 def run_groups(
@@ -24,7 +24,7 @@ def run_groups(
     for name, folder in folders.items():
         folder.mkdir()
         (folder / "job.json").write_text(json.dumps(jobs[name]))
-    command = [sys.executable, "-m", f"tests.distributed.{module}", *folders.values()]
+    command = [sys.executable, "-m", f"tests.distributed.collectives.{module}", *folders.values()]
     environment = {**os.environ, **(environment or {})}
     subprocess.run(command, cwd=ROOT, check=True, timeout=200, env=environment)
     return {
