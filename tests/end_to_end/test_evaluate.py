@@ -30,7 +30,7 @@ from ..support import DENSE, INT4, ROOT, copy_model, save_tensors
 __all__ = ["command", "scratch"]
 
 leaves_nothing = pytest.mark.usefixtures("scratch")
-TEXT = ROOT / "launch" / "cli" / "plan.py"
+TEXT = ROOT / "tests" / "text" / "source.txt"
 LENGTH = 150
 SMALL = ("--text", TEXT, "--length", LENGTH, "--samples", 3, "--launcher", "local", "--json")
 BOTH = (INT4, "--reference", DENSE, *SMALL)

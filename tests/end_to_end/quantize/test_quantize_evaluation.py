@@ -22,7 +22,7 @@ from ...support import DENSE, ROOT, copy_model, save_tensors
 __all__ = ["command", "scratch"]
 
 pytestmark = pytest.mark.usefixtures("scratch")
-CODE = ROOT / "launch" / "cli" / "plan.py"
+CODE = ROOT / "tests" / "text" / "source.txt"
 GROUPS = ("--group-size", "32")
 NUMBERS = ("perplexity", "reference_perplexity", "kl_mean", "kl_p99", "kl_worst", "top1_agreement")
 
