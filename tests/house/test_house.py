@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import subprocess
 from collections import Counter
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -16,17 +15,11 @@ MOST_FILES = 25
 MOST_LINES = 600
 
 
-def tracked() -> list[Path]:
-    """Files of product and tests, without what a test reads as data."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard", *PRODUCT, "tests", "bench"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split("\n")
-    paths = (Path(name) for name in listed if name.endswith(CODE))
-    return [path for path in paths if (ROOT / path).exists()]
+def sources() -> list[Path]:
+    """Files of product, tests and measurements, from the root."""
+    folders = (ROOT / name for name in (*PRODUCT, "tests", "bench"))
+    found = (path for folder in folders for path in folder.rglob("*") if path.suffix in CODE)
+    return sorted(path.relative_to(ROOT) for path in found)
 
 
 def module_of(path: Path) -> str:
@@ -54,7 +47,7 @@ def imports(path: Path, modules: set[str]) -> set[str]:
 
 
 def test_no_import_circle_between_files() -> None:
-    files = [path for path in tracked() if path.parts[0] in PRODUCT and path.suffix == ".py"]
+    files = [path for path in sources() if path.parts[0] in PRODUCT and path.suffix == ".py"]
     files = [path for path in files if path != Path("isobit/__init__.py")]  # imports when asked
     modules = {module_of(path) for path in files}
     graph = {module_of(path): imports(path, modules) for path in files}
@@ -65,10 +58,10 @@ def test_no_import_circle_between_files() -> None:
 
 
 def test_folders_hold_few_files() -> None:
-    counts = Counter(path.parent for path in tracked())
+    counts = Counter(path.parent for path in sources())
     assert {str(folder): n for folder, n in counts.items() if n > MOST_FILES} == {}
 
 
 def test_files_are_short() -> None:
-    lines = {str(path): len((ROOT / path).read_text().splitlines()) for path in tracked()}
+    lines = {str(path): len((ROOT / path).read_text().splitlines()) for path in sources()}
     assert {path: count for path, count in lines.items() if count > MOST_LINES} == {}
