@@ -18,7 +18,7 @@ from .requirements import NAMESPACES, why_not
 
 CANNOT_RUN = 77
 LOGS = ROOT / "build" / "cluster-test"
-TIMEOUT_S = 600
+TIMEOUT_S = 1200
 
 
 def main() -> int:

@@ -132,7 +132,7 @@ class Host:
             text=True,
         )
 
-    def run(self, *command: str, timeout_s: float = 60) -> Outcome:
+    def run(self, *command: str, timeout_s: float = 180) -> Outcome:
         """Run a command on the host to its end; raises ClusterError when it takes longer."""
         return finish(self.start(*command), command, timeout_s)
 
