@@ -23,8 +23,8 @@ FEW_BITS = 4
 FEWEST_ZEROS = 64
 SURELY_OFF, TIMES = 0.5, 2
 """The mean of weights is more steps from zero than this in one reading, and more than twice as many
-as in the other. The readings are a step apart; the weights of trained models stay within a tenth of
-a step."""
+as in the other, which is a step apart. Measured on examples/stdlib-qwen2, 35 modules in groups of
+32, minimum to maximum: 0.04 of a step at most in the right reading, 0.96 at least in the other."""
 
 
 def stored_zeros(words: torch.Tensor, n: int, packing: Packing, bits: int) -> torch.Tensor:
