@@ -9,10 +9,10 @@ from .checks.environment import check_environment
 from .checks.kernels import check_kernels
 from .checks.numbers import check_numbers
 from .checks.plan import check_plan
+from .checks.reference import check_reference
 from .context import Context
 from .examine import Check
 from .findings import Finding
-from .reference import check_reference
 
 
 def _environment(context: Context) -> list[Finding]:

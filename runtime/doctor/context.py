@@ -19,8 +19,8 @@ from ..scheduler.batch import check_requests, pages_for
 from ..settings.engine import EngineSettings
 from ..settings.trace import TraceSettings
 from .case import Case
-from .checks.ranks import RanksExamined
 from .failures import RanksLost
+from .ranks import RanksExamined
 
 
 class Context:

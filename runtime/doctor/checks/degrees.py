@@ -15,9 +15,9 @@ from ...trace.tracer import Difference, first_difference
 from ..context import Context
 from ..failures import layer_of, op_of
 from ..findings import Evidence, Finding, Verdict, skipped
+from ..ranks import RanksExamined
 from .kernels import operation_findings
 from .plan import software_findings, table_findings, weight_findings
-from .ranks import RanksExamined
 
 NAME = "degrees"
 GATHERED = ("embed_tokens.out", "logits")

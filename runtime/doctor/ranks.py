@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 
 from isobit.errors import RankFault
 
-from ...engine.engine import Engine
-from ...engine.results import Batch
-from ...ranks.launcher import Launcher
-from ...settings.engine import EngineSettings
-from ..case import Case
-from ..failures import RanksFailed
+from ..engine.engine import Engine
+from ..engine.results import Batch
+from ..ranks.launcher import Launcher
+from ..settings.engine import EngineSettings
+from .case import Case
+from .failures import RanksFailed
 
 GRACE_S = 3.0
 """How long ranks that reported an error may take to end."""

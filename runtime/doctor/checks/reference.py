@@ -16,17 +16,17 @@ import torch
 
 from isobit.errors import InputError
 
-from ..evaluation.logits_file import LogitsFile
-from ..evaluation.score_samples import Exchange, Scores, positions_of, score
-from ..scheduler.batch import pages_for
-from ..settings.engine import EngineSettings, SamplingSettings
-from ..trace.index import shape_of
-from .context import Context
-from .damage import Sample, measure_damage, memory, plain_logits, work
-from .findings import Evidence, Finding, Status, skipped
-from .plain_model import PlainModel
-from .probes import available_memory
-from .repair import proposal
+from ...evaluation.logits_file import LogitsFile
+from ...evaluation.score_samples import Exchange, Scores, positions_of, score
+from ...scheduler.batch import pages_for
+from ...settings.engine import EngineSettings, SamplingSettings
+from ...trace.index import shape_of
+from ..context import Context
+from ..damage import Sample, measure_damage, memory, plain_logits, work
+from ..findings import Evidence, Finding, Status, skipped
+from ..plain_model import PlainModel
+from ..probes import available_memory
+from ..repair import proposal
 
 NAME = "reference"
 MOST_KL, SUSPECT_KL = 0.2, 0.1
