@@ -23,6 +23,13 @@ class LauncherName(StrEnum):
     LOCAL = "local"
 
 
+def launcher_name(text: str) -> LauncherName:
+    """The launcher of that name; raises InputError E-USAGE."""
+    if text not in tuple(LauncherName):
+        raise InputError("E-USAGE", f"launcher {text!r}: expected {', '.join(LauncherName)}")
+    return LauncherName(text)
+
+
 def chosen_device(
     device: str, launcher: LauncherName, ray_address: str | None, most_ranks: int
 ) -> str:
@@ -67,10 +74,12 @@ def chosen_launcher(
 
 @contextmanager
 def placed(
-    name: LauncherName, cluster: str | None, most_ranks: int
+    name: LauncherName, ray_address: str | None, most_ranks: int, device: str
 ) -> Iterator[Callable[[], Launcher]]:
-    """Yield a maker of launchers; a private Ray lives as long as the block."""
-    if name is LauncherName.LOCAL:
+    """Yield a maker of launchers for up to `most_ranks` ranks on `device`; a private Ray lives as
+    long as the block. Raises as `cluster_address`."""
+    cluster = cluster_address(name, ray_address)
+    if chosen_launcher(name, cluster, most_ranks, device) is LauncherName.LOCAL:
         yield LocalLauncher
         return
     with ray_session(cluster, most_ranks):

@@ -11,7 +11,7 @@ from ...runtime.tasks.verify import verify as run_verify
 from ...shard.inspect import Report, inspect_folder
 from ...shard.plan.plan import Layout, PlanSettings, ShardPlan
 from ..models import model_folder
-from ..placing import LauncherName, chosen_device, chosen_launcher, cluster_address, placed
+from ..placing import chosen_device, launcher_name, placed
 
 
 def plan(model: str, *, tensor_parallel_size: int = 1, layout: Layout = "pad") -> ShardPlan:
@@ -40,12 +40,10 @@ def verify(
 
     Raises InputError as `isobit verify` does, RankFault when a rank dies.
     """
-    name, most = LauncherName(launcher), max(tensor_parallel_sizes)
+    name, most = launcher_name(launcher), max(tensor_parallel_sizes)
     settings = EngineSettings(device=chosen_device(device, name, ray_address, most))
-    cluster = cluster_address(name, ray_address)
-    chosen = chosen_launcher(name, cluster, most, settings.device)
     ids = [list(prompt) for prompt in prompts]
-    with placed(chosen, cluster, most) as new_launcher:
+    with placed(name, ray_address, most, settings.device) as new_launcher:
         return run_verify(
             model_folder(model), tensor_parallel_sizes, settings, ids, max_tokens, new_launcher
         )

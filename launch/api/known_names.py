@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from inspect import Parameter, signature
 from typing import Any
 
 from isobit.errors import InputError, NotSupportedError
 
 CODE = "E-ARGUMENT"
+
+
+def refuse_others(
+    what: str,
+    takes: Callable[..., Any],
+    others: Mapping[str, Any],
+    neutral: Mapping[str, tuple[Any, ...]],
+) -> None:
+    """Refuse `others`, which `takes` has no parameters for: as unknown, or, where `neutral` has the
+    name, as not built unless the value changes nothing. Raises as the two functions below."""
+    own = {
+        name
+        for name, parameter in signature(takes).parameters.items()
+        if parameter.kind is not Parameter.VAR_KEYWORD and name != "self"
+    }
+    refuse_unknown(what, (name for name in others if name not in neutral), own | neutral.keys())
+    refuse_unbuilt(what, others, neutral)
 
 
 def refuse_unknown(what: str, given: Iterable[str], known: Iterable[str]) -> None:

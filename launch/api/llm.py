@@ -15,10 +15,10 @@ from ...runtime.scheduler.batch import check_requests
 from ...runtime.settings.engine import EngineSettings, LoadSettings
 from ...shard.plan.plan import Layout, PlanSettings
 from ..models import model_folder
-from ..placing import LauncherName, chosen_device, chosen_launcher, cluster_address, placed
+from ..placing import chosen_device, launcher_name, placed
 from ..tokenizer.stop_tokens import tokenizer_stop_ids
 from ..tokenizer.tokenizer import Tokenizer
-from .known_names import refuse_unbuilt, refuse_unknown
+from .known_names import refuse_others, refuse_unbuilt, refuse_unknown
 from .kv_pages import batches, with_kv_pages
 from .outputs import CompletionOutput, RequestOutput
 from .sampling_params import SamplingParams
@@ -45,11 +45,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "disable_log_stats": (True, False),
 }
 """Arguments of vLLM's that are not built, and the values of each that change nothing."""
-OWN = (
-    *("tensor_parallel_size", "dtype", "quantization", "max_model_len", "max_num_seqs"),
-    *("gpu_memory_utilization", "seed", "enforce_eager", "disable_custom_all_reduce"),
-    *("load_format", "launcher", "ray_address", "device", "threads", "atoms", "layout", "check"),
-)
 Prompt = str | Sequence[int] | Mapping[str, Any]
 PROMPT_KEYS = {"prompt", "prompt_token_ids"}
 SEEDS = 1_000_003
@@ -90,11 +85,8 @@ class LLM:
         check: str = "step",
         **others: Any,
     ) -> None:
-        refuse_unknown("LLM", (n for n in others if n not in NEUTRAL), ("model", *OWN, *NEUTRAL))
-        refuse_unbuilt("LLM", others, NEUTRAL)
-        if launcher not in tuple(LauncherName):
-            raise InputError("E-USAGE", f"launcher {launcher!r}: expected auto, local or ray")
-        name = LauncherName(launcher)
+        refuse_others("LLM", LLM.__init__, others, NEUTRAL)
+        name = launcher_name(launcher)
         folder = model_folder(model, weights=load_format != "dummy")
         settings = EngineSettings(
             plan=PlanSettings(degree=tensor_parallel_size, atoms=atoms, layout=layout),
@@ -110,11 +102,15 @@ class LLM:
         )
         if max_num_seqs < 1:
             raise InputError("E-USAGE", f"max_num_seqs {max_num_seqs}: expected at least 1")
-        self._settings, self._folder, self._seed = settings, folder, seed
+        self._folder, self._seed = folder, seed
         self._max_num_seqs, self._count = max_num_seqs, 0
         self._tokenizer: Tokenizer | None = None
-        self._ends = ExitStack()
-        self._engine = self._started(name, ray_address)
+        settings = with_kv_pages(folder, settings, max_num_seqs)
+        with ExitStack() as starting:
+            ranks = placed(name, ray_address, tensor_parallel_size, settings.device)
+            new_launcher = starting.enter_context(ranks)
+            self._engine = starting.enter_context(Engine(folder, settings, new_launcher()))
+            self._ends = starting.pop_all()
 
     def __enter__(self) -> LLM:
         return self
@@ -175,17 +171,6 @@ class LLM:
         tokenizer = self.get_tokenizer()
         ids = [{"prompt_token_ids": tokenizer.encode_messages(each)} for each in several]
         return self.generate(ids, sampling_params)
-
-    def _started(self, name: LauncherName, ray_address: str | None) -> Engine:
-        settings = with_kv_pages(self._folder, self._settings, self._max_num_seqs)
-        degree = settings.plan.degree
-        cluster = cluster_address(name, ray_address)
-        chosen = chosen_launcher(name, cluster, degree, settings.device)
-        with ExitStack() as starting:
-            new_launcher = starting.enter_context(placed(chosen, cluster, degree))
-            engine = starting.enter_context(Engine(self._folder, settings, new_launcher()))
-            self._ends = starting.pop_all()
-        return engine
 
     def _read(self, prompt: Prompt) -> tuple[str | None, list[int]]:
         if isinstance(prompt, str):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...runtime.settings.engine import SamplingSettings, check_sampling
-from .known_names import refuse_unbuilt, refuse_unknown
+from .known_names import refuse_others
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "n": (1,),
@@ -33,7 +33,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "extra_args": (None, {}),
 }
 """Arguments of vLLM's that are not built, and the values of each that change nothing."""
-OWN = ("temperature", "top_p", "top_k", "max_tokens", "seed", "ignore_eos", "stop_token_ids")
 MOST_SEED = 2**63
 
 
@@ -59,15 +58,16 @@ class SamplingParams:
         stop_token_ids: Sequence[int] | None = None,
         **others: Any,
     ) -> None:
-        refuse_unknown("SamplingParams", (n for n in others if n not in NEUTRAL), (*OWN, *NEUTRAL))
-        refuse_unbuilt("SamplingParams", others, NEUTRAL)
+        refuse_others("SamplingParams", SamplingParams.__init__, others, NEUTRAL)
         self.temperature, self.top_p, self.top_k = temperature, top_p, max(top_k, 0)
         self.max_tokens, self.seed, self.ignore_eos = max_tokens, seed, ignore_eos
         self.stop_token_ids = tuple(stop_token_ids or ())
         check_sampling(self.settings(room=1, seed=0))
 
     def __repr__(self) -> str:
-        return f"SamplingParams({', '.join(f'{name}={getattr(self, name)!r}' for name in OWN)})"
+        return (
+            f"SamplingParams({', '.join(f'{name}={each!r}' for name, each in vars(self).items())})"
+        )
 
     def settings(self, *, room: int, seed: int, stop_ids: Sequence[int] = ()) -> SamplingSettings:
         """For an engine: `room` tokens where max_tokens is None, `seed` where there is none."""

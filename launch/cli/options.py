@@ -16,7 +16,7 @@ from ...runtime.devices import CPU
 from ...runtime.progress import watched_by
 from ...runtime.ranks.launcher import Launcher, cores
 from ...runtime.settings.engine import LoadSettings
-from ..placing import LauncherName, chosen_launcher, cluster_address, placed
+from ..placing import LauncherName, cluster_address, placed
 from .output import bytes_bar, errors
 
 Model = Annotated[
@@ -194,16 +194,14 @@ def launchers(
 
     Warns when `threads` of each of `most_ranks` ranks are more than this machine has cores.
     """
-    cluster = cluster_address(name, ray_address)
-    name = chosen_launcher(name, cluster, most_ranks, device)
-    if cluster is None and most_ranks * threads > cores():
+    if cluster_address(name, ray_address) is None and most_ranks * threads > cores():
         ranks = "1 rank" if most_ranks == 1 else f"{most_ranks} ranks"
         errors.print(
             f"[yellow]warning[/] {ranks} with --threads {threads}: {most_ranks * threads} threads "
             f"on {cores()} cores wait for each other; --threads 0 shares the cores evenly",
             soft_wrap=True,
         )
-    with watched_by(bytes_bar), placed(name, cluster, most_ranks) as new_launcher:
+    with watched_by(bytes_bar), placed(name, ray_address, most_ranks, device) as new_launcher:
         yield new_launcher
 
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from isobit.errors import InputError
-from isobit.launch.cli.options import (
+from isobit.launch.placing import (
     LauncherName,
+    chosen_device,
     chosen_launcher,
     cluster_address,
 )
-from isobit.launch.placing import chosen_device
 from isobit.runtime import devices
 
 from ...support import INT4
