@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...runtime.devices import CPU
-from ...runtime.doctor.probes import available_memory
 from ...runtime.engine.preflight import prepare
+from ...runtime.host_memory import available_memory
 from ...runtime.scheduler.batch import pages_for
 from ...runtime.settings.engine import PAGE_TOKENS, EngineSettings, SamplingSettings, run_dtype
+from ...shard.estimate.memory import kv_per_token
 
 SHARE = 0.25
 """Of the memory that is free before weights are loaded, for keys and values of all ranks."""
@@ -24,15 +25,15 @@ def with_kv_pages(model: Path, settings: EngineSettings, sequences: int) -> Engi
     """
     if settings.device != CPU:
         return dataclasses.replace(settings, kv_pages=TAKES_ALL)
-    spec, _ = prepare(model, dataclasses.replace(settings, kv_pages=1))
-    longest = pages_for(spec.max_positions)
-    wanted = sequences * longest
-    token = 2 * spec.layers * spec.kv_heads * spec.head_size
-    page = token * PAGE_TOKENS * run_dtype(spec, settings.dtype).itemsize
-    free = available_memory()
-    if free is not None:
-        wanted = min(wanted, max(1, int(SHARE * free) // page))
-    return dataclasses.replace(settings, kv_pages=wanted)
+    spec, plan = prepare(model, settings)
+    pages = sequences * pages_for(spec.max_positions)
+    if (free := available_memory()) is not None:
+        # Ranks that share a head of keys and values keep it each.
+        heads = sum(len(plan.kv_heads(rank)) for rank in range(plan.degree))
+        width = run_dtype(spec, settings.dtype).itemsize
+        page = PAGE_TOKENS * kv_per_token(spec, heads, width)
+        pages = min(pages, max(1, int(SHARE * free) // page))
+    return dataclasses.replace(settings, kv_pages=pages)
 
 
 def batches(

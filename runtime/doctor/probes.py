@@ -16,6 +16,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from ..host_memory import available_memory
+
 PACKAGES = ("isobit", "torch", "ray", "transformers", "safetensors", "triton", "nvidia-nccl-cu12")
 VARIABLES = (
     "CUDA_VISIBLE_DEVICES",
@@ -150,16 +152,6 @@ def _free(folder: Path) -> int | None:
     except OSError:
         return None
     return status.f_bavail * status.f_frsize
-
-
-def available_memory() -> int | None:
-    """Bytes of memory that programs may still take, None where that cannot be known."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        entry = next(line for line in lines if line.startswith("MemAvailable:"))
-        return int(entry.split()[1]) * 1024
-    except (OSError, StopIteration, ValueError):
-        return None
 
 
 def _version(package: str) -> str | None:

@@ -19,12 +19,18 @@ from .stored import FLOAT32, StoredWeight, WeightBytes, stored_weight
 from .workspace import StepBytes, step_bytes
 
 
+def kv_per_token(spec: ModelSpec, kv_heads: int, width: int) -> int:
+    """Bytes of keys and values that `kv_heads` heads of every layer keep of a token, in elements of
+    `width` bytes."""
+    return 2 * spec.layers * kv_heads * spec.head_size * width
+
+
 @dataclass(frozen=True, kw_only=True)
 class RankMemory:
     """What one rank holds, in bytes.
 
-    `true_weights` is what its weights would take without padded features. `kv_per_token` is
-    2 * layers * kept KV heads * head size * e. `rotary` is the table of cosines and sines.
+    `true_weights` is what its weights would take without padded features. `rotary` is the table of
+    cosines and sines.
     """
 
     rank: int
@@ -89,7 +95,7 @@ class MemoryModel:
             weights=weights,
             true_weights=true.total,
             kv_heads=kept,
-            kv_per_token=2 * spec.layers * kept * spec.head_size * width,
+            kv_per_token=kv_per_token(spec, kept, width),
             rotary=FLOAT32 * spec.max_positions * spec.head_size,
             step=step,
         )

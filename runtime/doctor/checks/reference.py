@@ -18,6 +18,7 @@ from isobit.errors import InputError
 
 from ...evaluation.logits_file import LogitsFile
 from ...evaluation.score_samples import Exchange, Scores, positions_of, score
+from ...host_memory import available_memory
 from ...scheduler.batch import pages_for
 from ...settings.engine import EngineSettings, SamplingSettings
 from ...trace.index import shape_of
@@ -25,7 +26,6 @@ from ..context import Context
 from ..damage import Sample, measure_damage, memory, plain_logits, work
 from ..findings import Evidence, Finding, Status, skipped
 from ..plain_model import PlainModel
-from ..probes import available_memory
 from ..repair import proposal
 
 NAME = "reference"
