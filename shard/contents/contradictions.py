@@ -131,16 +131,14 @@ def _shapes(
 def _dtypes(
     entries: Mapping[str, TensorEntry], expected: Mapping[str, Expected], names: list[str]
 ) -> Contradiction | None:
-    if not names:
-        return None
-    return Contradiction(
-        code="E-CKPT-DTYPE",
-        where=places(names),
-        what=f"a dtype that the format named in config.json does not use, in "
-        f"{plural(len(names), 'tensor')}{_found_and_expected(entries, expected, names)}",
-        numbers={"tensors": {name: dtype_name(entries[name].dtype) for name in names}},
+    return _other_dtype(
+        entries,
+        expected,
+        names,
+        what="that the format named in config.json does not use",
         way_out="the quantization named in config.json is not the one in the files, or the files "
         "were converted: take the original",
+        kind="damaged",
     )
 
 
@@ -148,28 +146,41 @@ def _floats(
     entries: Mapping[str, TensorEntry], expected: Mapping[str, Expected], names: list[str]
 ) -> Contradiction | None:
     """Numbers of a kind that other programs convert as they load."""
-    if not names:
-        return None
-    return Contradiction(
-        code="E-CKPT-DTYPE",
-        where=places(names),
-        what=f"a dtype that isobit does not read, in {plural(len(names), 'tensor')}"
-        + _found_and_expected(entries, expected, names),
-        numbers={"tensors": {name: dtype_name(entries[name].dtype) for name in names}},
+    return _other_dtype(
+        entries,
+        expected,
+        names,
+        what="that isobit does not read",
         way_out="save the model anew in bfloat16, float16 or float32, as transformers does with "
         "from_pretrained(..., dtype=...).save_pretrained(...)",
         kind="not-supported",
     )
 
 
-def _found_and_expected(
-    entries: Mapping[str, TensorEntry], expected: Mapping[str, Expected], names: list[str]
-) -> str:
+def _other_dtype(
+    entries: Mapping[str, TensorEntry],
+    expected: Mapping[str, Expected],
+    names: list[str],
+    *,
+    what: str,
+    way_out: str,
+    kind: Literal["damaged", "not-supported"],
+) -> Contradiction | None:
+    if not names:
+        return None
+
     def text(same: list[str]) -> str:
         allowed = " or ".join(dtype_name(dtype) for dtype in expected[same[0]].dtypes)
         return f"{dtype_name(entries[same[0]].dtype)}, expected {allowed}"
 
-    return spread(names, text, alone=True)
+    return Contradiction(
+        code="E-CKPT-DTYPE",
+        where=places(names),
+        what=f"a dtype {what}, in {plural(len(names), 'tensor')}{spread(names, text, alone=True)}",
+        numbers={"tensors": {name: dtype_name(entries[name].dtype) for name in names}},
+        way_out=way_out,
+        kind=kind,
+    )
 
 
 def _missing(names: list[str]) -> Contradiction | None:

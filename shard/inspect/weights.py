@@ -139,12 +139,14 @@ def _means(
     """The mean of all codes (a histogram) less that of zero points, from stored ones [n, g], read
     as offset 0 and 1; a group counts as often as it has members."""
     members = grouping(module.k, module.scheme, g_idx).counts.double()
-    mean = float((codes * torch.arange(len(codes))).sum() / codes.sum())
     share = members / (members.sum() * len(stored))
-    zeros = [(stored.to(torch.int16) + offset) % len(codes) for offset in (0, 1)]
-    return mean - float((zeros[0].double() @ share).sum()), mean - float(
-        (zeros[1].double() @ share).sum()
-    )
+    mean = float((codes * torch.arange(len(codes))).sum() / codes.sum())
+
+    def read_as(offset: int) -> float:
+        zeros = (stored.to(torch.int16) + offset) % len(codes)
+        return mean - float((zeros.double() @ share).sum())
+
+    return read_as(0), read_as(1)
 
 
 def _padding(dead: torch.Tensor) -> int:
