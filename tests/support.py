@@ -29,6 +29,8 @@ ROOT = Path(__file__).parent.parent
 GOLDEN = ROOT / "tests" / "golden"
 DENSE = ROOT / "examples" / "stdlib-qwen2"
 INT4 = ROOT / "examples" / "stdlib-qwen2-int4"
+PRODUCT = ("isobit", "kernels", "shard", "runtime", "launch")
+"""Folders at the root that are in the wheel."""
 
 
 class ThreadCollectives(GatherCollectives):

@@ -12,10 +12,9 @@ from safetensors.torch import load_file
 
 from isobit.shard.formats.awq import NIBBLE_OF_COLUMN
 
-from ..support import INT4, ROOT, copy_model, save_tensors
+from ..support import GOLDEN, INT4, copy_model, save_tensors
 from .doctor_cases import diagnose
 
-GOLDEN = ROOT / "tests" / "golden"
 Tensors = dict[str, torch.Tensor]
 LAYER = 3
 DOWN = f"model.layers.{LAYER}.mlp.down_proj"

@@ -10,13 +10,11 @@ import pytest
 
 from ..command import Command, command
 from ..random_folder import save_random_folder
-from ..support import INT4, ROOT, isobit
+from ..support import GOLDEN, INT4, isobit
 from ..unit.configs import config
 from .doctor_cases import diagnose
 
 __all__ = ["command"]
-
-GOLDEN = ROOT / "tests" / "golden"
 
 
 @pytest.mark.parametrize(

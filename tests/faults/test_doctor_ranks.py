@@ -12,14 +12,13 @@ import pytest
 from isobit.runtime.doctor.diagnosis import Diagnosis
 
 from ..random_folder import save_random_folder
-from ..support import INT4, ROOT
+from ..support import GOLDEN, INT4, ROOT
 from ..unit.configs import config
 from . import doctor_faults, seeded
 from .doctor_cases import diagnose
 
 LAYERS = seeded.LAYER + 1
 LATER = ["degrees", "numbers", "reference"]
-GOLDEN = ROOT / "tests" / "golden"
 
 
 class Place(NamedTuple):

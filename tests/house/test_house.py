@@ -7,9 +7,8 @@ from collections import Counter
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
-from ..support import ROOT
+from ..support import PRODUCT, ROOT
 
-PRODUCT = ("isobit", "kernels", "shard", "runtime", "launch")
 CODE = (".py", ".pyi", ".h", ".cpp")
 MOST_FILES = 25
 MOST_LINES = 600

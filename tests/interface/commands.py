@@ -20,8 +20,9 @@ import typer
 
 from isobit.launch.cli.app import make_app
 
+from ..support import PRODUCT, ROOT
+
 RECORD = Path(__file__).with_name("commands.json")
-PRODUCT = ("isobit", "kernels", "shard", "runtime", "launch")
 
 
 def flags() -> dict[str, dict[str, Any]]:
@@ -49,7 +50,7 @@ def codes() -> list[str]:
     """Every stable code of the product's source."""
     found = set()
     for room in PRODUCT:
-        for path in Path(room).rglob("*.py"):
+        for path in (ROOT / room).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.Constant) and isinstance(node.value, str):
                     head = node.value.partition(" ")[0].rstrip(":")
@@ -98,13 +99,14 @@ def outputs() -> dict[str, dict[str, Any]]:
     """By run: exit status and paths of keys of the JSON object that it prints."""
     found = {}
     for name, arguments in RUNS.items():
-        environment = os.environ | {"ISOBIT_FAULT": FAULTS.get(name, "")}
+        fault = {"ISOBIT_FAULT": FAULTS[name]} if name in FAULTS else {}
         done = subprocess.run(
             [sys.executable, "-m", "isobit.launch.cli", *arguments],
             capture_output=True,
             text=True,
             timeout=240,
-            env=environment if name in FAULTS else None,
+            env=os.environ | fault,
+            cwd=ROOT,
         )
         told = json.loads(done.stdout) if done.stdout.startswith("{") else None
         found[name] = {"status": done.returncode, "keys": sorted(keys(told)) if told else []}

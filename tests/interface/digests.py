@@ -21,12 +21,13 @@ from isobit.runtime.settings.engine import EngineSettings, SamplingSettings
 from isobit.runtime.worker.forked_launcher import ForkedLauncher
 from isobit.shard.plan.plan import PlanSettings
 
+from ..support import DENSE, GOLDEN, INT4
+
 ISA = "avx2"
 RECORD = Path(__file__).with_name("digests.json")
-EXAMPLES, GOLDEN = Path("examples"), Path("tests/golden")
 MODELS = (
-    EXAMPLES / "stdlib-qwen2",
-    EXAMPLES / "stdlib-qwen2-int4",
+    DENSE,
+    INT4,
     *(
         GOLDEN / name
         for name in (

@@ -15,9 +15,8 @@ from isobit.shard.formats.codes import WholeWeight
 from isobit.shard.formats.scheme import CHANNEL, WeightScheme
 from isobit.shard.pad import PadSettings, pad_folder, padded_weight
 
-from ...support import DENSE, INT4, ROOT, all_logits, copy_model, save_tensors
+from ...support import DENSE, GOLDEN, INT4, all_logits, copy_model, save_tensors
 
-GOLDEN = ROOT / "tests" / "golden"
 CASES = [
     "gptq-v1",
     "gptq-v1-asymmetric-nibbles",

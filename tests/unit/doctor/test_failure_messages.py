@@ -17,10 +17,8 @@ from isobit.shard.load.load import load_rank
 from isobit.shard.model.spec import read_spec, spec_from_config
 from isobit.shard.plan.plan import PlanSettings, make_plan
 
-from ...support import INT4, ROOT, copy_model
+from ...support import GOLDEN, INT4, copy_model
 from ..configs import config, pack_quantized
-
-GOLDEN = ROOT / "tests" / "golden"
 
 
 def error_of(function, *arguments) -> InputError:

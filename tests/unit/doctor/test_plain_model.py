@@ -10,10 +10,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from isobit.runtime.doctor.damage import Sample, measure_damage, plain_logits
 from isobit.runtime.doctor.plain_model import PlainModel
 
-from ...support import DENSE, INT4, ROOT, save_random_model
+from ...support import DENSE, GOLDEN, INT4, save_random_model
 from ..configs import config
 
-GOLDEN = ROOT / "tests" / "golden"
 IDS = torch.randint(0, 200, (72,), generator=torch.Generator().manual_seed(5)).tolist()
 # Only the order of additions differs, and activations of 8 bits are rounded by atom, not by token.
 LOGITS_BOUND, WIDER_BOUNDS = 2e-5, {"ct-w8a8-dynamic": 0.03}

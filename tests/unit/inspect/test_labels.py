@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from isobit.shard.inspect import inspect_folder
 
+from ...golden.making.packing import pack_nibbles
 from ...support import DENSE, GOLDEN, copy_model, save_tensors
 from .inspection import LAYER, ZERO_WORD, codes_of, finding, set_config
 
@@ -36,12 +37,6 @@ def test_v2_zero_points_under_a_v1_label_name_both(gptq):
     assert list(report.zero_points["gptq 4-bit symmetric"]) == ["8"]
 
 
-def nibbles(values: torch.Tensor) -> torch.Tensor:
-    """Words of the low nibble first, along the first dimension."""
-    shifts = torch.arange(0, 32, 4).view(1, 8, 1)
-    return (values.view(-1, 8, values.shape[1]).long() << shifts).sum(1).to(torch.int32)
-
-
 def quantize_by_hand(tensors: dict[str, torch.Tensor], taken_off: int) -> None:
     """Normal weights in every module, by minimum and maximum of each group of 16; zero points are
     stored with `taken_off` less."""
@@ -53,9 +48,9 @@ def quantize_by_hand(tensors: dict[str, torch.Tensor], taken_off: int) -> None:
         scale = (high - low) / 15
         zero = (-low / scale).round()
         codes = (w / scale + zero).round().clamp(0, 15)
-        tensors[name] = nibbles(codes.view(-1, n))
+        tensors[name] = pack_nibbles(codes.view(-1, n).T.long()).T.contiguous()
         stem = name.removesuffix("qweight")
-        tensors[stem + "qzeros"] = nibbles((zero[:, 0] - taken_off).T.contiguous()).T.contiguous()
+        tensors[stem + "qzeros"] = pack_nibbles((zero[:, 0] - taken_off).long())
         tensors[stem + "scales"] = scale[:, 0].half()
 
 

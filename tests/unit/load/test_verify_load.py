@@ -20,10 +20,9 @@ from isobit.shard.verify.verify_load import (
 )
 
 from ...random_folder import save_random_folder
-from ...support import DENSE, INT4, ROOT
+from ...support import DENSE, GOLDEN, INT4
 from ..configs import config
 
-GOLDEN = ROOT / "tests" / "golden"
 CASES = [path.parent for path in sorted(GOLDEN.glob("*/expected.safetensors"))]
 FIRST = "model.layers.0."
 
