@@ -2,6 +2,11 @@
 
 from typing import Any
 
+from isobit.shard.model.spec import ModelSpec, spec_from_config
+
+LAYERS = 6
+WINDOW = {"use_sliding_window": True, "sliding_window": 24}
+
 
 def config(**changes: Any) -> dict[str, Any]:
     """A small Qwen2 with 6 query heads, 2 KV heads and 13 groups of 32."""
@@ -63,3 +68,8 @@ QWEN_14B = {
         "sym": True,
     },
 }
+
+
+def spec_of(**changes: Any) -> ModelSpec:
+    """The spec of a small model of LAYERS layers."""
+    return spec_from_config(config(num_hidden_layers=LAYERS, **changes), None)

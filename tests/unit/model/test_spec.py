@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 from transformers import (
@@ -15,12 +13,11 @@ from transformers import (
 )
 from transformers.activations import ACT2FN
 
-from isobit.errors import DamagedError, InputError, NotSupportedError
-from isobit.shard.model.spec import read_spec, spec_from_config
-from isobit.shard.model.stop_ids import StopIds
+from isobit.errors import InputError, NotSupportedError
+from isobit.shard.model.spec import spec_from_config
 from isobit.shard.plan.modules import layer_modules
 
-from ..configs import config, pack_quantized
+from ..configs import LAYERS, WINDOW, config, pack_quantized, spec_of
 
 CONFIGS = {
     "Llama": LlamaConfig,
@@ -28,11 +25,6 @@ CONFIGS = {
     "Qwen2": Qwen2Config,
     "Qwen3": Qwen3Config,
 }
-LAYERS = 6
-
-
-def spec_of(**changes):
-    return spec_from_config(config(num_hidden_layers=LAYERS, **changes), None)
 
 
 def family(name, **changes):
@@ -108,120 +100,6 @@ def test_an_unknown_architecture_lists_the_known_ones(names, error_of):
     error = error_of(spec_of, architectures=names)
     assert error.code == "E-MODEL-ARCH"
     assert "LlamaForCausalLM" in error.message
-
-
-WINDOW = {"use_sliding_window": True, "sliding_window": 24}
-
-
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"hidden_size": 0}, "hidden_size"),
-        ({"hidden_size": "96"}, "hidden_size"),
-        ({"hidden_size": 97}, "head_dim"),
-        ({"intermediate_size": None}, "intermediate_size"),
-        ({"intermediate_size": 416.0}, "intermediate_size"),
-        ({"num_attention_heads": True}, "num_attention_heads"),
-        ({"num_key_value_heads": 4}, "num_key_value_heads"),
-        ({"head_dim": 15}, "head_dim"),
-        ({"vocab_size": -1}, "vocab_size"),
-        ({"rms_norm_eps": "small"}, "rms_norm_eps"),
-        ({"rms_norm_eps": None}, "rms_norm_eps"),
-        ({"rms_norm_eps": -1e-6}, "rms_norm_eps"),
-        ({"eos_token_id": "</s>"}, "eos_token_id"),
-        ({"eos_token_id": [1, "</s>"]}, "eos_token_id"),
-        ({"layer_types": ["full_attention"] * 5}, "layer_types"),
-        ({"layer_types": ["linear_attention"] * LAYERS}, "linear_attention"),
-        ({**WINDOW, "sliding_window": "wide"}, "sliding_window"),
-        ({**WINDOW, "max_window_layers": "all"}, "max_window_layers"),
-    ],
-    ids=str,
-)
-def test_values_that_no_model_has(changes, named, error_of):
-    error = error_of(spec_of, **changes)
-    assert error.code == "E-CONFIG-VALUE"
-    assert named in error.message
-
-
-def test_all_offenders_are_named_at_once(error_of):
-    """The class of the error is that of the worst of them: damaged, misused, not supported."""
-    wrong = {"hidden_size": -1, "rms_norm_eps": "x", "hidden_act": "gelu", "rope_theta": 0}
-    error = error_of(spec_of, **wrong)
-    assert type(error) is DamagedError
-    assert all(name in error.message for name in wrong)
-    assert len(error.message.splitlines()) == len(wrong)
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("num_hidden_layers", 10**9),
-        ("num_hidden_layers", 300_000),
-        ("max_position_embeddings", 2**64),
-        ("max_position_embeddings", 512.0),
-        ("vocab_size", 10**30),
-        ("hidden_size", 10**12),
-        ("intermediate_size", 2**40),
-        ("num_attention_heads", 10**6),
-        ("num_key_value_heads", 10**6),
-        ("head_dim", 2**20),
-        ("rms_norm_eps", 10**400),
-        ("rms_norm_eps", float("nan")),
-        ("rms_norm_eps", float("inf")),
-        ("rms_norm_eps", True),
-        ("rope_theta", 10**400),
-        ("tie_word_embeddings", "false"),
-        ("tie_word_embeddings", 1),
-        ("attention_bias", "true"),
-        ("hidden_act", 3),
-        ("dtype", {"a": 1}),
-        ("eos_token_id", [[1]]),
-        ("eos_token_id", True),
-        ("eos_token_id", list(range(5000))),
-    ],
-    ids=str,
-)
-def test_every_number_has_bounds(key, value, error_of):
-    error = error_of(spec_of_layers, **{key: value})
-    assert type(error) is DamagedError
-    assert key in error.message
-    assert len(error.message) < 300, "a long value is shortened"
-
-
-def spec_of_layers(**changes):
-    return spec_from_config(config(**changes), None)
-
-
-def test_sizes_of_the_largest_published_models_are_within_bounds():
-    """Llama 3.1 405B's shape, and the longest context there is (Llama 4 Scout)."""
-    big = spec_from_config(
-        config(
-            architectures=["LlamaForCausalLM"],
-            num_hidden_layers=126,
-            hidden_size=16384,
-            intermediate_size=53248,
-            num_attention_heads=128,
-            num_key_value_heads=8,
-            vocab_size=256000,
-            max_position_embeddings=10_485_760,
-        ),
-        None,
-    )
-    assert big.max_positions == 10_485_760
-
-
-@pytest.mark.parametrize("theta", ["large", -1, 0, True])
-def test_rope_theta_is_a_positive_number(theta, code_of):
-    assert code_of(spec_of, rope_theta=theta) == "E-CONFIG-ROPE"
-
-
-@pytest.mark.parametrize(
-    ("changes", "code"),
-    [({"hidden_act": "gelu"}, "E-CONFIG-ACT"), ({"dtype": "float64"}, "E-CONFIG-DTYPE")],
-)
-def test_other_arithmetic_is_not_supported(changes, code, error_of):
-    error = error_of(spec_of, **changes)
-    assert (type(error), error.code) == (NotSupportedError, code)
 
 
 def test_swish_is_another_name_of_silu():
@@ -320,103 +198,6 @@ def test_windows_are_those_of_transformers(name, settings):
             for kind in oracle.layer_types
         ]
     assert list(family(name, **settings).windows) == expected
-
-
-@pytest.mark.parametrize("stop", [7, [7], [7, 9], None])
-def test_stop_ids_are_one_or_many(stop):
-    wanted = {7: (7,), None: ()}.get(stop) if not isinstance(stop, list) else tuple(stop)
-    assert spec_of(eos_token_id=stop).stop_ids == wanted
-
-
-@pytest.mark.parametrize("stop", [10**30, -5, 200, [-1, 5]], ids=str)
-def test_a_stop_id_outside_the_vocabulary_is_left_out_with_a_warning(stop, caplog):
-    """transformers warns, and no token ever equals it."""
-    assert spec_of(eos_token_id=stop).stop_ids == ((5,) if isinstance(stop, list) else ())
-    assert "is not in the vocabulary, 0 to 199" in caplog.text
-
-
-def folder_of(path, stop, generation):
-    (path / "config.json").write_text(json.dumps(config(eos_token_id=stop)))
-    (path / "generation_config.json").write_text(json.dumps({"eos_token_id": generation}))
-    return path
-
-
-@pytest.mark.parametrize(
-    ("stop", "generation", "said"),
-    [
-        (9, [3, 9], False),
-        ([3, 9], [9, 3], False),
-        (9, 3, True),
-        ([3, 9], 9, True),
-        (9, None, False),
-    ],
-    ids=str,
-)
-def test_files_that_disagree_about_stop_tokens_are_named(tmp_path, stop, generation, said, caplog):
-    """Where config.json has one that generation_config.json lacks, transformers goes on."""
-    spec = read_spec(folder_of(tmp_path, stop, generation))
-    assert 9 in spec.stop_ids
-    assert ("stop tokens disagree" in caplog.text) == said
-
-
-def test_stop_ids_know_where_they_come_from():
-    found = StopIds(config=(9,), generation=(3, 5))
-    assert found.ids == (3, 5, 9)
-    assert found.sources == {"config.json": (9,), "generation_config.json": (3, 5)}
-    assert StopIds(config=None).sources == {}
-
-
-def test_stop_ids_of_generation_config_count_too(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps(config(eos_token_id=9)))
-    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [3, 9, 5]}))
-    assert read_spec(tmp_path).stop_ids == (3, 5, 9)
-
-
-TEXTS = {
-    "cut": "{",
-    "list": "[1]",
-    "text": '"text"',
-    "deep": "[" * 100_000,
-    "deep-field": '{"a": ' + "[" * 20_000 + "]" * 20_000 + "}",
-    "digits": '{"vocab_size": 1' + "0" * 5000 + "}",
-    "two-values": '{"vocab_size": 200, "vocab_size": 300}',
-    "two-values-inside": '{"rope_scaling": {"factor": 2, "factor": 4}}',
-    "latin-1": '{"a": "\xe9"}',
-}
-
-
-@pytest.mark.parametrize("text", TEXTS)
-def test_a_config_that_is_no_json_object(tmp_path, text, error_of):
-    (tmp_path / "config.json").write_text(TEXTS[text], encoding="latin-1")
-    error = error_of(read_spec, tmp_path)
-    assert (type(error), error.code) == (DamagedError, "E-MODEL-JSON")
-    assert len(error.message) < 400
-
-
-def test_a_huge_file_is_no_config(tmp_path, error_of):
-    with (tmp_path / "config.json").open("wb") as file:
-        file.truncate(1 << 30)
-    error = error_of(read_spec, tmp_path)
-    assert type(error) is DamagedError
-    assert "1073741824 bytes" in error.message
-
-
-def test_a_field_that_is_deep_or_long_is_shortened_in_the_message(error_of):
-    deep: list = []
-    for _ in range(400):
-        deep = [deep]
-    for value in (deep, "x" * 10**6, [1] * 10**6):
-        assert len(error_of(spec_of, hidden_size=value).message) < 300
-
-
-def test_a_key_given_twice_with_one_value_is_fine(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps(config())[:-1] + ', "vocab_size": 200}')
-    assert read_spec(tmp_path).vocab_size == 200
-
-
-def test_no_folder_and_no_config(tmp_path, code_of):
-    assert code_of(read_spec, tmp_path / "absent") == "E-MODEL-MISSING"
-    assert code_of(read_spec, tmp_path) == "E-MODEL-MISSING"
 
 
 def test_the_scheme_of_a_product_and_of_the_head():
