@@ -17,8 +17,14 @@ from ..printable import human_bytes
 from .options import Json, Model
 from .output import bytes_bar, console, print_json
 
-COLOURS = {"healthy": "green", "suspicious": "yellow", "not-supported": "magenta", "damaged": "red"}
-REFUSED = ("damaged", "not-supported")
+COLOURS = {
+    "healthy": "green",
+    "suspicious": "yellow",
+    "not-supported": "magenta",
+    "misused": "magenta",
+    "damaged": "red",
+}
+REFUSED = ("damaged", "misused", "not-supported")
 MARKS = {"error": "[bold red]error[/]", "warning": "[yellow]warning[/]", "note": "[cyan]note[/]"}
 ODD_SCALES = {
     "zeros": "zero",
@@ -43,7 +49,8 @@ def inspect(
 ) -> None:
     """Read a checkpoint once and list everything that is wrong with it.
 
-    Exit status 1 when it is damaged, or right and not supported.
+    Exit status 1 when it is damaged, when files that are whole contradict each other (misused), or
+    when it is right and not supported.
     """
     folder = model_folder(model)
     with bytes_bar("reading") as on_bytes:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from isobit.errors import (
+    DamagedError,
     EnvironmentFault,
     InputError,
     IsobitError,
@@ -60,16 +61,21 @@ class RanksFailed(RankFault):
         self.silent = tuple(silent)
 
 
-def verdict_of_code(code: str) -> Verdict | None:
-    """The verdict that an error code stands for, None for a code that says nothing of a cause."""
-    return next((verdict for begin, verdict in _BY_CODE if code.startswith(begin)), None)
+def verdict_of_code(code: str, *, misused: bool = False) -> Verdict | None:
+    """The verdict that an error code stands for, None for a code that says nothing of a cause.
+
+    `misused`: the files are whole, and their settings contradict each other or are misspelled.
+    """
+    verdict = next((verdict for begin, verdict in _BY_CODE if code.startswith(begin)), None)
+    return "config-mismatch" if misused and verdict == "checkpoint-damaged" else verdict
 
 
 def verdict_of_error(error: IsobitError) -> Verdict | None:
-    """As verdict_of_code; a file that is right and cannot be run has a verdict of its own."""
+    """As verdict_of_code; but no file is damaged that an error does not call so."""
     if isinstance(error, NotSupportedError):
         return "not-supported"
-    return verdict_of_code(error.code)
+    misused = isinstance(error, InputError) and not isinstance(error, DamagedError)
+    return verdict_of_code(error.code, misused=misused)
 
 
 def layer_of(text: str) -> int | None:

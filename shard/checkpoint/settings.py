@@ -21,8 +21,11 @@ def shown(value: object) -> str:
     return _SHORT.repr(value)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+def read_json(path: Path, *, marked: bool = False) -> dict[str, Any]:
+    """Read a JSON object; with `marked` a byte order mark in front of it is skipped.
 
     Raises DamagedError E-MODEL-JSON when the file is none, is larger than MOST_JSON_BYTES, or
     gives one key two values; InputError E-MODEL-JSON when it cannot be read at all.
@@ -33,7 +36,8 @@ def read_json(path: Path) -> dict[str, Any]:
                 "E-MODEL-JSON",
                 f"{path}: {size} bytes; settings of a model take at most {MOST_JSON_BYTES}",
             )
-        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_object)
+        text = path.read_text(encoding="utf-8-sig" if marked else "utf-8")
+        value = json.loads(text, object_pairs_hook=_object)
     except OSError as error:
         raise InputError("E-MODEL-JSON", f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:

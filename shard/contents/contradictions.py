@@ -12,6 +12,7 @@ from ..checkpoint.safetensors_file import TensorEntry
 from ..formats.expected import ANY, Expected
 from ..model.spec import ModelSpec
 from ..names import places, plural, spread
+from ..plan.modules import layer_modules
 
 _NAMED_LIKE = {
     "qweight": ("gptq", "awq", "auto-round"),
@@ -28,7 +29,8 @@ _NAMED_LIKE = {
 class Contradiction:
     """Files and config.json say different things: `numbers` for programs, `way_out` for people.
 
-    `kind` "not-supported": both are right, and isobit does not read such files.
+    `kind` "not-supported": both are right, and isobit does not read such files. "misused": the
+    files are whole, and one that describes them has to go.
     """
 
     code: str
@@ -36,7 +38,7 @@ class Contradiction:
     what: str
     way_out: str
     numbers: dict[str, Any] = field(default_factory=dict)
-    kind: Literal["damaged", "not-supported"] = "damaged"
+    kind: Literal["damaged", "not-supported", "misused"] = "damaged"
 
 
 def contradictions(
@@ -47,8 +49,11 @@ def contradictions(
 ) -> list[Contradiction]:
     """Compare names, shapes and dtypes; what is known to be in files that are absent is not missed.
 
-    The first is what a loader raises: tensors of another quantization explain all that follows.
+    The first is what a loader raises: tensors of another quantization explain all that follows, and
+    tensors of none are the whole answer.
     """
+    if (mislabelled := _not_quantized(entries, spec)) is not None:
+        return [mislabelled]
     shapes, dtypes, floats = [], [], []
     for name, tensor in expected.items():
         entry = entries.get(name)
@@ -103,6 +108,42 @@ def _named_differently(entries: Mapping[str, TensorEntry], spec: ModelSpec) -> C
                 "from",
             )
     return None
+
+
+def _not_quantized(entries: Mapping[str, TensorEntry], spec: ModelSpec) -> Contradiction | None:
+    """Dense weights under a label of quantization: dequantized or merged, and the label was left.
+
+    Whatever names a part of a quantized weight is looked for first, so a file with some of them
+    missing is not taken for this.
+    """
+    if spec.quantization is None:
+        return None
+    linears = (
+        module.name
+        for layer in range(spec.layers)
+        for module in layer_modules(spec, layer).values()
+    )
+    modules = [module for module in linears if spec.scheme(module) is not None]
+    dense = [
+        name
+        for module in modules
+        if (entry := entries.get(name := f"{module}.weight")) is not None
+        and entry.dtype.is_floating_point
+    ]
+    if not modules or len(dense) < len(modules):
+        return None
+    method, file = spec.quantization.method, spec.quantization.file
+    return Contradiction(
+        code="E-QUANT-LABEL",
+        where=file,
+        what=f"{file} says {method}, but all {len(dense)} weights that it would be for are dense "
+        f"(such as {min(dense)})",
+        numbers={"config": method, "dense": len(dense)},
+        way_out=f"remove {file}, which transformers does not read"
+        if file != "config.json"
+        else "remove quantization_config from config.json",
+        kind="misused",
+    )
 
 
 def _shapes(

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from isobit.errors import DamagedError, NotSupportedError
+from isobit.errors import DamagedError, InputError, NotSupportedError
 
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.features import Features, bounds, count
@@ -67,7 +67,14 @@ def quantization(settings: dict[str, Any]) -> QuantizationSpec:
 
 def _scheme(settings: dict[str, Any]) -> WeightScheme:
     where = "bitsandbytes"
-    if flag(where, settings, "load_in_4bit", False):
+    four, eight = (flag(where, settings, f"load_in_{bits}bit", False) for bits in (4, 8))
+    if four and eight:
+        raise InputError(
+            "E-QUANT-SCHEME",
+            "bitsandbytes: load_in_4bit and load_in_8bit are both true, which transformers refuses "
+            "too. Set the one to false that is not how the weights were saved",
+        )
+    if four:
         kind = text(where, settings, "bnb_4bit_quant_type") or "fp4"
         storage = text(where, settings, "bnb_4bit_quant_storage") or "uint8"
         if kind != "nf4" or storage != "uint8":
@@ -78,7 +85,7 @@ def _scheme(settings: dict[str, Any]) -> WeightScheme:
                 'bnb_4bit_quant_type="nf4", or with load_in_8bit, and save it',
             )
         return WeightScheme(format=NF4, bits=4, group_size=CHANNEL)
-    if flag(where, settings, "load_in_8bit", False):
+    if eight:
         return WeightScheme(format=INT8, bits=8, group_size=CHANNEL)
     raise DamagedError(
         "E-QUANT-SCHEME", "bitsandbytes: neither load_in_8bit nor load_in_4bit is set"

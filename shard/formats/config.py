@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ from ..patterns import shown
 from . import auto_round, awq, bitsandbytes, compressed_tensors_config, gptq
 from .scheme import QuantizationSpec
 from .settings import check_depth, mapping, text
+
+log = logging.getLogger("isobit.shard")
 
 QUANTIZE_CONFIG = "quantize_config.json"
 MODELOPT_CONFIG = "hf_quant_config.json"
@@ -50,13 +54,14 @@ def quantization_from_config(
 
     Where both files exist config.json decides, and fields that it lacks come from the other.
 
-    Raises NotSupportedError E-QUANT-METHOD for a method that isobit does not read; DamagedError and
-    NotSupportedError E-QUANT-SCHEME and E-QUANT-PATTERN for settings within a known method.
+    Raises NotSupportedError E-QUANT-METHOD for a method that isobit does not read, InputError for
+    one that is misspelled; DamagedError and NotSupportedError E-QUANT-SCHEME and E-QUANT-PATTERN
+    for settings within a known method.
     """
     field = next((name for name in _FIELDS if config.get(name) is not None), _FIELDS[0])
     _refuse_nested(config)
     found = mapping("config.json", config, field)
-    if not found and quantize_config is None:
+    if not found and not quantize_config:
         if config.get(field) is None:
             return None
         raise DamagedError(
@@ -70,8 +75,15 @@ def quantization_from_config(
     if method is None:
         method = _implied_method(settings)
     if method not in _METHODS:
+        if (spelled := method.lower().replace("_", "-")) in _METHODS:
+            raise InputError(
+                "E-QUANT-METHOD",
+                f"quant_method {shown(method)} is spelled {spelled!r} where it is read, by "
+                "transformers too. Correct it in the file",
+            )
         raise not_supported(_with_algorithm(method, settings))
-    return _METHODS[method](settings)
+    read = _METHODS[method](settings)
+    return read if found else dataclasses.replace(read, file=QUANTIZE_CONFIG)
 
 
 _FIELDS = ("quantization_config", "compression_config")
@@ -89,15 +101,22 @@ def companion_settings(folder: Path) -> dict[str, Any] | None:
     """The contents of quantize_config.json, None where a folder has none.
 
     Raises NotSupportedError E-QUANT-METHOD for weights that hf_quant_config.json of ModelOpt
-    describes, and as read_json.
+    describes, and as read_json. Warns where that file describes a KV cache alone.
     """
     modelopt = folder / MODELOPT_CONFIG
     if modelopt.is_file():
         described = read_json(modelopt).get("quantization")
         algorithms = described if isinstance(described, dict) else {}
-        named = [algorithms.get(key) for key in ("quant_algo", "kv_cache_quant_algo")]
-        if named := [str(name) for name in named if name]:
+        weights, cache = algorithms.get("quant_algo"), algorithms.get("kv_cache_quant_algo")
+        if weights:
+            named = [str(name) for name in (weights, cache) if name]
             raise not_supported(f"modelopt {' with '.join(named)}")
+        if cache:
+            log.warning(
+                "%s: kv_cache_quant_algo %s is ignored: the KV cache is kept in the model's dtype",
+                MODELOPT_CONFIG,
+                shown(cache),
+            )
     quantize = folder / QUANTIZE_CONFIG
     return read_json(quantize) if quantize.is_file() else None
 

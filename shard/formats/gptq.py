@@ -128,7 +128,7 @@ def listed_modules(where: str, settings: dict[str, Any]) -> tuple[str, ...]:
     found = settings.get(field) or []
     nested = found if isinstance(found, list) else [found]
     names = [name for part in nested for name in (part if isinstance(part, list) else [part])]
-    if not all(isinstance(name, str) and name for name in names):
+    if nested is not found or not all(isinstance(name, str) and name for name in names):
         raise unlike(where, field, found, "a list of module names, or a list of such lists")
     check_count(where, f"names in {field}", len(names), MOST_PATTERNS)
     return tuple(dict.fromkeys(names))

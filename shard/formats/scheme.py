@@ -103,12 +103,13 @@ class Rule:
 class QuantizationSpec:
     """The quantization of a checkpoint: the first rule that matches a module decides.
 
-    A module that none matches is dense.
+    A module that none matches is dense. `file` is the one that says so.
     """
 
     method: str
     rules: tuple[Rule, ...]
     evidence: str
+    file: str = "config.json"
 
     def scheme(self, module: str) -> WeightScheme | None:
         """Return the scheme of a module such as model.layers.0.mlp.up_proj; None means dense."""

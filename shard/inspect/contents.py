@@ -82,7 +82,7 @@ def leftover_findings(scan: Scan, spec: ModelSpec, names: list[str]) -> list[Fin
     left = sort_leftovers(scan.checkpoint, spec, names, scan.beyond)
     findings = []
     if left.biases:
-        error = lost_biases(scan.checkpoint, left)
+        error = lost_biases(scan.checkpoint, spec, left)
         findings.append(
             Finding(
                 severity="error",

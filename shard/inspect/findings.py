@@ -12,11 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from isobit.errors import InputError, NotSupportedError
+from isobit.errors import DamagedError, InputError, NotSupportedError
 
 Severity = Literal["error", "warning", "note"]
-Verdict = Literal["healthy", "suspicious", "not-supported", "damaged"]
+Kind = Literal["damaged", "misused", "not-supported"]
+Verdict = Literal["healthy", "suspicious", "not-supported", "misused", "damaged"]
+KINDS: tuple[Kind, ...] = ("damaged", "misused", "not-supported")
+"""From the one that weighs most."""
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+CORRECT = "correct the settings that are named; the tensors were not found to be wrong"
 UNSUPPORTED = "isobit cannot run this model, and nothing says that the file is wrong"
 
 
@@ -24,7 +28,8 @@ UNSUPPORTED = "isobit cannot run this model, and nothing says that the file is w
 class Finding:
     """One problem, wherever it occurs. `numbers` holds the evidence for programs.
 
-    `kind` tells errors apart: a file that is wrong, or one that is right and cannot be run.
+    `kind` tells errors apart: a file that is wrong, files that are whole and contradict each other,
+    or one that is right and cannot be run.
     """
 
     severity: Severity
@@ -33,7 +38,7 @@ class Finding:
     what: str
     way_out: str
     numbers: dict[str, Any] = field(default_factory=dict)
-    kind: Literal["damaged", "not-supported"] = "damaged"
+    kind: Kind = "damaged"
 
     def report(self) -> dict[str, Any]:
         """The finding as `isobit inspect --json` prints it."""
@@ -53,7 +58,7 @@ def from_error(error: InputError, folder: Path, way_out: str) -> Finding:
 
     `way_out` is for a file that is wrong.
     """
-    supported = not isinstance(error, NotSupportedError)
+    kind = _kind(error)
     if error.message.startswith(str(folder)):
         where, _, what = error.message[len(str(folder)) :].partition(":")
         where = where.strip("/") or str(folder)
@@ -61,20 +66,27 @@ def from_error(error: InputError, folder: Path, way_out: str) -> Finding:
         where, what = "config.json", error.message.removeprefix("config.json: ")
     return Finding(
         severity="error",
-        kind="damaged" if supported else "not-supported",
+        kind=kind,
         code=error.code,
         where=where,
         what=what.strip(),
-        way_out=way_out if supported else UNSUPPORTED,
+        way_out={"damaged": way_out, "misused": CORRECT, "not-supported": UNSUPPORTED}[kind],
     )
 
 
+def _kind(error: InputError) -> Kind:
+    if isinstance(error, DamagedError):
+        return "damaged"
+    return "not-supported" if isinstance(error, NotSupportedError) else "misused"
+
+
 def verdict(findings: Iterable[Finding]) -> Verdict:
-    """By the worst finding: an error says damaged or not supported, a warning suspicious."""
+    """By the worst finding: an error says what its kind says, a warning suspicious."""
     found = list(findings)
     kinds = {finding.kind for finding in found if finding.severity == "error"}
-    if kinds:
-        return "damaged" if "damaged" in kinds else "not-supported"
+    for kind in KINDS:
+        if kind in kinds:
+            return kind
     return "suspicious" if any(each.severity == "warning" for each in found) else "healthy"
 
 

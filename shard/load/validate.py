@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
-from isobit.errors import DamagedError, NotSupportedError
+from isobit.errors import DamagedError, InputError, NotSupportedError
 
 from ..checkpoint.checkpoint import Checkpoint
 from ..contents.contradictions import Contradiction, contradictions
@@ -14,15 +14,18 @@ from ..contents.expected_tensors import expected_tensors
 from ..contents.leftovers import Leftovers, sort_leftovers
 from ..formats.bitsandbytes import NF4
 from ..formats.expected import Expected
+from ..model.families import BIAS_FIELDS
 from ..model.spec import ModelSpec
 from ..names import by_family, plural, spread
 
 log = logging.getLogger("isobit.shard")
 
+_CLASSES = {"damaged": DamagedError, "misused": InputError, "not-supported": NotSupportedError}
+
 
 def check_checkpoint(checkpoint: Checkpoint, spec: ModelSpec) -> None:
-    """Raise DamagedError, or NotSupportedError, for the first contradiction between headers and
-    config.
+    """Raise DamagedError, NotSupportedError or InputError for the first contradiction between
+    headers and config.
 
     E-QUANT-LABEL, E-CONFIG-SHAPE, E-CKPT-DTYPE and E-CKPT-TENSOR see contradictions.py; E-CKPT-BIAS
     is for biases that would be lost. Warns of tensors that nothing needs or explains.
@@ -35,17 +38,14 @@ def check_checkpoint(checkpoint: Checkpoint, spec: ModelSpec) -> None:
         raise _error(checkpoint, each)
     left = sort_leftovers(checkpoint, spec, leftover_names(checkpoint, spec, expected))
     if left.biases:
-        raise lost_biases(checkpoint, left)
+        raise lost_biases(checkpoint, spec, left)
     if left.unknown:
         log.warning("%s: %s", checkpoint.folder, unknown_tensors(left))
 
 
-def _error(
-    checkpoint: Checkpoint, found: Contradiction, place: str = ""
-) -> DamagedError | NotSupportedError:
+def _error(checkpoint: Checkpoint, found: Contradiction, place: str = "") -> InputError:
     advice = found.way_out[0].upper() + found.way_out[1:]
-    kind = DamagedError if found.kind == "damaged" else NotSupportedError
-    return kind(found.code, f"{checkpoint.folder}: {place}{found.what}\n{advice}")
+    return _CLASSES[found.kind](found.code, f"{checkpoint.folder}: {place}{found.what}\n{advice}")
 
 
 def leftover_names(
@@ -62,18 +62,26 @@ def leftover_names(
     return [name for name in names if not is_nf4_part(name)]
 
 
-def lost_biases(checkpoint: Checkpoint, left: Leftovers) -> DamagedError:
+def lost_biases(checkpoint: Checkpoint, spec: ModelSpec, left: Leftovers) -> DamagedError:
     """E-CKPT-BIAS: biases that are not zero, of products that have none by config.json."""
     mlp = [name for name in left.biases if ".mlp." in name]
-    fields = [
+    wanted = [
         *(["attention_bias"] if len(mlp) < len(left.biases) else []),
         *(["mlp_bias"] if mlp else []),
     ]
+    unread = [field for field in wanted if field not in BIAS_FIELDS[spec.family]]
     return DamagedError(
         "E-CKPT-BIAS",
         f"{checkpoint.folder}: {plural(len(left.biases), 'bias', 'biases')} that config.json does "
-        f"not announce would be lost, and not zero: {', '.join(by_family(left.biases))}. Set "
-        f"{' and '.join(fields)} to true in config.json if the model was trained with them",
+        f"not announce would be lost, and not zero: {', '.join(by_family(left.biases))}. "
+        + (
+            f"No {spec.family} model has them, whatever {' and '.join(unread)} says, and "
+            "transformers drops them too: config.json names another architecture than the one that "
+            "was trained"
+            if unread
+            else f"Set {' and '.join(wanted)} to true in config.json if the model was trained with "
+            "them"
+        ),
     )
 
 

@@ -14,6 +14,7 @@ log = logging.getLogger("isobit.shard")
 
 FAMILIES = {
     "LlamaForCausalLM": "llama",
+    "LLaMAForCausalLM": "llama",
     "MistralForCausalLM": "mistral",
     "Qwen2ForCausalLM": "qwen2",
     "Qwen3ForCausalLM": "qwen3",
@@ -23,6 +24,13 @@ DEFAULT_WINDOW, DEFAULT_FULL_LAYERS = 4096, 28
 DEFAULT_POSITIONS = {"llama": 2048, "mistral": 131072, "qwen2": 32768, "qwen3": 32768}
 DEFAULT_KV_HEADS = {"mistral": 8, "qwen2": 32, "qwen3": 32}
 DEFAULT_HEAD_SIZE = {"qwen3": 128}
+BIAS_FIELDS: dict[str, tuple[str, ...]] = {
+    "llama": ("attention_bias", "mlp_bias"),
+    "mistral": (),
+    "qwen2": (),
+    "qwen3": ("attention_bias",),
+}
+"""The fields by which a family gets biases beside those that all of its models have."""
 
 
 def read_family(fields: ConfigFields) -> str:
@@ -32,7 +40,7 @@ def read_family(fields: ConfigFields) -> str:
     """
     config = fields.values
     names, kind = config.get("architectures"), str(config.get("model_type"))
-    known = {family: name for name, family in FAMILIES.items()}
+    known = {family: name for name, family in reversed(FAMILIES.items())}
     if names in (None, []) and kind in known:
         log.warning(
             "config.json names no architecture; model_type %r says %s, as for transformers",
@@ -40,7 +48,7 @@ def read_family(fields: ConfigFields) -> str:
             known[kind],
         )
         names = [known[kind]]
-    names = [str(name) for name in names] if isinstance(names, list) else []
+    names = [str(name) for name in names] if isinstance(names, list) else [str(names or "")]
     family = next((FAMILIES[name] for name in names if name in FAMILIES), None)
     inner = config.get("text_config")
     if family is None or (isinstance(inner, dict) and "hidden_size" not in config):
@@ -52,8 +60,15 @@ def read_family(fields: ConfigFields) -> str:
             )
         raise NotSupportedError(
             "E-MODEL-ARCH",
-            f"config.json: architecture {shown(', '.join(names)) if names else '(none given)'}"
-            f"{wraps} is not supported. Supported: {', '.join(FAMILIES)}",
+            f"config.json: architecture {shown(', '.join(names)) if any(names) else '(none given)'}"
+            f"{wraps} is not supported. Supported: {', '.join(known.values())}",
+        )
+    if len({FAMILIES.get(name, name) for name in names}) > 1:
+        fields.offence(
+            "misused",
+            "E-MODEL-ARCH",
+            f"architectures names {', '.join(map(shown, names))}, which are different models "
+            f"(transformers takes model_type {shown(config.get('model_type'))}). Leave one",
         )
     if kind in known and kind != family:
         fields.offence(

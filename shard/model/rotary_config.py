@@ -67,7 +67,7 @@ def _theta(fields: ConfigFields) -> float:
 def _refuse_partial(fields: ConfigFields) -> None:
     """A share of each head that is turned: no family that isobit runs was trained with one."""
     share = fields.values.get("partial_rotary_factor")
-    if share is not None and share != 1:
+    if share not in (None, 1, "1", "1.0"):
         fields.offence(
             "not-supported",
             ROPE,
@@ -89,15 +89,7 @@ def _read(
         )
         return standard
     _refuse_partial(rope)
-    names = {name: rope.text(name, "") for name in ("rope_type", "type")}
-    if names["rope_type"] and names["type"] and names["rope_type"] != names["type"]:
-        rope.offence(
-            "misused",
-            ROPE,
-            f"rope_type {names['rope_type']!r} and type {names['type']!r} contradict each other "
-            "(transformers takes rope_type). Leave one of them",
-        )
-    kind = names["rope_type"] or names["type"] or "default"
+    kind = _kind(rope)
     inner = rope.number("rope_theta", theta, 1, MOST_THETA)
     if inner != theta and config.get("rope_theta") is not None:
         rope.offence(
@@ -123,6 +115,31 @@ def _read(
             ", ".join(f"{name} = {shown(rope.values[name])}" for name in odd),
         )
     return _spec(fields, rope, kind, inner, head_size, positions)
+
+
+def _kind(rope: ConfigFields) -> str:
+    """The rotary type by its new name or its old one; "default" where neither field is there.
+
+    A field that is there and says nothing is damage, not the default: transformers fails on it.
+    """
+    given = {name: rope.text(name, "") for name in ("rope_type", "type") if name in rope.values}
+    named = {name: value for name, value in given.items() if value}
+    if len(set(named.values())) > 1:
+        rope.offence(
+            "misused",
+            ROPE,
+            f"rope_type {named['rope_type']!r} and type {named['type']!r} contradict each other "
+            "(transformers takes rope_type). Leave one of them",
+        )
+    for name in given if not named else ():
+        if rope.values[name] in (None, ""):
+            rope.offence(
+                "damaged",
+                ROPE,
+                f"{name} is {shown(rope.values[name])}, expected one of {', '.join(KINDS)}. Remove "
+                f"the whole setting if positions are not scaled",
+            )
+    return next(iter(named.values()), "default")
 
 
 def _spec(

@@ -179,9 +179,12 @@ def _norm_eps(fields: ConfigFields) -> float:
 def _dtype(fields: ConfigFields) -> str:
     key = "dtype" if fields.values.get("dtype") is not None else "torch_dtype"
     name = fields.text(key, "float32").removeprefix("torch.")
+    known = getattr(torch, name, None)
+    # torch has two names for some, and transformers takes either: half, float.
+    name = str(known).removeprefix("torch.") if isinstance(known, torch.dtype) else name
     if name not in DTYPES:
         fields.offence(
-            "not-supported" if isinstance(getattr(torch, name, None), torch.dtype) else "damaged",
+            "not-supported" if isinstance(known, torch.dtype) else "damaged",
             "E-CONFIG-DTYPE",
             f"{key} {shown(name)} is not supported. Supported: {', '.join(DTYPES)}",
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint.settings import read_json, shown
+from ..checkpoint.settings import BYTE_ORDER_MARK, read_json, shown
 from .config_fields import VALUE, ConfigFields
 
 log = logging.getLogger("isobit.shard")
@@ -87,7 +87,13 @@ def read_stop_ids(model: Path, config: tuple[int, ...] | None, vocabulary: int) 
     path = model / GENERATION
     if not path.is_file():
         return StopIds(config=config)
-    fields = ConfigFields(read_json(path), GENERATION)
+    fields = ConfigFields(read_json(path, marked=True), GENERATION)
+    if path.read_bytes().startswith(BYTE_ORDER_MARK):
+        log.warning(
+            "%s begins with a byte order mark, which an editor put there. It is read here; "
+            "transformers ignores the whole file",
+            GENERATION,
+        )
     found = StopIds(config=config, generation=config_stop_ids(fields, vocabulary))
     fields.raise_if_any()
     if (line := found.disagreement()) is not None:

@@ -125,7 +125,9 @@ def _finding(found: Inspected) -> Finding:
 def _verdict(found: Inspected) -> Verdict:
     if found.kind == "not-supported":
         return "not-supported"
-    return verdict_of_code(found.code) or "checkpoint-damaged"
+    misused = found.kind == "misused"
+    unnamed: Verdict = "config-mismatch" if misused else "checkpoint-damaged"
+    return verdict_of_code(found.code, misused=misused) or unnamed
 
 
 def _first_tensor(found: Inspected) -> str | None:

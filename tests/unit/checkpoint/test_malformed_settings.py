@@ -66,7 +66,10 @@ BOOL = "expected true or false"
             f"bitsandbytes: llm_int8_skip_modules is 'lm_head', {LIST}",
         ),
         ({**BNB, "load_in_8bit": "true"}, f"bitsandbytes: load_in_8bit is 'true', {BOOL}"),
-        ({**BNB, "load_in_4bit": True, "bnb_4bit_quant_type": 4}, "bnb_4bit_quant_type is 4"),
+        (
+            {**BNB, "load_in_8bit": False, "load_in_4bit": True, "bnb_4bit_quant_type": 4},
+            "bnb_4bit_quant_type is 4",
+        ),
         ({**PACKED, "config_groups": [GROUP]}, "config_groups is [{"),
         ({**PACKED, "config_groups": {"g": None}}, "g: targets is [], expected at least one name"),
         ({**PACKED, "config_groups": {"g": ["Linear"]}}, f"g is ['Linear'], {MAP}"),

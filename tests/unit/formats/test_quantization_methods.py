@@ -168,13 +168,67 @@ def test_bitsandbytes_fp4_has_a_way_out(error_of):
     assert 'bnb_4bit_quant_type="nf4"' in error.message
 
 
-@pytest.mark.parametrize("described", [{"quant_algo": "FP8"}, {"kv_cache_quant_algo": "FP8"}])
-def test_what_modelopt_describes_beside_config_is_named(described, tmp_path, error_of):
+@pytest.mark.parametrize(
+    ("described", "name"),
+    [
+        ({"quant_algo": "FP8"}, "modelopt FP8"),
+        ({"quant_algo": "NVFP4", "kv_cache_quant_algo": "FP8"}, "modelopt NVFP4 with FP8"),
+    ],
+)
+def test_what_modelopt_describes_beside_config_is_named(described, name, tmp_path, error_of):
     folder = copy_model(DENSE, tmp_path / "model")
     (folder / "hf_quant_config.json").write_text(json.dumps({"quantization": described}))
     error = error_of(read_spec, folder)
     assert (type(error), error.code) == (NotSupportedError, "E-QUANT-METHOD")
-    assert "'modelopt FP8'" in error.message
+    assert f"'{name}'" in error.message
+
+
+def test_a_kv_cache_that_modelopt_describes_says_nothing_of_weights(tmp_path, caplog):
+    folder = copy_model(DENSE, tmp_path / "model")
+    described = {"quant_algo": None, "kv_cache_quant_algo": "FP8"}
+    (folder / "hf_quant_config.json").write_text(json.dumps({"quantization": described}))
+    assert read_spec(folder) == read_spec(DENSE)
+    assert "kv_cache_quant_algo 'FP8' is ignored" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "spelled"),
+    [("AWQ", "awq"), ("GPTQ", "gptq"), ("auto_round", "auto-round"), ("BitsAndBytes",) * 2],
+)
+def test_a_method_that_is_misspelled_is_told_how_it_is_spelled(name, spelled, error_of):
+    error = error_of(spec_from_config, config(quantization_config={"quant_method": name}), None)
+    assert (type(error), error.code) == (InputError, "E-QUANT-METHOD")
+    assert f"quant_method {name!r} is spelled {spelled.lower()!r}" in error.message
+
+
+def test_bitsandbytes_is_of_4_bits_or_of_8(error_of):
+    settings = {"quant_method": "bitsandbytes", "load_in_4bit": True, "load_in_8bit": True}
+    error = error_of(spec_from_config, config(quantization_config=settings), None)
+    assert (type(error), error.code) == (InputError, "E-QUANT-SCHEME")
+    assert "load_in_4bit and load_in_8bit are both true" in error.message
+
+
+def test_an_empty_quantize_config_says_nothing(tmp_path):
+    folder = copy_model(DENSE, tmp_path / "model")
+    (folder / "quantize_config.json").write_text("{}")
+    assert read_spec(folder) == read_spec(DENSE)
+
+
+@pytest.mark.parametrize("file", ["config.json", "quantize_config.json"])
+@pytest.mark.parametrize("method", ["gptq", "awq", "compressed-tensors", "bitsandbytes"])
+def test_dense_weights_under_a_label_are_told_to_lose_the_label(file, method, tmp_path, error_of):
+    """A model that was dequantized, or trained further, and kept the settings of before."""
+    packed = pack_quantized() if method == "compressed-tensors" else GPTQ
+    settings = {**packed, "load_in_8bit": True, "quant_method": method}
+    inside = settings if file == "config.json" else None
+    folder = copy_model(DENSE, tmp_path / "model", quantization_config=inside)
+    if inside is None:
+        (folder / file).write_text(json.dumps(settings))
+    error = error_of(check_checkpoint, open_checkpoint(folder), read_spec(folder))
+    assert (type(error), error.code) == (InputError, "E-QUANT-LABEL")
+    assert (
+        f"{file} says {method}, but all 35 weights that it would be for are dense" in error.message
+    )
 
 
 @pytest.mark.parametrize(

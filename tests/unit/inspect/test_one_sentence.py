@@ -14,7 +14,7 @@ from isobit.runtime.engine.preflight import prepare
 from isobit.runtime.settings.engine import EngineSettings
 from isobit.shard.inspect import inspect_folder
 
-from ...support import INT4, copy_model
+from ...support import DENSE, INT4, copy_model
 
 UP = "model.layers.0.mlp.up_proj."
 
@@ -60,6 +60,27 @@ CONFIGS = {
     "layers left out": ("E-CONFIG-SHAPE", "damaged", {"num_hidden_layers": 4, "layer_types": None}),
     "another vocabulary": ("E-CONFIG-SHAPE", "damaged", {"vocab_size": 1999}),
     "another model": ("E-MODEL-ARCH", "not-supported", {"architectures": ["MambaForCausalLM"]}),
+    "two methods": (
+        "E-QUANT-SCHEME",
+        "misused",
+        {
+            "quantization_config": {
+                "quant_method": "bitsandbytes",
+                "load_in_4bit": True,
+                "load_in_8bit": True,
+            }
+        },
+    ),
+    "a method misspelled": (
+        "E-QUANT-METHOD",
+        "misused",
+        {"quantization_config": {"quant_method": "AWQ"}},
+    ),
+    "two models": (
+        "E-MODEL-ARCH",
+        "misused",
+        {"architectures": ["Qwen2ForCausalLM", "LlamaForCausalLM"]},
+    ),
     "another method": (
         "E-QUANT-METHOD",
         "not-supported",
@@ -76,7 +97,7 @@ def agreed(folder: Path, error_of: Any, code: str, kind: str) -> None:
     first = next(each for each in report.findings if each.code == code)
     assert first.kind == kind
     assert first.what in error.message
-    if kind == "not-supported":
+    if kind != "damaged":
         assert "restore" not in (first.way_out + error.message).lower()
 
 
@@ -97,6 +118,16 @@ def test_configs(tmp_path, error_of, name):
         del config["quantization_config"]
         (folder / "config.json").write_text(json.dumps(config))
     agreed(folder, error_of, code, kind)
+
+
+@pytest.mark.parametrize("file", ["config.json", "quantize_config.json"])
+def test_dense_weights_under_a_label(file, tmp_path, error_of):
+    label = settings()
+    inside = label if file == "config.json" else None
+    folder = copy_model(DENSE, tmp_path / "model", quantization_config=inside)
+    if inside is None:
+        (folder / file).write_text(json.dumps(label))
+    agreed(folder, error_of, "E-QUANT-LABEL", "misused")
 
 
 def test_group_sizes_that_no_plan_cuts(tmp_path, error_of):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +220,18 @@ def test_biases_that_config_does_not_announce(tmp_path, names, field, error_of):
     assert (error.code, error.kind) == ("E-CKPT-BIAS", "damaged")
     assert found.what in error.message
     assert f"Set {field} to true" in error.message
+
+
+def test_biases_that_no_model_of_the_family_has(tmp_path, error_of):
+    """attention_bias is no way out for Mistral: transformers drops the biases all the same."""
+    extra = {"model.layers.1.self_attn.q_proj.bias": torch.ones(64)}
+    folder = leftovers(tmp_path / "m", **extra)
+    fields = json.loads((folder / "config.json").read_text())
+    fields |= {"architectures": ["MistralForCausalLM"], "model_type": "mistral"}
+    (folder / "config.json").write_text(json.dumps(fields))
+    error = error_of(prepare, folder, EngineSettings())
+    assert error.code == "E-CKPT-BIAS"
+    assert "No mistral model has them, whatever attention_bias says" in error.message
 
 
 def test_the_spec_of_a_dense_tied_folder_is_untouched(tmp_path):

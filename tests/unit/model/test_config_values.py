@@ -113,6 +113,16 @@ def test_rope_theta_is_a_positive_number(theta, code_of):
 
 
 @pytest.mark.parametrize(
+    ("name", "dtype"),
+    [("half", "float16"), ("float", "float32"), ("torch.half", "float16"), ("bfloat16",) * 2],
+)
+@pytest.mark.parametrize("key", ["dtype", "torch_dtype"])
+def test_every_name_that_torch_has_for_a_dtype_is_known(key, name, dtype):
+    absent = dict.fromkeys(("dtype", "torch_dtype"))
+    assert spec_of(**{**absent, key: name}).dtype == dtype
+
+
+@pytest.mark.parametrize(
     ("changes", "code"),
     [({"hidden_act": "gelu"}, "E-CONFIG-ACT"), ({"dtype": "float64"}, "E-CONFIG-DTYPE")],
 )

@@ -221,3 +221,20 @@ def test_dynamic_scaling_beyond_its_length_is_not_supported(error_of):
     error = error_of(at_length, spec, 513)
     assert (type(error), error.code) == (NotSupportedError, "E-PLAN-LENGTH")
     assert "--max-model-len 512" in error.message
+
+
+@pytest.mark.parametrize("key", ["rope_scaling", "rope_parameters"])
+@pytest.mark.parametrize("name", ["type", "rope_type"])
+@pytest.mark.parametrize("value", [None, ""])
+def test_a_type_that_says_nothing_is_no_default(key, name, value, error_of):
+    """transformers ends in a KeyError there; without the field it means the default."""
+    error = error_of(spec_of, **{key: {name: value, "factor": 2.0}})
+    assert (type(error), error.code) == (DamagedError, "E-CONFIG-ROPE")
+    assert f"{name} is {value!r}, expected one of default, linear" in error.message
+    rope = {"type": None, "rope_type": None, name: "linear", "factor": 2.0}
+    assert spec_of(**{key: rope}).rotary.kind == "linear"
+
+
+@pytest.mark.parametrize("share", [1, 1.0, "1", "1.0", None])
+def test_heads_that_are_turned_as_a_whole_are_no_partial_rotary(share):
+    assert spec_of(partial_rotary_factor=share) == spec_of()

@@ -95,11 +95,32 @@ def test_defaults_are_those_of_transformers(name):
     assert spec.head_size == (getattr(oracle, "head_dim", None) or 128)
 
 
-@pytest.mark.parametrize("names", [["GPTBigCodeForCausalLM"], [], None, [None], "Qwen2ForCausalLM"])
+@pytest.mark.parametrize("names", [["GPTBigCodeForCausalLM"], [], None, [None], "", {}])
 def test_an_unknown_architecture_lists_the_known_ones(names, error_of):
     error = error_of(spec_of, architectures=names)
     assert error.code == "E-MODEL-ARCH"
     assert "LlamaForCausalLM" in error.message
+
+
+@pytest.mark.parametrize(
+    ("named", "family"),
+    [
+        ("Qwen2ForCausalLM", "qwen2"),
+        (["LLaMAForCausalLM"], "llama"),
+        (["Qwen2ForCausalLM"] * 2, "qwen2"),
+    ],
+    ids=str,
+)
+def test_architectures_as_old_files_spell_them(named, family):
+    """A string alone, and the name of the first conversions of Llama; transformers loads both."""
+    assert spec_of(architectures=named).family == family
+
+
+@pytest.mark.parametrize("other", ["LlamaForCausalLM", "MambaForCausalLM"])
+def test_two_different_architectures_are_no_answer(other, error_of):
+    error = error_of(spec_of, architectures=["Qwen2ForCausalLM", other])
+    assert (type(error), error.code) == (InputError, "E-MODEL-ARCH")
+    assert f"'Qwen2ForCausalLM', '{other}'" in error.message
 
 
 def test_swish_is_another_name_of_silu():

@@ -60,3 +60,11 @@ def test_stop_ids_of_generation_config_count_too(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config(eos_token_id=9)))
     (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [3, 9, 5]}))
     assert read_spec(tmp_path).stop_ids == (3, 5, 9)
+
+
+def test_a_byte_order_mark_before_generation_config_is_skipped_with_a_warning(tmp_path, caplog):
+    folder = folder_of(tmp_path, 9, [9, 3])
+    path = folder / "generation_config.json"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read_spec(folder).stop_ids == (3, 9)
+    assert "transformers ignores the whole file" in caplog.text
