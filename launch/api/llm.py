@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -22,6 +24,8 @@ from .known_names import refuse_others, refuse_unbuilt, refuse_unknown
 from .kv_pages import batches, with_kv_pages
 from .outputs import CompletionOutput, RequestOutput
 from .sampling_params import SamplingParams
+
+log = logging.getLogger("isobit.launch")
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "tokenizer": (None,),
@@ -58,7 +62,8 @@ class LLM:
     `tensor_parallel_size` ranks hold `model`, a folder or a Hugging Face id. `max_num_seqs`
     sequences of `max_model_len` tokens have memory on CPUs; more prompts run one batch after
     another. `launcher`, `device`, `threads`, `atoms`, `layout` and `check` are as on the command
-    line. Raises InputError as `isobit generate` does, E-ARGUMENT for unknown arguments,
+    line. A folder whose tokenizer cannot be read answers token ids with token ids, and says so in a
+    warning. Raises InputError as `isobit generate` does, E-ARGUMENT for unknown arguments,
     NotSupportedError E-ARGUMENT for arguments of vLLM's that isobit lacks.
     """
 
@@ -102,15 +107,17 @@ class LLM:
         )
         if max_num_seqs < 1:
             raise InputError("E-USAGE", f"max_num_seqs {max_num_seqs}: expected at least 1")
-        self._folder, self._seed = folder, seed
+        self._seed = seed
         self._max_num_seqs, self._count = max_num_seqs, 0
-        self._tokenizer: Tokenizer | None = None
+        self._tokenizer, self._without = _tokenizer(folder)
         settings = with_kv_pages(folder, settings, max_num_seqs)
         with ExitStack() as starting:
             ranks = placed(name, ray_address, tensor_parallel_size, settings.device)
             new_launcher = starting.enter_context(ranks)
             self._engine = starting.enter_context(Engine(folder, settings, new_launcher()))
             self._ends = starting.pop_all()
+        texts = self._tokenizer
+        self._stop = () if texts is None else tokenizer_stop_ids(self._engine.spec, texts)
 
     def __enter__(self) -> LLM:
         return self
@@ -130,7 +137,8 @@ class LLM:
     def get_tokenizer(self) -> Tokenizer:
         """The model's own tokenizer; raises as Tokenizer does."""
         if self._tokenizer is None:
-            self._tokenizer = Tokenizer(self._folder, "a list of token ids works without one")
+            assert self._without is not None
+            raise self._without
         return self._tokenizer
 
     def generate(
@@ -187,13 +195,11 @@ class LLM:
         self, prompts: list[tuple[str | None, list[int]]], params: list[SamplingParams]
     ) -> list[RequestOutput]:
         engine = self._engine
-        texts = self._tokenizer
-        stop = () if texts is None else tokenizer_stop_ids(engine.spec, texts)
         sampling = []
         for index, ((_, ids), each) in enumerate(zip(prompts, params, strict=True)):
             room = max(1, engine.spec.max_positions - len(ids))
             seed = self._seed * SEEDS + self._count + index
-            sampling.append(each.settings(room=room, seed=seed, stop_ids=stop))
+            sampling.append(each.settings(room=room, seed=seed, stop_ids=self._stop))
         check_requests(engine.spec, [ids for _, ids in prompts], sampling)
         found: list[RequestOutput] = []
         ids_of = [ids for _, ids in prompts]
@@ -226,3 +232,12 @@ class LLM:
             outputs=[answer],
             seed=seed,
         )
+
+
+def _tokenizer(folder: Path) -> tuple[Tokenizer | None, InputError | None]:
+    """The tokenizer of a folder, or why there is none: token ids are answered without one."""
+    try:
+        return Tokenizer(folder, 'give token ids: {"prompt_token_ids": [1, 2, 3]}'), None
+    except InputError as error:
+        log.warning("answers have no text, only token ids: %s", error.message)
+        return None, error

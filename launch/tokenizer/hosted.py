@@ -138,6 +138,8 @@ def chat(request: dict[str, Any]) -> list[int]:
         raise NotSupportedError(
             code, f"{where} does what no template may ({_said(error)})"
         ) from error
+    except jinja2.TemplateNotFound as error:
+        raise _other_template(code, where) from error
     except jinja2.TemplateError as error:
         if type(error) is jinja2.TemplateError:
             raise InputError(code, f"{where} refuses these messages: {_said(error)}") from error
@@ -147,8 +149,18 @@ def chat(request: dict[str, Any]) -> list[int]:
     except NOT_MINE:
         raise
     except BaseException as error:
+        if isinstance(error, TypeError) and "no loader" in str(error):
+            raise _other_template(code, where) from error
         raise DamagedError(code, f"{where} fails: {_said(error)}") from error
     return list(ids)
+
+
+def _other_template(code: str, where: str) -> NotSupportedError:
+    return NotSupportedError(
+        code,
+        f"{where} takes another template from a file (include, import or extends), which "
+        "transformers does not do either. Put its text into this one",
+    )
 
 
 OPERATIONS = {"load": load, "decoding": decoding, "encode": encode, "chat": chat}

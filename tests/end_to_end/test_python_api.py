@@ -13,7 +13,7 @@ from isobit.errors import InputError, NotSupportedError
 from isobit.launch.api.llm import LLM
 from isobit.launch.api.sampling_params import SamplingParams
 
-from ..support import GOLDEN, INT4
+from ..support import GOLDEN, INT4, copy_model
 
 GREEDY = SamplingParams(temperature=0, max_tokens=6, ignore_eos=True)
 
@@ -43,6 +43,27 @@ def test_requests_without_a_seed_draw_apart_and_again_by_the_seed_that_is_told(l
     seeded = SamplingParams(temperature=1.5, max_tokens=12, ignore_eos=True, seed=second.seed)
     again = llm.generate({"prompt_token_ids": [5, 6]}, seeded)[0]
     assert again.outputs[0] == second.outputs[0]
+
+
+def test_a_folder_without_a_tokenizer_answers_ids_with_ids(tmp_path, caplog) -> None:
+    folder = copy_model(INT4, tmp_path / "model")
+    (folder / "tokenizer.json").unlink()
+    with LLM(str(folder), launcher="local") as bare:
+        found = bare.generate({"prompt_token_ids": [5, 6, 7]}, GREEDY)[0].outputs[0]
+        with pytest.raises(InputError, match="E-TOKENIZER"):
+            bare.generate("import os", GREEDY)
+    assert (found.text, len(found.token_ids)) == ("", 6)
+    assert "answers have no text, only token ids" in caplog.text
+
+
+def test_the_end_token_of_the_tokenizer_ends_answers_to_ids_too(llm: LLM, monkeypatch) -> None:
+    """Whether a text has been read before makes no difference."""
+    ids = {"prompt_token_ids": [5, 6, 7]}
+    second = llm.generate(ids, GREEDY)[0].outputs[0].token_ids[1]
+    monkeypatch.setattr("isobit.launch.api.llm.tokenizer_stop_ids", lambda *_: (second,))
+    with LLM(str(INT4), launcher="local") as made:
+        answer = made.generate(ids, SamplingParams(temperature=0, max_tokens=6))[0].outputs[0]
+    assert (answer.finish_reason, answer.token_ids[-1]) == ("stop", second)
 
 
 def test_as_many_params_as_prompts(llm: LLM) -> None:

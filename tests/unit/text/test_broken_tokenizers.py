@@ -137,6 +137,8 @@ def test_mutated_templates_end_in_a_coded_error(tmp_path):
         ("{{ 'ab' * 4000000000 }}", NotSupportedError, "MiB of memory"),
         (r"{{ raise_exception('\ud800') }}", InputError, "\ud800"),
         ({"a": "x", "b": "y"}, NotSupportedError, "called a, b"),
+        ("{% include 'other.jinja' %}", NotSupportedError, "takes another template from a file"),
+        ("{% from 'x' import y %}{{ y() }}", NotSupportedError, "takes another template"),
     ],
 )
 def test_what_a_template_does_wrong_is_told(template, kind, named, tmp_path):
