@@ -36,7 +36,7 @@ fuzz: .stamps/test  ## commands on CASES=5000 changed model folders: in time, in
 stress: .stamps/test  ## a million sums over shared memory at degrees 2 to 4
 	$(BIN)/python -m tests.stress.collectives 1000000
 
-gpu-compile: .stamps/test  ## every CUDA kernel for every architecture, without a GPU (eleven minutes)
+gpu-compile: .stamps/test  ## every CUDA kernel for every architecture, without a GPU (fifteen minutes)
 	$(BIN)/python -m tests.gpu.ahead_of_time.compiled all
 
 gpu-check: .stamps/install  ## every step of `isobit gpu check` on a simulated GPU

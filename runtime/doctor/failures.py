@@ -66,8 +66,10 @@ def verdict_of_code(code: str, *, misused: bool = False) -> Verdict | None:
 
     `misused`: the files are whole, and their settings contradict each other or are misspelled.
     """
-    verdict = next((verdict for begin, verdict in _BY_CODE if code.startswith(begin)), None)
-    return "config-mismatch" if misused and verdict == "checkpoint-damaged" else verdict
+    verdict: Verdict | None = next((v for begin, v in _BY_CODE if code.startswith(begin)), None)
+    if misused and verdict == "checkpoint-damaged":
+        return "config-mismatch"
+    return verdict
 
 
 def verdict_of_error(error: IsobitError) -> Verdict | None:
