@@ -16,6 +16,7 @@ from ..endings import leave
 
 INTERRUPTED = 130
 NOT_READ = 141
+STARTS_RANKS = ("generate", "verify", "trace", "evaluate")
 
 
 def main() -> None:
@@ -86,7 +87,7 @@ def _run(as_json: bool) -> int:
         status = report_if_nothing_runs(sys.argv[2:], as_json)
         if status is not None:
             return status
-    _start_tokenizers(sys.argv[1:])
+    _start_early(sys.argv[1:])
     # torch takes a second to import; Ctrl-C in that second is an interrupt like any other.
     import typer
 
@@ -127,15 +128,23 @@ class _Printable(logging.Formatter):
         return printable(super().format(record))
 
 
-def _start_tokenizers(words: list[str]) -> None:
-    """Start the process of tokenizers where a prompt is given.
+def _start_early(words: list[str]) -> None:
+    """Start the processes that the command will need: that of tokenizers, and that of ranks.
 
-    What it imports takes as long as torch, and both go on at once.
+    What each imports takes as long as what this one does, and all go on at once.
     """
+    if not words or {"--help", "-h"} & set(words):
+        return
     if any(word in ("-p", "--prompt") or word.startswith("--prompt=") for word in words[1:]):
         from ..tokenizer.process import PROCESS
 
         PROCESS.start()
+    ray = any(word in ("ray", "--launcher=ray") or "--ray-address" in word for word in words)
+    slow = "torch" not in sys.modules
+    if slow and words[0] in STARTS_RANKS and not ray and "RAY_ADDRESS" not in os.environ:
+        from ...runtime.ranks.server import start_early
+
+        start_early()
 
 
 class _Once(logging.Filter):

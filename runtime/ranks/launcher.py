@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import json
 import os
 import platform
-import subprocess
-import sys
 from typing import Protocol
 
 from ..devices import on_this_machine
 from ..transport.address import Address
 from ..transport.ticket import RankTicket
+from .server import RankServer, started_server
 
 
 class Launcher(Protocol):
@@ -44,47 +40,39 @@ class Launcher(Protocol):
 
 
 class LocalLauncher:
-    """Ranks as child processes of the driver; they end when it ends, however it ends."""
+    """Ranks as processes of this machine; they end when the driver ends, however it ends."""
 
     def __init__(self) -> None:
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self._server: RankServer | None = None
+        self._count = 0
 
     def address(self) -> Address:
         return Address()
 
     def launch(self, tickets: list[RankTicket]) -> None:
+        if self._server is None:
+            self._server = started_server()
         for ticket in on_this_machine(tickets):
-            process = subprocess.Popen(
-                [sys.executable, "-m", "isobit.runtime.worker.process", str(os.getpid())],
-                stdin=subprocess.PIPE,
-            )
-            self._processes.append(process)
-            assert process.stdin is not None
-            # One that has ended already does not read; dead() tells.
-            with contextlib.suppress(BrokenPipeError):
-                process.stdin.write(json.dumps(dataclasses.asdict(ticket)).encode() + b"\n")
-                process.stdin.close()
+            self._server.fork(ticket)
+        self._count += len(tickets)
+
+    def pids(self) -> list[int]:
+        """The process ids of the ranks that have started, in their order."""
+        return self._server.pids() if self._server is not None else []
 
     def dead(self) -> dict[int, str]:
-        return {
-            rank: how(process.returncode)
-            for rank, process in enumerate(self._processes)
-            if process.poll() is not None
-        }
+        if self._server is None:
+            return {}
+        statuses = self._server.statuses(self._count)
+        return {rank: how(status) for rank, status in statuses.items()}
 
     def hosts(self) -> list[str]:
-        return [platform.node()] * len(self._processes)
+        return [platform.node()] * self._count
 
     def stop(self) -> None:
-        for process in self._processes:
-            process.terminate()
-        for process in self._processes:
-            try:
-                process.wait(timeout=5)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        self._processes.clear()
+        if self._server is not None:
+            self._server.stop()
+        self._server, self._count = None, 0
 
 
 def cores() -> int:

@@ -1,14 +1,8 @@
-"""The life of a rank's process: connect, load, answer steps until told to stop.
-
-`python -m isobit.runtime.worker.process DRIVER_PID` reads a RankTicket as JSON from standard input.
-"""
+"""The life of a rank's process: connect, load, answer steps until told to stop."""
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import signal
 import sys
 import traceback
 from typing import TYPE_CHECKING, Any
@@ -95,7 +89,6 @@ def _serve(link: RankLink, ticket: RankTicket, download: Download | None) -> Non
 
 
 def _worker(kind: str, job: dict[str, Any]) -> Worker | CalibrationWorker:
-    # torch takes a second to import; by now the driver knows that this process lives.
     if kind == "calibrate":
         from ..calibration.worker import CalibrationWorker
 
@@ -103,26 +96,3 @@ def _worker(kind: str, job: dict[str, Any]) -> Worker | CalibrationWorker:
     from .worker import Worker, job_from_message
 
     return Worker(job_from_message(job))
-
-
-def _die_with(driver: int) -> None:
-    """Ask Linux to end this process when the driver ends, however it ends."""
-    import ctypes
-
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    if os.getppid() != driver:
-        sys.exit(1)
-
-
-def main() -> None:
-    if sys.platform == "linux":
-        _die_with(int(sys.argv[1]))
-    # The terminal sends Ctrl-C to the whole process group; only the driver acts on it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    fields: dict[str, Any] = json.loads(sys.stdin.readline())
-    run_rank(RankTicket(**fields))
-
-
-if __name__ == "__main__":
-    main()

@@ -151,4 +151,4 @@ def is_of_a_run(command: str) -> bool:
     """Whether a command line is a rank or a driver; Ray keeps idle workers of its own."""
     if command.startswith("ray::"):
         return not command.startswith(RAYS_OWN)
-    return "/bin/isobit " in command or "isobit.runtime.worker.process" in command
+    return "/bin/isobit " in command or "isobit.runtime.worker.server" in command

@@ -22,13 +22,14 @@ from isobit.shard.plan.plan import PlanSettings
 from ..support import ROOT
 
 ORPHAN = """
-import json, os, subprocess, sys
-process = subprocess.Popen(
-    [sys.executable, "-m", "isobit.runtime.worker.process", str(os.getpid())], stdin=subprocess.PIPE
-)
-process.stdin.write(json.dumps({ticket!r}).encode() + b"\\n")
-process.stdin.flush()
-print(process.pid, flush=True)
+import os, time
+from isobit.runtime.ranks.launcher import LocalLauncher
+from isobit.runtime.transport.ticket import RankTicket
+launcher = LocalLauncher()
+launcher.launch([RankTicket(**{ticket!r})])
+while not launcher.pids():
+    time.sleep(0.01)
+print(launcher.pids()[0], flush=True)
 os._exit(0)
 """
 

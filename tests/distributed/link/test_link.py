@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -172,19 +175,20 @@ def test_a_rank_killed_during_generation_is_named(victim):
 
     def kill(_request: int, _token: int) -> None:
         if not killed:
-            launcher._processes[victim].kill()
+            os.kill(launcher.pids()[victim], signal.SIGKILL)
             killed.append(victim)
 
     settings = EngineSettings(plan=PlanSettings(degree=2))
     sampling = SamplingSettings(max_tokens=200, ignore_eos=True)
     with Engine(INT4, settings, launcher) as engine:
-        processes = list(launcher._processes)
+        processes = launcher.pids()
         with pytest.raises(RankFault) as caught:
             engine.generate([[1, 2, 3]], [sampling], kill)
     assert caught.value.code == "E-RANK-DIED"
     assert f"rank {victim}" in caught.value.message
     assert f"rank {1 - victim}" not in caught.value.message
-    assert all(process.poll() is not None for process in processes)
+    assert len(processes) == 2
+    assert not any(Path(f"/proc/{pid}").exists() for pid in processes)
 
 
 FAILED = {"kind": "error", "code": "E-NUM-LOGITS", "message": "broken", "error_kind": "rank"}
