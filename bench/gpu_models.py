@@ -17,7 +17,7 @@ from typing import Any
 
 from isobit.runtime.engine.engine import Engine
 from isobit.runtime.ranks.launcher import LocalLauncher
-from isobit.runtime.scheduler.batch import pages_for
+from isobit.runtime.scheduler.kv_pages import pages_for
 from isobit.runtime.settings.engine import EngineSettings, LoadSettings
 from isobit.runtime.tasks.throughput import Workload, measure
 from isobit.shard.plan.plan import PlanSettings

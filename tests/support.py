@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from isobit.kernels.step.step import Step
 from isobit.runtime.collectives.gather import GatherCollectives
 from isobit.runtime.forward.decoder import Decoder
-from isobit.runtime.scheduler.batch import pages_for
+from isobit.runtime.scheduler.kv_pages import pages_for
 from isobit.runtime.trace.tracer import Tracer
 from isobit.shard.checkpoint.checkpoint import open_checkpoint
 from isobit.shard.contents.expected_tensors import stored_intermediate_size

@@ -53,7 +53,7 @@ class KVCache:
         dtype: torch.dtype,
         device: torch.device | None = None,
     ) -> KVCache:
-        """A cache with nothing in it, on the CPU unless told otherwise: no op reads a slot that was
+        """A cache with nothing in it, on `device` (default: the CPU): no op reads a slot that was
         not written."""
         return cls(
             torch.empty(pages, kv_heads, head_size, PAGE, dtype=dtype, device=device),

@@ -9,7 +9,7 @@ from pathlib import Path
 from ...runtime.devices import CPU
 from ...runtime.engine.preflight import prepare
 from ...runtime.host_memory import available_memory
-from ...runtime.scheduler.batch import pages_for
+from ...runtime.scheduler.kv_pages import pages_for
 from ...runtime.settings.engine import PAGE_TOKENS, EngineSettings, SamplingSettings, run_dtype
 from ...shard.estimate.memory import kv_per_token
 

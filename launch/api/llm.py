@@ -96,7 +96,7 @@ class LLM:
         settings = EngineSettings(
             plan=PlanSettings(degree=tensor_parallel_size, atoms=atoms, layout=layout),
             load=LoadSettings(format=load_format, quantization=quantization),
-            dtype={"half": "float16", "float": "float32"}.get(dtype, dtype),
+            dtype=dtype,
             max_model_len=max_model_len,
             threads=threads,
             device=chosen_device(device, name, ray_address, tensor_parallel_size),

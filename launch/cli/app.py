@@ -44,6 +44,7 @@ def make_app(asked: str | None = None) -> typer.Typer:
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(root)
     every = asked not in (*COMMANDS, *GROUPS)

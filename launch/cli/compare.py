@@ -15,7 +15,7 @@ from isobit.errors import InputError
 from ...runtime.trace.compare import SiteComparison, TraceComparison, compare_traces
 from ...runtime.trace.distance import Place
 from ...runtime.trace.folder import Trace, read_trace
-from .options import Json
+from .options.common import Json
 from .output import console, print_json, progress_bar
 
 SHOWN = 40

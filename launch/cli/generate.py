@@ -2,184 +2,145 @@
 
 from __future__ import annotations
 
-import dataclasses
 import statistics
 import sys
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 
 from isobit.errors import InputError, RankFault
 
-from ...runtime.engine.engine import Batch, Engine, prepare
-from ...runtime.scheduler.batch import check_requests, pages_for
-from ...runtime.settings.engine import EngineSettings, SamplingSettings, check_sampling
-from ...shard.plan.plan import PlanSettings
+from ...runtime.engine.engine import Batch, Engine
+from ...runtime.engine.preflight import prepare
+from ...runtime.engine.results import Completion
+from ...runtime.scheduler.batch import check_requests
+from ...runtime.scheduler.kv_pages import with_pages_for
 from ..models import model_folder
-from ..placing import chosen_device
 from ..printable import human_bytes
 from ..tokenizer.stop_tokens import tokenizer_stop_ids
 from ..tokenizer.tokenizer import Tokenizer
-from .options import (
-    AllReduce,
-    Atoms,
-    CardShare,
-    Check,
-    Degree,
-    DeviceOption,
-    DisableCustomAllReduce,
-    Dtype,
-    EnforceEager,
-    GroupSize,
-    Json,
-    LauncherName,
-    LauncherOption,
-    Layout,
-    LayoutName,
-    LoadFormat,
-    LoadFormatOption,
-    MaxModelLen,
-    Model,
-    ModelFilesName,
-    ModelFilesOption,
-    Quantization,
-    RayAddress,
-    Threads,
-    VerifyLoad,
-    all_reduce_mode,
-    launchers,
-    load_settings,
-    parse_ids,
-)
-from .output import errors, print_json, spinner
+from .jsonl import STANDARD_OUTPUT, check_lines, write_lines
+from .options.common import Degree, Json, Model
+from .options.engine import EngineOptions
+from .options.grouped import grouped
+from .options.panels import OUTPUT, PROMPTS
+from .options.prompts import Prompt, PromptOptions, ids_of
+from .options.sampling import SamplingOptions
+from .output import console, errors, print_json, spinner
 
 
+@grouped
 def generate(
     model: Model,
-    prompt: Annotated[
-        str | None, typer.Option("--prompt", "-p", help="The text to go on from.")
-    ] = None,
-    prompt_ids: Annotated[
-        str | None, typer.Option(help="Token ids instead of text: 1,2,3. No tokenizer is needed.")
-    ] = None,
+    prompts: PromptOptions,
+    sampling: SamplingOptions,
+    *,
     chat: Annotated[
-        bool, typer.Option(help="Put the prompt into the model's chat template.")
+        bool,
+        typer.Option(
+            rich_help_panel=PROMPTS, help="Put each prompt into the model's chat template."
+        ),
     ] = False,
     degree: Degree = 1,
-    max_tokens: Annotated[int, typer.Option(help="Most tokens to generate.")] = 128,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
-    top_k: Annotated[int, typer.Option(help="Keep the k likeliest tokens; 0 keeps all.")] = 0,
-    top_p: Annotated[float, typer.Option(help="Keep the likeliest tokens up to this mass.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Seed of the draws, with --temperature.")] = 0,
-    ignore_eos: Annotated[bool, typer.Option(help="Go on after a stop token.")] = False,
-    load_format: LoadFormatOption = LoadFormat.AUTO,
-    quantization: Quantization = None,
-    group_size: GroupSize = None,
-    layout: Layout = LayoutName.PAD,
-    atoms: Atoms = 8,
-    dtype: Dtype = "auto",
-    max_model_len: MaxModelLen = None,
-    device: DeviceOption = "auto",
-    enforce_eager: EnforceEager = False,
-    gpu_memory_utilization: CardShare = None,
-    threads: Threads = 0,
-    verify_load: VerifyLoad = False,
-    check: Check = "step",
-    all_reduce: AllReduce = "auto",
-    disable_custom_all_reduce: DisableCustomAllReduce = False,
-    launcher: LauncherOption = LauncherName.AUTO,
-    ray_address: RayAddress = None,
-    model_files: ModelFilesOption = ModelFilesName.AUTO,
+    engine: EngineOptions,
     as_json: Json = False,
+    jsonl: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|-", rich_help_panel=OUTPUT, help="Write one JSON object for each prompt."
+        ),
+    ] = None,
 ) -> None:
     """Generate text with a model cut over a number of ranks."""
-    if (prompt is None) == (prompt_ids is None):
-        raise InputError("E-USAGE", "give either --prompt TEXT or --prompt-ids 1,2,3")
-    if chat and prompt is None:
+    if not prompts.given:
+        raise InputError("E-USAGE", "give --prompt TEXT or --prompt-ids 1,2,3")
+    if chat and not prompts.prompt:
         raise InputError("E-USAGE", "--chat needs --prompt")
-    load = load_settings(load_format, quantization, group_size, verify_load)
-    if prompt is not None and load_format is LoadFormat.DUMMY:
-        raise InputError(
-            "E-USAGE", "--prompt: the answer of dummy weights is no text; give --prompt-ids 1,2,3"
-        )
-    sampling = SamplingSettings(
-        max_tokens=max_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        seed=seed,
-        ignore_eos=ignore_eos,
-    )
-    check_sampling(sampling)
-    if temperature == 0 and (top_k or top_p != 1 or seed):
-        raise InputError(
-            "E-USAGE", "--top-k, --top-p and --seed need a --temperature above 0: 0 is greedy"
-        )
-    folder = model_folder(model, weights=load_format is LoadFormat.AUTO)
-    plan = PlanSettings(degree=degree, atoms=atoms, layout=layout.value)
-    settings = EngineSettings(
-        plan=plan,
-        load=load,
-        dtype=dtype,
-        max_model_len=max_model_len,
-        threads=threads,
-        device=chosen_device(device, launcher, ray_address, degree),
-        enforce_eager=enforce_eager,
-        gpu_memory_utilization=gpu_memory_utilization,
-        verify_load=verify_load,
-        check=check,
-        all_reduce=all_reduce_mode(all_reduce, disable_custom_all_reduce),
-        model_files=model_files.value,
-    )
+    prompts.check(engine.dummy)
+    check_lines(jsonl, as_json)
+    sampling.settings()
+    settings = engine.settings(degree)
+    folder = model_folder(model, weights=not engine.dummy)
     spec, _ = prepare(folder, settings)
-    text = Tokenizer(folder) if prompt is not None else None
-    if text is not None:
-        stop_ids = tokenizer_stop_ids(spec, text)
-        sampling = dataclasses.replace(sampling, stop_ids=stop_ids)
-    if prompt_ids is not None:
-        ids = parse_ids(prompt_ids)
-    else:
-        assert text is not None and prompt is not None
-        ids = text.encode_chat(prompt) if chat else text.encode(prompt)
-    check_requests(spec, [ids], [sampling])
-    settings = dataclasses.replace(settings, kv_pages=pages_for(len(ids) + max_tokens))
-    stream = text.stream(ids) if text is not None else None
+    text = Tokenizer(folder) if prompts.prompt else None
+    asked = prompts.read(lambda: text or Tokenizer(folder), chat)
+    each = sampling.settings(() if text is None else tokenizer_stop_ids(spec, text))
+    check_requests(spec, ids_of(asked), [each] * len(asked))
+    sampling.warn_of_unused()
+    settings = with_pages_for(settings, [len(ids) + each.max_tokens for ids in ids_of(asked)])
+    silent = as_json or jsonl == STANDARD_OUTPUT
+    stream = text.stream(asked[0].ids) if asked[0].text is not None and text else None
 
     def show(_: int, token: int) -> None:
-        if not as_json:
+        if not silent and len(asked) == 1:
             sys.stdout.write(f"{token} " if stream is None else stream.add([token]))
             sys.stdout.flush()
 
-    with launchers(launcher, ray_address, degree, threads, settings.device) as new_launcher:
-        with spinner(f"starting {degree} ranks and loading {folder.name}", as_json):
-            engine = Engine(folder, settings, new_launcher())
-        with engine:
-            if not as_json and prompt is not None and not chat:
-                sys.stdout.write(prompt)
-            batch = engine.generate([ids], [sampling], show)
-            if stream is not None and not as_json:
+    with engine.launchers(degree, settings.device) as new_launcher:
+        with spinner(f"starting {degree} ranks and loading {folder.name}", silent):
+            started = Engine(folder, settings, new_launcher())
+        with started:
+            if not silent and len(asked) == 1 and asked[0].text is not None and not chat:
+                sys.stdout.write(asked[0].text)
+            batch = started.generate(ids_of(asked), [each] * len(asked), show)
+            if stream is not None and not silent and len(asked) == 1:
                 sys.stdout.write(stream.finish())
-            result = _report(engine, batch, ids, text)
-    if (error := batch.completions[0].error) is not None:
-        raise RankFault("E-NUM-LOGITS", error)
+            found = [
+                _completion(number, prompt, completion, text)
+                for number, (prompt, completion) in enumerate(
+                    zip(asked, batch.completions, strict=True)
+                )
+            ]
+            result = _report(started, batch, found)
+    _refuse_broken(batch)
+    if jsonl is not None:
+        write_lines(jsonl, found)
     if as_json:
         print_json(result)
-    else:
-        sys.stdout.write("\n")
-        sys.stdout.flush()
-        _print_summary(result, degree)
+    elif not silent:
+        _print(result, asked, degree, chat)
 
 
-def _report(
-    engine: Engine, batch: Batch, prompt: list[int], text: Tokenizer | None
+def _refuse_broken(batch: Batch) -> None:
+    """Raise RankFault E-NUM-LOGITS naming every request whose logits were not finite."""
+    broken = [(i, each.error) for i, each in enumerate(batch.completions) if each.error is not None]
+    if not broken:
+        return
+    alone = len(batch.completions) == 1
+    raise RankFault(
+        "E-NUM-LOGITS",
+        "\n".join(str(error) if alone else f"prompt {i}: {error}" for i, error in broken),
+    )
+
+
+def _completion(
+    index: int, prompt: Prompt, completion: Completion, text: Tokenizer | None
 ) -> dict[str, Any]:
-    completion = batch.completions[0]
-    decode = statistics.median(batch.decode_s) * 1000 if batch.decode_s else None
+    told = None
+    if prompt.text is not None:
+        assert text is not None
+        told = text.decode(completion.tokens, prompt.ids)
     return {
-        "text": None if text is None else text.decode(completion.tokens, prompt),
+        "index": index,
+        "prompt": prompt.text,
+        "prompt_tokens": len(prompt.ids),
+        "text": told,
         "tokens": completion.tokens,
         "logits_digest": completion.logits_digest,
         "finish_reason": completion.finish_reason,
+    }
+
+
+OF_ONE = ("text", "tokens", "logits_digest", "finish_reason")
+"""What stands beside `completions` where there is only one."""
+
+
+def _report(engine: Engine, batch: Batch, found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    decode = statistics.median(batch.decode_s) * 1000 if batch.decode_s else None
+    alone = {name: found[0][name] for name in OF_ONE} if len(found) == 1 else {}
+    return alone | {
+        "completions": found,
         # A checked run whose ranks disagree ends with E-RANK-DIVERGED and never comes here.
         "digests_agree": None if engine.settings.check == "off" else True,
         "plan": engine.plan.content_hash(),
@@ -200,8 +161,24 @@ def _report(
     }
 
 
+def _print(result: dict[str, Any], asked: Sequence[Prompt], degree: int, chat: bool) -> None:
+    """The answers of several prompts, which do not stream, and the line under them all."""
+    found = result["completions"]
+    if len(found) == 1:
+        sys.stdout.write("\n")
+    else:
+        for number, (prompt, each) in enumerate(zip(asked, found, strict=True), 1):
+            console.rule(f"{number} of {len(found)}", style="dim", align="left")
+            before = "" if chat or prompt.text is None else prompt.text
+            shown = " ".join(map(str, each["tokens"])) if each["text"] is None else each["text"]
+            sys.stdout.write(f"{before}{shown}\n")
+    sys.stdout.flush()
+    _print_summary(result, degree)
+
+
 def _print_summary(result: dict[str, Any], degree: int) -> None:
-    timing, count = result["timing"], len(result["tokens"])
+    timing, found = result["timing"], result["completions"]
+    count = sum(len(each["tokens"]) for each in found)
     agree = "1 rank" if degree == 1 else f"{degree} ranks agreed on every step"
     if result["digests_agree"] is None:
         agree = f"{degree} ranks, not compared (--check off)"
@@ -216,6 +193,6 @@ def _print_summary(result: dict[str, Any], degree: int) -> None:
     errors.print(
         f"bytes read per rank: {read} · kernels: {result['kernels']['isa']} · "
         + ("" if degree == 1 else f"all-reduce: {result['all_reduce']['name']} · ")
-        + f"logits digest {result['logits_digest']}",
+        + ("" if len(found) > 1 else f"logits digest {found[0]['logits_digest']}"),
         style="dim",
     )

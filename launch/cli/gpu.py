@@ -18,7 +18,7 @@ from ..gpu_check.ladder import Rung
 from ..gpu_check.page import GENERATOR, write_page
 from ..gpu_check.runner import Result
 from ..pages.own_page import check_page
-from .options import Json
+from .options.common import Json
 from .output import console, print_json, progress_bar
 
 gpu = typer.Typer(name="gpu", help="The GPUs of this machine: check them.", no_args_is_help=True)

@@ -14,7 +14,7 @@ from rich.text import Text
 from ...shard.inspect import Finding, Report, inspect_folder
 from ..models import model_folder
 from ..printable import human_bytes
-from .options import Json, Model
+from .options.common import Json, Model
 from .output import bytes_bar, console, print_json
 
 COLOURS = {

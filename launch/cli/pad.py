@@ -11,7 +11,7 @@ import typer
 from ...shard.pad import PadSettings, pad_folder
 from ..models import model_folder
 from ..printable import human_bytes
-from .options import Atoms, Json, Model
+from .options.common import Atoms, Json, Model
 from .output import console, print_json, progress_bar
 
 

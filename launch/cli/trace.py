@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,54 +18,28 @@ from ...runtime.settings.trace import RECORDS, TraceSettings
 from ...runtime.tasks.record_trace import PlannedTrace, check_trace, record_trace
 from ...runtime.trace.folder import read_trace
 from ...runtime.trace.index import TraceIndex
-from ...shard.plan.plan import PlanSettings
 from ..models import model_folder
-from ..placing import chosen_device
 from ..printable import human_bytes
 from ..record_transformers import load_transformers, record_transformers
 from ..tokenizer.tokenizer import Tokenizer
-from .options import (
-    AllReduce,
-    Atoms,
-    CardShare,
-    Degree,
-    DeviceOption,
-    DisableCustomAllReduce,
-    Dtype,
-    EnforceEager,
-    GroupSize,
-    Json,
-    LauncherName,
-    LauncherOption,
-    Layout,
-    LayoutName,
-    LoadFormat,
-    LoadFormatOption,
-    MaxModelLen,
-    Model,
-    ModelFilesName,
-    ModelFilesOption,
-    Quantization,
-    RayAddress,
-    Threads,
-    all_reduce_mode,
-    launchers,
-    load_settings,
-    parse_ids,
-)
+from .options.common import Degree, Json, Model
+from .options.engine import EngineOptions
+from .options.grouped import grouped
+from .options.panels import SAMPLING
+from .options.prompts import PromptOptions, ids_of, parse_integers
 from .output import console, errors, print_json, progress_bar, spinner
 
 
+@grouped
 def trace(
     model: Model,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to make.")],
-    prompt: Annotated[
-        list[str] | None, typer.Option("--prompt", "-p", help="Repeat it for a batch.")
-    ] = None,
-    prompt_ids: Annotated[
-        list[str] | None, typer.Option(help="Token ids: 1,2,3. Repeat it for a batch.")
-    ] = None,
-    max_tokens: Annotated[int, typer.Option(help="Tokens to generate per prompt, greedily.")] = 1,
+    prompts: PromptOptions,
+    *,
+    max_tokens: Annotated[
+        int,
+        typer.Option(rich_help_panel=SAMPLING, help="Tokens to generate per prompt, greedily."),
+    ] = 1,
     record: Annotated[
         str, typer.Option(help="What to keep of a site: digest, statistics, values.")
     ] = ",".join(RECORDS),
@@ -83,71 +58,39 @@ def trace(
         bool, typer.Option("--transformers", help="Let transformers run the model, on one rank.")
     ] = False,
     degree: Degree = 1,
-    load_format: LoadFormatOption = LoadFormat.AUTO,
-    quantization: Quantization = None,
-    group_size: GroupSize = None,
-    layout: Layout = LayoutName.PAD,
-    atoms: Atoms = 8,
-    dtype: Dtype = "auto",
-    max_model_len: MaxModelLen = None,
-    device: DeviceOption = "auto",
-    enforce_eager: EnforceEager = False,
-    gpu_memory_utilization: CardShare = None,
-    threads: Threads = 0,
-    all_reduce: AllReduce = "auto",
-    disable_custom_all_reduce: DisableCustomAllReduce = False,
-    launcher: LauncherOption = LauncherName.AUTO,
-    ray_address: RayAddress = None,
-    model_files: ModelFilesOption = ModelFilesName.AUTO,
+    engine: EngineOptions,
     as_json: Json = False,
 ) -> None:
     """Write what a run computes at chosen sites: digests, statistics, values."""
     if transformers:
-        refuse_cuda(device, "--transformers")
-        device = CPU
-    settings = EngineSettings(
-        plan=PlanSettings(degree=degree, atoms=atoms, layout=layout.value),
-        load=load_settings(load_format, quantization, group_size),
-        dtype=dtype,
-        max_model_len=max_model_len,
-        threads=threads,
-        device=chosen_device(device, launcher, ray_address, degree),
-        enforce_eager=enforce_eager,
-        gpu_memory_utilization=gpu_memory_utilization,
-        all_reduce=all_reduce_mode(all_reduce, disable_custom_all_reduce),
-        model_files=model_files.value,
-    )
-    if not prompt and not prompt_ids:
+        refuse_cuda(engine.device, "--transformers")
+        engine = dataclasses.replace(engine, device=CPU)
+    settings = engine.settings(degree)
+    if not prompts.given:
         raise InputError("E-USAGE", "give --prompt TEXT or --prompt-ids 1,2,3")
-    if prompt and load_format is LoadFormat.DUMMY:
-        raise InputError(
-            "E-USAGE", "--prompt needs a tokenizer, and dummy weights have none: give --prompt-ids"
-        )
+    prompts.check(engine.dummy)
     wanted = TraceSettings(
         records=tuple(record.split(",")),
         sites=tuple(sites or ("*",)),
-        ranks=_numbers("--ranks", ranks),
-        steps=_numbers("--steps", steps),
-        positions=_numbers("--positions", positions),
+        ranks=parse_integers("--ranks", ranks),
+        steps=parse_integers("--steps", steps),
+        positions=parse_integers("--positions", positions),
     )
-    folder = model_folder(model, weights=load_format is LoadFormat.AUTO)
-    prompts = [parse_ids(ids) for ids in prompt_ids or ()]
-    if prompt:
-        text = Tokenizer(folder)
-        prompts += [text.encode(each) for each in prompt]
+    folder = model_folder(model, weights=not engine.dummy)
+    batch = ids_of(prompts.read(lambda: Tokenizer(folder)))
     sampling = SamplingSettings(max_tokens=max_tokens, ignore_eos=True)
-    check_trace(folder, out, settings, wanted, prompts, sampling)
+    check_trace(folder, out, settings, wanted, batch, sampling)
     if transformers:
-        index = _with_transformers(folder, out, settings, wanted, prompts, max_tokens, as_json)
+        index = _with_transformers(folder, out, settings, wanted, batch, max_tokens, as_json)
     else:
         with (
             progress_bar("starting") as bar,
-            launchers(launcher, ray_address, degree, threads, settings.device) as new_launcher,
+            engine.launchers(degree, settings.device) as new_launcher,
         ):
             task = bar.task_ids[0]
 
             def planned(size: PlannedTrace) -> None:
-                bar.update(task, total=len(prompts) * max_tokens, completed=0)
+                bar.update(task, total=len(batch) * max_tokens, completed=0)
                 if not as_json:
                     errors.print(
                         f"values: {human_bytes(size.values_bytes)}, index: about "
@@ -160,7 +103,7 @@ def trace(
                 out,
                 settings,
                 wanted,
-                prompts,
+                batch,
                 sampling,
                 new_launcher,
                 planned,
@@ -196,15 +139,6 @@ def _with_transformers(
         record_transformers(model, prompts, out, records=wanted.records, sites=wanted.sites)
         with read_trace(out) as trace:
             return trace.index
-
-
-def _numbers(option: str, text: str | None) -> tuple[int, ...] | None:
-    try:
-        return None if text is None else tuple(dict.fromkeys(int(n) for n in text.split(",")))
-    except ValueError:
-        raise InputError(
-            "E-USAGE", f"{option} {text!r}: expected integers between commas, as in 0,1"
-        ) from None
 
 
 def _report(out: Path, index: TraceIndex) -> dict[str, Any]:

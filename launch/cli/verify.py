@@ -14,124 +14,83 @@ from isobit.errors import InputError
 
 from ...runtime.engine.preflight import prepare
 from ...runtime.engine.replay import read_replay
-from ...runtime.settings.engine import EngineSettings, at_degree
+from ...runtime.settings.engine import at_degree
 from ...runtime.tasks.verify import Verification
 from ...runtime.tasks.verify import verify as run_verify
 from ...shard.model.spec import ModelSpec
-from ...shard.plan.plan import PlanSettings
 from ..models import model_folder
-from ..placing import chosen_device
 from ..tokenizer.tokenizer import Tokenizer
-from .options import (
-    AllReduce,
-    Atoms,
-    CardShare,
-    DeviceOption,
-    DisableCustomAllReduce,
-    Dtype,
-    EnforceEager,
-    GroupSize,
-    Json,
-    LauncherName,
-    LauncherOption,
-    Layout,
-    LayoutName,
-    LoadFormat,
-    LoadFormatOption,
-    MaxModelLen,
-    Model,
-    ModelFilesName,
-    ModelFilesOption,
-    Quantization,
-    RayAddress,
-    Threads,
-    VerifyLoad,
-    all_reduce_mode,
-    launchers,
-    load_settings,
-    parse_ids,
-)
+from .options.common import Json, LayoutName, Model
+from .options.engine import EngineOptions
+from .options.grouped import grouped
+from .options.panels import RANKS, SAMPLING
+from .options.prompts import PromptOptions, ids_of
 from .output import console, print_json, progress_bar
 
 DEFAULT_IDS = [1]
 RANDOM_IDS = 8
 
 
+@grouped
 def verify(
     model: Model,
-    degrees: Annotated[str, typer.Option(help="Degrees to compare: 1,2,3,4.")] = "1,2",
-    prompt: Annotated[
-        list[str] | None, typer.Option("--prompt", "-p", help="Repeat it for a batch.")
+    prompts: PromptOptions,
+    *,
+    sizes: Annotated[
+        str,
+        typer.Option(
+            "--tensor-parallel-size",
+            "-tp",
+            rich_help_panel=RANKS,
+            help="Numbers of ranks to compare: 1,2,3,4.",
+        ),
+    ] = "1,2",
+    degrees: Annotated[
+        str | None, typer.Option(hidden=True, help="The old name of --tensor-parallel-size.")
     ] = None,
-    prompt_ids: Annotated[
-        list[str] | None, typer.Option(help="Token ids: 1,2,3. Repeat it for a batch.")
-    ] = None,
-    max_tokens: Annotated[int, typer.Option(help="Tokens to generate per prompt.")] = 16,
+    max_tokens: Annotated[
+        int, typer.Option(rich_help_panel=SAMPLING, help="Tokens to generate per prompt.")
+    ] = 16,
     replay: Annotated[
         Path | None,
-        typer.Option(help="Prompts, degree and layout of a replay file, against degree 1."),
+        typer.Option(help="Prompts, number of ranks and layout of a replay file, against 1 rank."),
     ] = None,
-    load_format: LoadFormatOption = LoadFormat.AUTO,
-    quantization: Quantization = None,
-    group_size: GroupSize = None,
-    layout: Layout = LayoutName.PAD,
-    atoms: Atoms = 8,
-    dtype: Dtype = "auto",
-    max_model_len: MaxModelLen = None,
-    device: DeviceOption = "auto",
-    enforce_eager: EnforceEager = False,
-    gpu_memory_utilization: CardShare = None,
-    threads: Threads = 0,
-    verify_load: VerifyLoad = False,
-    all_reduce: AllReduce = "auto",
-    disable_custom_all_reduce: DisableCustomAllReduce = False,
-    launcher: LauncherOption = LauncherName.AUTO,
-    ray_address: RayAddress = None,
-    model_files: ModelFilesOption = ModelFilesName.AUTO,
+    engine: EngineOptions,
     as_json: Json = False,
 ) -> None:
-    """Run one batch at several degrees and compare every bit. Exit status 1 when they differ."""
-    load = load_settings(load_format, quantization, group_size, verify_load)
-    if prompt and load_format is LoadFormat.DUMMY:
-        raise InputError(
-            "E-USAGE", "--prompt needs a tokenizer, and dummy weights have none: give --prompt-ids"
-        )
-    folder = model_folder(model, weights=load_format is LoadFormat.AUTO)
-    compared = _parse_degrees(degrees)
+    """Run one batch at several tensor-parallel sizes and compare every bit.
+
+    Exit status 1 when they differ.
+    """
+    prompts.check(engine.dummy)
+    if engine.check == "off":
+        raise InputError("E-USAGE", "--check off: isobit verify compares the ranks")
+    compared = _parse_sizes(sizes if degrees is None else degrees)
     replayed: list[list[int]] = []
     if replay is not None:
-        if prompt or prompt_ids:
+        if prompts.given:
             raise InputError("E-USAGE", "--replay brings its own prompts")
-        if max_model_len is not None:
+        if engine.max_model_len is not None:
             raise InputError("E-USAGE", "--replay brings its own --max-model-len")
         case = read_replay(replay)
         replayed, max_tokens, plan = case.prompts, case.max_tokens, case.plan
-        max_model_len = case.max_model_len
-        compared, atoms, layout = [1, plan.degree], plan.atoms, LayoutName(plan.layout)
-    settings = EngineSettings(
-        plan=PlanSettings(atoms=atoms, layout=layout.value),
-        load=load,
-        dtype=dtype,
-        max_model_len=max_model_len,
-        threads=threads,
-        device=chosen_device(device, launcher, ray_address, max(compared)),
-        enforce_eager=enforce_eager,
-        gpu_memory_utilization=gpu_memory_utilization,
-        verify_load=verify_load,
-        all_reduce=all_reduce_mode(all_reduce, disable_custom_all_reduce),
-        model_files=model_files.value,
-    )
+        compared = [1, plan.degree]
+        engine = dataclasses.replace(
+            engine,
+            max_model_len=case.max_model_len,
+            atoms=plan.atoms,
+            layout=LayoutName(plan.layout),
+        )
+    folder = model_folder(model, weights=not engine.dummy)
+    settings = engine.settings(1, max(compared))
     plans = [dataclasses.replace(settings.plan, degree=degree) for degree in compared]
     specs = [prepare(folder, at_degree(settings, plan))[0] for plan in plans]
-    prompts = replayed + [parse_ids(ids) for ids in prompt_ids or ()]
-    if prompt:
-        text = Tokenizer(folder)
-        prompts += [text.encode(each) for each in prompt]
-    if not prompts:
-        prompts = [DEFAULT_IDS if load_format is LoadFormat.AUTO else _random_ids(specs[0])]
+    batch = replayed + ids_of(prompts.read(lambda: Tokenizer(folder)))
+    if not batch:
+        batch = [_random_ids(specs[0]) if engine.dummy else DEFAULT_IDS]
     with (
         progress_bar("starting") as bar,
-        launchers(launcher, ray_address, max(compared), threads, settings.device) as new_launcher,
+        engine.launchers(max(compared), settings.device) as new_launcher,
     ):
         task = bar.task_ids[0]
         bar.update(task, total=len(compared), completed=0)
@@ -139,11 +98,11 @@ def verify(
         def show(what: str) -> None:
             bar.update(task, description=what, advance=bar.tasks[0].description != "starting")
 
-        outcome = run_verify(folder, compared, settings, prompts, max_tokens, new_launcher, show)
+        outcome = run_verify(folder, compared, settings, batch, max_tokens, new_launcher, show)
     if as_json:
         print_json(outcome.report())
     else:
-        _print_outcome(outcome, layout.value)
+        _print_outcome(outcome, engine.layout.value)
     if outcome.difference is not None:
         raise typer.Exit(1)
 
@@ -154,12 +113,13 @@ def _random_ids(spec: ModelSpec) -> list[int]:
     return [drawn.randrange(spec.vocab_size) for _ in range(RANDOM_IDS)]
 
 
-def _parse_degrees(text: str) -> list[int]:
+def _parse_sizes(text: str) -> list[int]:
     try:
         return list(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:
         raise InputError(
-            "E-VERIFY-DEGREES", f"--degrees {text!r}: expected integers between commas, as in 1,2,4"
+            "E-VERIFY-DEGREES",
+            f"--tensor-parallel-size {text!r}: expected integers between commas, as in 1,2,4",
         ) from None
 
 

@@ -15,7 +15,8 @@ from ...shard.plan.plan import ShardPlan
 from ..engine.engine import Engine
 from ..engine.preflight import prepare
 from ..ranks.launcher import Launcher
-from ..scheduler.batch import check_requests, pages_for
+from ..scheduler.batch import check_requests
+from ..scheduler.kv_pages import with_pages_for
 from ..settings.engine import EngineSettings
 from ..settings.trace import TraceSettings
 from .case import Case
@@ -56,11 +57,10 @@ class Context:
     def settings(self, degree: int, all_reduce: str | None = None) -> EngineSettings:
         """How the case is run at a degree: traced, and examined op by op."""
         case = self.case
-        needed = sum(pages_for(len(prompt) + case.max_tokens) for prompt in case.prompts)
+        lengths = [len(prompt) + case.max_tokens for prompt in case.prompts]
         return dataclasses.replace(
-            case.engine,
+            with_pages_for(case.engine, lengths),
             plan=dataclasses.replace(case.engine.plan, degree=degree),
-            kv_pages=needed,
             trace=TraceSettings(),
             examine=True,
             all_reduce=all_reduce or case.engine.all_reduce,
@@ -78,7 +78,7 @@ class Context:
     def engine(self, settings: EngineSettings, model: Path | None = None) -> Engine:
         """An engine for other questions, once the ranks under examination have ended.
 
-        It runs the case's model unless told otherwise. Raises as Engine does.
+        It runs the case's model where none is named. Raises as Engine does.
         """
         for ranks in self._examined.values():
             ranks.close()

@@ -12,7 +12,8 @@ from isobit.errors import InputError
 
 from ...shard.model.spec import ModelSpec
 from ..engine.engine import Engine
-from ..scheduler.batch import Request, advance, assign_pages, form_step, pages_for, room
+from ..scheduler.batch import Request, advance, assign_pages, form_step, room
+from ..scheduler.kv_pages import pages_for
 from ..settings.engine import SamplingSettings, most_sampled
 
 # A step's logits stand in every rank's memory; a large vocabulary takes fewer rows a step.

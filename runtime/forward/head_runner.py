@@ -11,7 +11,7 @@ from ...shard.load.load import RankWeights, load_head
 from ...shard.model.spec import ModelSpec
 from ...shard.plan.plan import ShardPlan
 from ..collectives.gather import GatherCollectives
-from ..scheduler.batch import pages_for
+from ..scheduler.kv_pages import pages_for
 from ..trace.tracer import Tracer
 from .forward_pass import ForwardPass
 

@@ -15,7 +15,7 @@ from ...shard.model.spec import ModelSpec
 from ...shard.plan.modules import feature_slice, layer_modules
 from ...shard.plan.plan import ShardPlan
 from ..collectives.interface import Collectives
-from ..scheduler.batch import pages_for
+from ..scheduler.kv_pages import pages_for
 from ..trace.tracer import Tracer
 from .layer import LayerRecorder, Pending
 

@@ -11,6 +11,7 @@ from isobit.errors import InputError
 
 from ...shard.model.spec import ModelSpec
 from ..settings.engine import PAGE_TOKENS, SamplingSettings, check_sampling
+from .kv_pages import pages_for
 
 
 @dataclass(kw_only=True)
@@ -109,10 +110,6 @@ def room(spec: ModelSpec) -> str:
         f"the {spec.max_positions} tokens of a sequence; --max-model-len may be up to "
         f"{spec.position_limit}"
     )
-
-
-def pages_for(tokens: int) -> int:
-    return -(-tokens // PAGE_TOKENS)
 
 
 def assign_pages(requests: Seq[Request], available: int) -> None:

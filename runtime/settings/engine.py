@@ -24,6 +24,11 @@ from .trace import TraceSettings
 
 PAGE_TOKENS = PAGE
 CARD_SHARE = 0.9
+ASSUMED = ("int4", "int8")
+KERNELS_OF = {"gptq_marlin": "gptq", "awq_marlin": "awq", "auto_round": "auto-round"}
+"""Names of vLLM's for methods with kernels of its own, and the method of the files."""
+DTYPE_NAMES = {"half": "float16", "float": "float32"}
+"""Names that people know from vLLM."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +36,7 @@ class LoadSettings:
     """Where weights come from. `format` "dummy" makes random ones of the config's shape.
 
     `quantization` ("int4", "int8") with `group_size` says what dummy weights are when the config
-    names no quantization.
+    names no quantization. With a checkpoint it is the method that the config has to name.
     """
 
     format: str = "auto"
@@ -40,11 +45,15 @@ class LoadSettings:
 
 
 def read_run_spec(model: Path, load: LoadSettings, max_model_len: int | None = None) -> ModelSpec:
-    """The spec of a model as it will be run; raises InputError E-LOAD-FORMAT and as read_spec."""
+    """The spec of a model as it will be run; raises InputError E-LOAD-FORMAT and as read_spec, and
+    E-QUANT-METHOD for a config that names another method than `load.quantization`."""
     spec = read_spec(model, max_model_len)
     if load.format not in ("auto", "dummy"):
         raise InputError("E-LOAD-FORMAT", f"load format {load.format!r}: expected auto or dummy")
     if load.quantization is None:
+        return spec
+    if load.format != "dummy" and load.quantization not in ASSUMED:
+        check_method(spec, load.quantization)
         return spec
     if load.format != "dummy" or spec.quantization is not None:
         raise InputError(
@@ -54,6 +63,20 @@ def read_run_spec(model: Path, load: LoadSettings, max_model_len: int | None = N
         )
     assumed = assumed_quantization(load.quantization, load.group_size)
     return dataclasses.replace(spec, quantization=assumed)
+
+
+def check_method(spec: ModelSpec, asked: str) -> None:
+    """Raise InputError E-QUANT-METHOD unless the config names the method `asked`, by the names that
+    vLLM has for it."""
+    found = None if spec.quantization is None else spec.quantization.method
+    if KERNELS_OF.get(asked, asked) == found:
+        return
+    said = "names no quantization" if found is None else f"says {found}"
+    raise InputError(
+        "E-QUANT-METHOD",
+        f"--quantization {asked}: config.json {said}. Leave the option out: the method is read "
+        "from there",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +102,7 @@ class EngineSettings:
 
     `device` "cpu", "cuda" for a card a rank, or one for each rank, as "cuda:0,cuda:0". On CUDA
     decode runs as graphs; with `enforce_eager` it does not. `gpu_memory_utilization` is the share
-    of a card that its ranks may use, 0.9 unless told otherwise; on CUDA `kv_pages` 0 takes all
+    of a card that its ranks may use (None: 0.9); on CUDA `kv_pages` 0 takes all
     pages that there is room for.
     """
 
@@ -95,7 +118,7 @@ class EngineSettings:
     examine: bool = False
     check: str = "step"
     all_reduce: Mode = "auto"
-    collective_timeout_s: float = 10.0
+    collective_timeout_s: float = 20.0
     verify_load: bool = False
     device: str = "cpu"
     enforce_eager: bool = False
@@ -203,9 +226,11 @@ def run_dtype(spec: ModelSpec, name: str) -> torch.dtype:
     """The dtype of activations and KV cache; raises InputError E-DTYPE for an unknown name."""
     if name == "auto":
         return spec.torch_dtype
-    if name not in DTYPES:
-        raise InputError("E-DTYPE", f"--dtype {name!r}: expected auto, {', '.join(DTYPES)}")
-    return DTYPES[name]
+    known = DTYPE_NAMES.get(name, name)
+    if known not in DTYPES:
+        expected = ", ".join((*DTYPES, *DTYPE_NAMES))
+        raise InputError("E-DTYPE", f"--dtype {name!r}: expected auto, {expected}")
+    return DTYPES[known]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,8 @@ from ..engine.preflight import prepare
 from ..engine.results import Batch
 from ..forward.sites import Site, model_sites
 from ..ranks.launcher import Launcher
-from ..scheduler.batch import check_requests, pages_for
+from ..scheduler.batch import check_requests
+from ..scheduler.kv_pages import with_pages_for
 from ..settings.engine import EngineSettings, SamplingSettings, run_dtype
 from ..settings.trace import TraceSettings
 from ..trace.folder import new_trace, write_index
@@ -125,8 +126,8 @@ def _traced(
     """The settings of a run that writes values into `folder`, with room for all its keys."""
     if "values" in trace.records:
         trace = dataclasses.replace(trace, folder=str(folder))
-    pages = sum(pages_for(len(prompt) + sampling.max_tokens) for prompt in prompts)
-    return dataclasses.replace(settings, trace=trace, kv_pages=pages), trace
+    settings = with_pages_for(settings, [len(prompt) + sampling.max_tokens for prompt in prompts])
+    return dataclasses.replace(settings, trace=trace), trace
 
 
 def _recorded(sites: Sequence[Site], batch: Batch) -> list[TracedSite]:

@@ -16,7 +16,8 @@ from ..engine.engine import OUTSIDE_CONTRACT, Engine
 from ..engine.preflight import prepare
 from ..engine.results import Batch
 from ..ranks.launcher import Launcher
-from ..scheduler.batch import check_requests, pages_for
+from ..scheduler.batch import check_requests
+from ..scheduler.kv_pages import with_pages_for
 from ..settings.engine import EngineSettings, SamplingSettings, at_degree
 from ..settings.trace import TraceSettings
 from ..trace.tracer import Difference, first_difference
@@ -81,13 +82,12 @@ def verify(
     if not set(degrees) - {1}:
         raise InputError("E-VERIFY-DEGREES", "nothing to compare: give two degrees or more, as 1,2")
     sampling = SamplingSettings(max_tokens=max_tokens, ignore_eos=True)
-    needed = sum(pages_for(len(prompt) + max_tokens) for prompt in prompts)
+    settings = with_pages_for(settings, [len(prompt) + max_tokens for prompt in prompts])
 
     def at(degree: int, trace: bool) -> EngineSettings:
         plan = dataclasses.replace(settings.plan, degree=degree)
         traced = TraceSettings() if trace else None
-        placed = at_degree(settings, plan)
-        return dataclasses.replace(placed, kv_pages=needed, trace=traced)
+        return dataclasses.replace(at_degree(settings, plan), trace=traced)
 
     rotary: dict[str, Any] = {}
     for degree in degrees:

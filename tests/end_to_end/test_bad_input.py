@@ -195,8 +195,6 @@ def test_sampling_out_of_range(refused, arguments):
         ("generate", INT4),
         ("plan", INT4, "--group-size", "7"),
         ("plan", INT4, "--gpu-memory-utilization", "0.5"),
-        ("generate", INT4, *GENERATE, "--seed", "3"),
-        ("generate", INT4, *GENERATE, "--prompt", "both"),
         ("generate", INT4, *GENERATE, "--ray-address", "127.0.0.1:1"),
         ("frobnicate",),
     ],

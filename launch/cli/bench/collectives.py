@@ -13,7 +13,7 @@ from isobit.errors import InputError
 from ....runtime.collectives.measure import SIZES, Row, measure
 from ....runtime.devices import refuse_cuda
 from ...printable import human_bytes
-from ..options import CpuDevice, Degree, Json
+from ..options.common import CpuDevice, Degree, Json
 from ..output import console, print_json, spinner
 
 

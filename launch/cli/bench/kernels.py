@@ -20,7 +20,7 @@ from ....kernels.measure.products import BF16, KINDS, PLAIN, product_case
 from ....kernels.measure.rows import Heads, attention_case, norm_case, silu_case
 from ....runtime.devices import refuse_cuda
 from ....runtime.ranks.launcher import cores
-from ..options import CpuDevice, Json, Threads
+from ..options.common import CpuDevice, Json, Threads
 from ..output import console, print_json, progress_bar
 
 SHAPES = "8960x1536,1536x8960,5120x13696,13696x5120"
@@ -42,10 +42,21 @@ Make = Callable[[], Case]
 
 
 def kernels(
-    shapes: Annotated[str, typer.Option(help="N x K of products, as 8960x1536,...")] = SHAPES,
-    rows: Annotated[str, typer.Option(help="Rows of activations, as 1,16,...")] = ROWS,
+    shapes: Annotated[
+        str,
+        typer.Option(
+            help="N x K of linear layers, as 8960x1536,... (default: "
+            "8960x1536,1536x8960 and 5120x13696,13696x5120).",
+            show_default=False,
+        ),
+    ] = SHAPES,
+    rows: Annotated[str, typer.Option(help="Tokens of a step, as 1,16,...")] = ROWS,
     kinds: Annotated[
-        str, typer.Option(help=f"Weights of products: {', '.join(KINDS)}.")
+        str,
+        typer.Option(
+            help=f"Weights of linear layers (default: all): {', '.join(KINDS)}.",
+            show_default=False,
+        ),
     ] = ",".join(KINDS),
     others: Annotated[
         bool, typer.Option("--others/--no-others", help="Norm, activation and attention as well.")

@@ -17,7 +17,7 @@ from ...cluster.check.visit import visit
 from ...cluster.files import cluster_files, lines_to_edit, write_cluster_file
 from ...cluster.ray.session import ray_session
 from ...cluster.ray.versions import driver_report
-from ..options import Json
+from ..options.common import Json
 from ..output import console, print_json, progress_bar
 from .table import print_findings, print_table
 

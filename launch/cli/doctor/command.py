@@ -11,7 +11,7 @@ import typer
 
 from isobit.errors import InputError
 
-from ....runtime.devices import refuse_cuda
+from ....runtime.devices import CPU, refuse_cuda
 from ....runtime.doctor.all_checks import CHECKS
 from ....runtime.doctor.case import Case
 from ....runtime.doctor.context import Context
@@ -19,34 +19,16 @@ from ....runtime.doctor.diagnosis import Diagnosis, decisive
 from ....runtime.doctor.examine import examine
 from ....runtime.doctor.findings import CheckResult
 from ....runtime.doctor.replay_case import read_case, write_case
-from ....runtime.settings.engine import EngineSettings
 from ....shard.model.spec import read_spec
-from ....shard.plan.plan import PlanSettings
 from ...models import model_folder
 from ...pages.doctor_page import GENERATOR
 from ...pages.own_page import check_page
 from ...tokenizer.tokenizer import Tokenizer
-from ..options import (
-    AllReduce,
-    Atoms,
-    CpuDevice,
-    Degree,
-    DisableCustomAllReduce,
-    Dtype,
-    Json,
-    LauncherName,
-    LauncherOption,
-    Layout,
-    LayoutName,
-    MaxModelLen,
-    ModelFilesName,
-    ModelFilesOption,
-    RayAddress,
-    Threads,
-    all_reduce_mode,
-    launchers,
-    parse_ids,
-)
+from ..options.common import Degree, Json, LayoutName
+from ..options.engine import EngineOptions
+from ..options.grouped import grouped
+from ..options.panels import OUTPUT, SAMPLING
+from ..options.prompts import PromptOptions, ids_of
 from ..output import errors, progress_bar
 from .report import print_check, show_diagnosis
 
@@ -54,6 +36,13 @@ SHORT, LONG = 8, 52
 """Two prompts by default: some kernels take another path from 51 rows on."""
 SMALLEST_VOCABULARY = 64
 GPU_CHECK = "isobit gpu check examines GPUs"
+NOT_TAKEN = {
+    "load_format": "examines what files hold",
+    "quantization": "finds out itself what files hold",
+    "group_size": "finds out itself what files hold",
+    "check": "compares the ranks at every site in any case",
+    "verify_load": "compares the loaded shards with the file in any case",
+}
 USAGE = (
     "E-PLAN-DEGREE",
     "E-PLAN-ATOMS",
@@ -67,80 +56,62 @@ USAGE = (
 )
 
 
+@grouped
 def doctor(
     model: Annotated[
         str | None, typer.Argument(metavar="MODEL", help="A model folder, or a Hugging Face id.")
     ] = None,
-    degree: Degree = 2,
-    prompt: Annotated[
-        list[str] | None, typer.Option("--prompt", "-p", help="Repeat it for a batch.")
-    ] = None,
-    prompt_ids: Annotated[
-        list[str] | None, typer.Option(help="Token ids: 1,2,3. Repeat it for a batch.")
-    ] = None,
-    max_tokens: Annotated[int, typer.Option(help="Tokens to generate per prompt.")] = 4,
+    *,
+    prompts: PromptOptions,
+    max_tokens: Annotated[
+        int, typer.Option(rich_help_panel=SAMPLING, help="Tokens to generate per prompt.")
+    ] = 4,
     reference: Annotated[str | None, typer.Option(help="The model before quantization.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Leave out what takes long.")] = False,
     replay: Annotated[
         Path | None, typer.Option(help="Examine the case of a file that an earlier run wrote.")
     ] = None,
     html: Annotated[
-        Path | None, typer.Option(help="Write the report as one HTML page, for people.")
+        Path | None,
+        typer.Option(rich_help_panel=OUTPUT, help="Write the report as one HTML page."),
     ] = None,
-    layout: Layout = LayoutName.PAD,
-    atoms: Atoms = 8,
-    dtype: Dtype = "auto",
-    max_model_len: MaxModelLen = None,
-    device: CpuDevice = "auto",
-    threads: Threads = 0,
-    all_reduce: AllReduce = "auto",
-    disable_custom_all_reduce: DisableCustomAllReduce = False,
-    collective_timeout: Annotated[
-        float, typer.Option(help="Seconds that a collective waits for a rank.")
-    ] = 20.0,
-    launcher: LauncherOption = LauncherName.AUTO,
-    ray_address: RayAddress = None,
-    model_files: ModelFilesOption = ModelFilesName.AUTO,
+    degree: Degree = 2,
+    engine: EngineOptions,
     as_json: Json = False,
 ) -> None:
     """Find out why the output is wrong. Exit status 1 for every verdict but healthy."""
     if (model is None) == (replay is None):
         raise InputError("E-USAGE", "give a MODEL, or --replay FILE, which names one")
-    refuse_cuda(device, "isobit doctor", GPU_CHECK)
+    engine.refuse("doctor", NOT_TAKEN)
+    refuse_cuda(engine.device, "isobit doctor", GPU_CHECK)
+    engine = dataclasses.replace(engine, device=CPU)
     if html is not None:
         check_page(html, GENERATOR)
     told: dict[str, Any] = {}
     if replay is not None:
         told = read_case(replay)
         model, reference = told["model"], told["reference"]
-        degree, atoms, layout = told["tp"], told["atoms"], LayoutName(told["layout"])
-        dtype, all_reduce = told["dtype"], told["all_reduce"]
-        max_tokens, quick = told["max_tokens"], told["quick"]
-        max_model_len = told["max_model_len"]
+        degree, max_tokens, quick = told["tp"], told["max_tokens"], told["quick"]
+        engine = dataclasses.replace(
+            engine,
+            atoms=told["atoms"],
+            layout=LayoutName(told["layout"]),
+            dtype=told["dtype"],
+            all_reduce=told["all_reduce"],
+            max_model_len=told["max_model_len"],
+        )
     assert model is not None
     folder = model_folder(model)
-    prompts = [tuple(ids) for ids in told.get("prompts", ())]
-    prompts += [tuple(parse_ids(ids)) for ids in prompt_ids or ()]
-    if prompt:
-        text = Tokenizer(folder)
-        prompts += [tuple(text.encode(each)) for each in prompt]
+    batch = [*told.get("prompts", ()), *ids_of(prompts.read(lambda: Tokenizer(folder)))]
     case = Case(
         model=folder,
-        engine=EngineSettings(
-            plan=PlanSettings(degree=degree, atoms=atoms, layout=layout.value),
-            dtype=dtype,
-            max_model_len=max_model_len,
-            threads=threads,
-            all_reduce=all_reduce_mode(all_reduce, disable_custom_all_reduce),
-            model_files=model_files.value,
-            collective_timeout_s=collective_timeout,
-        ),
-        prompts=tuple(prompts) or _default_prompts(folder, max_model_len),
+        engine=engine.settings(degree),
+        prompts=tuple(map(tuple, batch)) or _default_prompts(folder, engine.max_model_len),
         max_tokens=max_tokens,
         quick=quick,
         reference=None if reference is None else model_folder(reference),
     )
-    with launchers(launcher, ray_address, degree, threads, case.engine.device) as new_launcher:
+    with engine.launchers(degree, case.engine.device) as new_launcher:
         diagnosis = _examined(Context(case, new_launcher), as_json)
     raise typer.Exit(show_diagnosis(diagnosis, html, as_json))
 

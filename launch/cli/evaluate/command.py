@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -14,9 +13,7 @@ from ....runtime.engine.preflight import prepare
 from ....runtime.evaluation.evaluate import Gates, first_divergence, report
 from ....runtime.evaluation.evaluate import evaluate as judge
 from ....runtime.evaluation.score_samples import check_samples, positions_of
-from ....runtime.scheduler.batch import pages_for
-from ....runtime.settings.engine import EngineSettings
-from ....shard.plan.plan import PlanSettings
+from ....runtime.scheduler.kv_pages import with_pages_for
 from ...evaluation.evaluation import (
     MOST_PROMPTS,
     NEW_TOKENS,
@@ -29,45 +26,28 @@ from ...evaluation.evaluation import (
 from ...evaluation.tasks import check_tasks, encode_tasks, read_tasks
 from ...evaluation.turns import check_conversations, read_conversations
 from ...models import model_folder
-from ...placing import chosen_device
 from ...text.evaluation_text import BUILT_IN
 from ...text.samples import SHORTEST, cut_samples
 from ...text.text_files import read_texts
 from ...tokenizer.tokenizer import Tokenizer
-from ..options import (
-    AllReduce,
-    Atoms,
-    CardShare,
-    Check,
-    Degree,
-    DeviceOption,
-    DisableCustomAllReduce,
-    Dtype,
-    EnforceEager,
-    Json,
-    LauncherName,
-    LauncherOption,
-    Layout,
-    LayoutName,
-    MaxModelLen,
-    Model,
-    ModelFilesName,
-    ModelFilesOption,
-    RayAddress,
-    Threads,
-    VerifyLoad,
-    all_reduce_mode,
-    launchers,
-)
+from ..options.common import Degree, Json, Model
+from ..options.engine import EngineOptions
+from ..options.grouped import grouped
 from ..output import print_json, progress_bar
 from .report import print_report, stress_report, task_report
 from .turns_report import turns_report
 
 DEFAULT_LENGTH = 512
+NOT_TAKEN = {
+    "load_format": "scores text, which means nothing to dummy weights",
+    "group_size": "takes no dummy weights",
+}
 
 
+@grouped
 def evaluate(
     model: Model,
+    *,
     reference: Annotated[
         str | None, typer.Option(help="The model that this one was made from: folder or id.")
     ] = None,
@@ -96,27 +76,14 @@ def evaluate(
         float | None, typer.Option(help="Gate: most mean KL divergence from the reference, nats.")
     ] = None,
     degree: Degree = 1,
-    layout: Layout = LayoutName.PAD,
-    atoms: Atoms = 8,
-    dtype: Dtype = "auto",
-    max_model_len: MaxModelLen = None,
-    device: DeviceOption = "auto",
-    enforce_eager: EnforceEager = False,
-    gpu_memory_utilization: CardShare = None,
-    threads: Threads = 0,
-    verify_load: VerifyLoad = False,
-    check: Check = "step",
-    all_reduce: AllReduce = "auto",
-    disable_custom_all_reduce: DisableCustomAllReduce = False,
-    launcher: LauncherOption = LauncherName.AUTO,
-    ray_address: RayAddress = None,
-    model_files: ModelFilesOption = ModelFilesName.AUTO,
+    engine: EngineOptions,
     as_json: Json = False,
 ) -> None:
     """Score text with a model and its reference. Exit status 1 when a gate is not passed.
 
     Without --text isobit's own sample is scored, unless only tasks, stress or turns are asked for.
     """
+    engine.refuse("evaluate", NOT_TAKEN)
     gates = Gates(perplexity_increase=max_perplexity_increase, kl=max_kl)
     _check_usage(reference, length, samples, gates)
     only_others = (tasks is not None or turns is not None or stress) and not gates.any
@@ -126,19 +93,7 @@ def evaluate(
     conversations = [] if turns is None else read_conversations(turns)
     folder = model_folder(model)
     compared = None if reference is None else model_folder(reference)
-    settings = EngineSettings(
-        plan=PlanSettings(degree=degree, atoms=atoms, layout=layout.value),
-        dtype=dtype,
-        max_model_len=max_model_len,
-        threads=threads,
-        device=chosen_device(device, launcher, ray_address, degree),
-        enforce_eager=enforce_eager,
-        gpu_memory_utilization=gpu_memory_utilization,
-        verify_load=verify_load,
-        check=check,
-        all_reduce=all_reduce_mode(all_reduce, disable_custom_all_reduce),
-        model_files=model_files.value,
-    )
+    settings = engine.settings(degree)
     specs = [prepare(each, settings)[0] for each in (folder, compared) if each is not None]
     for spec in specs[1:]:
         check_vocabularies(specs[0], spec)
@@ -164,13 +119,17 @@ def evaluate(
         if cut:
             check_samples(spec, cut)
         check_tasks(spec, choices)
-    greedy_pages = MOST_PROMPTS * pages_for(PROMPT_TOKENS + NEW_TOKENS)
     longest = limit if stress or conversations else max(map(len, [*cut, *work.choices]))
-    pages = max(settings.kv_pages, pages_for(longest), greedy_pages)
-    settings = dataclasses.replace(settings, kv_pages=pages)
+    greedy = MOST_PROMPTS * [PROMPT_TOKENS + NEW_TOKENS]
+    settings = max(
+        settings,
+        with_pages_for(settings, [longest]),
+        with_pages_for(settings, greedy),
+        key=lambda each: each.kv_pages,
+    )
     with (
         progress_bar("starting") as bar,
-        launchers(launcher, ray_address, degree, threads, settings.device) as new_launcher,
+        engine.launchers(degree, settings.device) as new_launcher,
     ):
         task = bar.task_ids[0]
         bar.update(task, total=positions_of(cut) * len(specs) or None, completed=0)

@@ -11,7 +11,7 @@ import typer
 
 from isobit.errors import InputError
 
-from ....runtime.settings.engine import EngineSettings, run_dtype
+from ....runtime.settings.engine import ASSUMED, EngineSettings, check_method, run_dtype
 from ....shard.checkpoint.checkpoint import has_weights, open_checkpoint
 from ....shard.contents.expected_tensors import stored_intermediate_size
 from ....shard.contents.stored_head import with_stored_head
@@ -22,7 +22,7 @@ from ....shard.load.validate import check_checkpoint
 from ....shard.model.spec import ModelSpec, at_length, read_spec
 from ....shard.plan.plan import PlanSettings, make_plan
 from ...models import model_folder
-from ..options import (
+from ..options.common import (
     Atoms,
     Degree,
     Dtype,
@@ -52,7 +52,7 @@ def plan(
         typer.Option(help="GiB of each device: 24, or one value per rank, as in 24,24,12."),
     ] = None,
     gpu_memory_utilization: Annotated[
-        float | None, typer.Option(help="Share of that memory to use: 0.9 unless told otherwise.")
+        float | None, typer.Option(help="Share of that memory to use (default: 0.9).")
     ] = None,
     max_model_len: MaxModelLen = None,
     dtype: Dtype = "auto",
@@ -79,7 +79,10 @@ def plan(
         budget = _budget(gpu_memory, share)
     folder = model_folder(model, weights=False)
     spec = _spec_for(folder, max_model_len)
-    if quantization is not None:
+    assumed = quantization in ASSUMED
+    if quantization is not None and not assumed:
+        check_method(spec, quantization)
+    elif quantization is not None:
         spec = _assume(spec, quantization, assumed_group)
     settings = PlanSettings(degree=degree, atoms=atoms, layout=layout.value)
     question = Question(
@@ -90,7 +93,7 @@ def plan(
         ranks_per_host=() if ranks_per_host is None else _counts(ranks_per_host),
     )
     checkpoint = None
-    if has_weights(folder) and quantization is None:
+    if has_weights(folder) and not assumed:
         checkpoint = open_checkpoint(folder)
         spec = with_stored_head(spec, checkpoint)
     tensors_say = None if checkpoint is None else stored_intermediate_size(checkpoint)

@@ -23,11 +23,14 @@ from ....shard.quantize.report import QuantizeReport
 from ....shard.quantize.scheme import QuantizeSettings
 from ...evaluation.quantize_evaluation import plan_evaluation
 from ...models import model_folder
+from ...placing import LauncherName
 from ...printable import human_bytes
 from ...text.calibration_text import DEFAULT_LENGTH, DEFAULT_SAMPLES, calibration_text
 from ...text.hub_dataset import parse_dataset
 from ..again import command_again
-from ..options import CpuDevice, Degree, Json, LauncherChoice, Model, RayAddress
+from ..options.common import CpuDevice, Degree, Json, Model
+from ..options.engine import RayAddress
+from ..options.panels import CALIBRATION, EVALUATION, RANKS
 from ..output import console, errors, print_json, progress_bar
 from .evaluation import Source, evaluate_output, show_evaluation
 from .options import (
@@ -47,23 +50,34 @@ def quantize(
     model: Model,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
     method: Annotated[
-        Method, typer.Option(help="How codes are chosen; all but absmax need text.")
+        Method,
+        typer.Option(
+            metavar="METHOD",
+            help="How codes are chosen: absmax, or with a text gptq, awq, awq+gptq, smoothquant.",
+        ),
     ] = Method.ABSMAX,
     scheme: Annotated[
         Scheme | None,
         typer.Option(
-            help="Weights of 4 or 8 bits, or both weights and activations of 8: int4 unless told "
-            "otherwise, w8a8 with smoothquant."
+            help="Weights of 4 or 8 bits, or both weights and activations of 8 (default: int4, "
+            "with smoothquant w8a8)."
         ),
     ] = None,
     out_format: Annotated[
-        Format, typer.Option("--format", help="What other engines read OUT as.")
+        Format,
+        typer.Option(
+            "--format",
+            metavar="FORMAT",
+            help="What other engines read OUT as: compressed-tensors (default), gptq, gptq_v2, "
+            "awq.",
+            show_default=False,
+        ),
     ] = Format.COMPRESSED_TENSORS,
     group_size: Annotated[
         int | None,
         typer.Option(
-            help=f"Input features that share a scale; -1: one scale per output. {DEFAULT_GROUP} "
-            "unless told otherwise."
+            help="Input features that share a scale; -1: one scale per output (default: "
+            f"{DEFAULT_GROUP})."
         ),
     ] = None,
     symmetric: Annotated[
@@ -80,28 +94,38 @@ def quantize(
     budget: Annotated[
         float | None,
         typer.Option(
-            help="Mixed precision: the best of 4, 8 and 16 bits for each product within so many "
-            "bits per weight, scales included; --keep comes first. Needs --text or --dataset."
+            help="Mixed precision: the best of 4, 8 and 16 bits for each linear layer within so "
+            "many bits per weight, scales included; --keep comes first. Needs --text or --dataset."
         ),
     ] = None,
     text: Annotated[
-        list[Path] | None, typer.Option(help="A file of calibration text; may be given again.")
+        list[Path] | None,
+        typer.Option(
+            rich_help_panel=CALIBRATION, help="A file of calibration text. Repeat it for more."
+        ),
     ] = None,
     dataset: Annotated[
         str | None,
         typer.Option(
-            metavar="ID[@CONFIG][:SPLIT[:COLUMN]]",
-            help="A Hugging Face dataset in place of --text: its column 'text' of the split "
-            "'train' unless told otherwise.",
+            metavar="ID",
+            rich_help_panel=CALIBRATION,
+            help="A Hugging Face dataset in place of --text, as "
+            r"ID\[@CONFIG]\[:SPLIT\[:COLUMN]] "
+            "(default: split train, column text).",
         ),
     ] = None,
     samples: Annotated[
         int | None,
-        typer.Option(help=f"Samples of the text; as many as there are up to {DEFAULT_SAMPLES}."),
+        typer.Option(
+            rich_help_panel=CALIBRATION,
+            help=f"Samples of the text (default: as many as there are up to {DEFAULT_SAMPLES}).",
+        ),
     ] = None,
     length: Annotated[
         int | None,
-        typer.Option(help=f"Tokens of a sample; {DEFAULT_LENGTH} unless told otherwise."),
+        typer.Option(
+            rich_help_panel=CALIBRATION, help=f"Tokens of a sample (default: {DEFAULT_LENGTH})."
+        ),
     ] = None,
     desc_act: Annotated[
         bool,
@@ -110,8 +134,8 @@ def quantize(
     damp_percent: Annotated[
         float | None,
         typer.Option(
-            help="gptq, awq+gptq: what is added to the Hessian's diagonal, as a share of its mean; "
-            f"{DEFAULT_DAMPING} unless told otherwise."
+            help="gptq, awq+gptq: what is added to the Hessian's diagonal, as a share of its mean "
+            f"(default: {DEFAULT_DAMPING})."
         ),
     ] = None,
     mse: Annotated[
@@ -121,26 +145,41 @@ def quantize(
     activations: Annotated[
         Activations | None,
         typer.Option(
-            help="w8a8: a scale for each token, found as it comes, or one for all, from "
-            "calibration; dynamic unless told otherwise."
+            help="w8a8: a scale for each token, found as it comes (dynamic, the default), or one "
+            "for all, from calibration."
         ),
     ] = None,
     degree: Degree = 1,
     device: CpuDevice = "auto",
-    launcher: LauncherChoice = None,
+    launcher: Annotated[
+        LauncherName | None,
+        typer.Option(
+            rich_help_panel=RANKS, help="Who places several ranks: local, ray or auto (default)."
+        ),
+    ] = None,
     ray_address: RayAddress = None,
     restart: Annotated[
-        bool, typer.Option("--restart", help="Begin anew where an earlier run was stopped.")
+        bool,
+        typer.Option(
+            "--restart",
+            rich_help_panel=CALIBRATION,
+            help="Begin anew where an earlier run was stopped.",
+        ),
     ] = False,
     evaluate: Annotated[
         bool,
         typer.Option(
-            "--evaluate/--no-evaluate", help="Compare OUT with MODEL at the end: what was lost?"
+            "--evaluate/--no-evaluate",
+            rich_help_panel=EVALUATION,
+            help="Compare OUT with MODEL at the end: what was lost?",
         ),
     ] = True,
     evaluate_text: Annotated[
         list[Path] | None,
-        typer.Option(help="Text to compare on, instead of what calibration left over."),
+        typer.Option(
+            rich_help_panel=EVALUATION,
+            help="Text to compare on, instead of what calibration left over.",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

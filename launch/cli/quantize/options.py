@@ -11,12 +11,14 @@ from pathlib import Path
 from isobit.errors import InputError
 
 from ....runtime.calibration.job import CalibrateSettings
+from ....runtime.devices import CPU
 from ....runtime.ranks.launcher import Launcher
 from ....shard.formats.scheme import CHANNEL
 from ....shard.quantize.gptq import GptqSettings
 from ....shard.quantize.method import MethodSettings
 from ....shard.quantize.scheme import QuantizeSettings
-from ..options import LauncherName, launchers
+from ...placing import LauncherName
+from ..options.engine import launchers
 
 DEFAULT_GROUP, DEFAULT_DAMPING = 128, 0.01
 USUAL_MSE = 2.4
@@ -84,7 +86,7 @@ class CalibrationRun:
             yield None
             return
         name = LauncherName.AUTO if self.launcher is None else self.launcher
-        with launchers(name, self.ray_address, self.degree, 0) as new_launcher:
+        with launchers(name, self.ray_address, self.degree, 0, CPU) as new_launcher:
             yield new_launcher()
 
 

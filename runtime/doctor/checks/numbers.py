@@ -11,7 +11,8 @@ import torch
 
 from ...engine.results import Completion
 from ...forward.sites import model_sites
-from ...scheduler.batch import StepRows, pages_for
+from ...scheduler.batch import StepRows
+from ...scheduler.kv_pages import with_pages_for
 from ...settings.engine import run_dtype
 from ...settings.trace import TraceSettings
 from ...trace.statistics import FP16_MAX
@@ -93,10 +94,10 @@ def _run(context: Context, dtype: str) -> _Ran:
     spec, plan = context.prepared()
     lengths = LENGTHS if case.quick else (*LENGTHS, LONGEST)
     prompts = _prompts(case.prompts, lengths, spec.max_positions - case.max_tokens)
+    longest = max(map(len, prompts))
     settings = dataclasses.replace(
-        context.settings(case.degree),
+        with_pages_for(context.settings(case.degree), [longest + case.max_tokens]),
         dtype=dtype,
-        kv_pages=max(pages_for(len(prompt) + case.max_tokens) for prompt in prompts),
         trace=TraceSettings(records=("statistics",)),
         examine=False,
     )

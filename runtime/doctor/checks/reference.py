@@ -19,7 +19,7 @@ from isobit.errors import InputError
 from ...evaluation.logits_file import LogitsFile
 from ...evaluation.score_samples import Exchange, Scores, positions_of, score
 from ...host_memory import available_memory
-from ...scheduler.batch import pages_for
+from ...scheduler.kv_pages import with_pages_for
 from ...settings.engine import EngineSettings, SamplingSettings
 from ...trace.index import shape_of
 from ..context import Context
@@ -97,10 +97,11 @@ def _text(context: Context) -> list[Sample]:
     settings = dataclasses.replace(
         _untraced(context.settings(1 if case.reference else case.degree)), dtype=MODEL_DTYPE
     )
-    pages = sum(pages_for(len(prompt) + tokens) for prompt in case.prompts)
     sampling = SamplingSettings(max_tokens=tokens, temperature=1.0, ignore_eos=True)
     prompts = [list(prompt) for prompt in case.prompts]
-    with context.engine(dataclasses.replace(settings, kv_pages=pages), model) as engine:
+    with context.engine(
+        with_pages_for(settings, [len(p) + tokens for p in case.prompts]), model
+    ) as engine:
         done = engine.generate(prompts, [sampling] * len(prompts)).completions
     return [
         Sample(ids=prompt + each.tokens, begin=len(prompt))
@@ -198,8 +199,7 @@ def _scores(
     exchange: Exchange | None = None,
 ) -> Scores:
     settings = _untraced(context.settings(degree, all_reduce))
-    pages = max(pages_for(len(each)) for each in ids)
-    with context.engine(dataclasses.replace(settings, kv_pages=pages)) as engine:
+    with context.engine(with_pages_for(settings, [max(map(len, ids))])) as engine:
         return score(engine, ids, exchange)
 
 

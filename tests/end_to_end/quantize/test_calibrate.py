@@ -21,7 +21,7 @@ from isobit.runtime.engine.engine import Engine
 from isobit.runtime.forward.decoder import Decoder
 from isobit.runtime.forward.layer_runner import LayerRunner
 from isobit.runtime.ranks.launcher import LocalLauncher
-from isobit.runtime.scheduler.batch import pages_for
+from isobit.runtime.scheduler.kv_pages import pages_for
 from isobit.runtime.settings.engine import EngineSettings, SamplingSettings
 from isobit.runtime.trace.tracer import Tracer
 from isobit.shard.checkpoint.safetensors_file import SliceReader

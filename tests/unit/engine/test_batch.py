@@ -12,9 +12,9 @@ from isobit.runtime.scheduler.batch import (
     advance,
     assign_pages,
     form_step,
-    pages_for,
     steps_after,
 )
+from isobit.runtime.scheduler.kv_pages import pages_for
 from isobit.runtime.settings.engine import PAGE_TOKENS, SamplingSettings
 
 

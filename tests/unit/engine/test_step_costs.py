@@ -15,7 +15,7 @@ from isobit.kernels.step.step import Step
 from isobit.runtime.collectives.gather import GatherCollectives
 from isobit.runtime.collectives.hierarchical import HierarchicalCollectives
 from isobit.runtime.forward.decoder import Decoder
-from isobit.runtime.scheduler.batch import pages_for
+from isobit.runtime.scheduler.kv_pages import pages_for
 from isobit.runtime.trace.tracer import Tracer
 from isobit.shard.checkpoint.checkpoint import open_checkpoint
 from isobit.shard.estimate.memory import memory_model

@@ -1,0 +1,11 @@
+"""The panels that `--help` groups options by, in the order in which commands show them."""
+
+PROMPTS = "Prompts"
+SAMPLING = "Sampling"
+CALIBRATION = "Calibration"
+EVALUATION = "Evaluation"
+MODEL = "Model and weights"
+RANKS = "Ranks"
+DEVICES = "Devices"
+SUMS = "Sums over ranks and checks"
+OUTPUT = "Output"
