@@ -24,8 +24,8 @@ PYTHON = "3.12"
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 WHEELS = {
     "build": ("scikit-build-core", "pathspec", "packaging", "nanobind", "cmake", "ninja"),
-    "isobit": ("google-re2", "msgpack", "pyzmq", "typer", "click", "shellingham", "rich",
-               "markdown-it-py", "mdurl", "pygments", "jinja2", "markupsafe"),
+    "isobit": ("google-re2", "setproctitle", "msgpack", "pyzmq", "typer", "click", "shellingham",
+               "rich", "markdown-it-py", "mdurl", "pygments", "jinja2", "markupsafe"),
     "oracle of the int4 model": ("compressed-tensors", "pydantic", "pydantic-core", "loguru",
                                  "annotated-types", "typing-inspection"),
 }  # fmt: skip

@@ -65,8 +65,9 @@ def _rank(
     # Not those of the server, which are those of the process that started it.
     os.environ.clear()
     os.environ.update(environment)
-    from .process import run_rank
+    from .process import name_process, run_rank
 
     if prepare is not None:
         prepare(ticket, *arguments)
+    name_process(ticket)
     run_rank(ticket)

@@ -7,6 +7,8 @@ import sys
 import traceback
 from typing import TYPE_CHECKING, Any
 
+from setproctitle import setproctitle
+
 from isobit.errors import InternalError, IsobitError, Kind, RankFault
 
 from ...kernels.unexpected import unexpected, wants_traceback
@@ -23,6 +25,11 @@ if TYPE_CHECKING:
     from .worker import Worker
 
 log = logging.getLogger("isobit.runtime")
+
+
+def name_process(ticket: RankTicket) -> None:
+    """Have `ps` and `top` show this process as `isobit rank R/N`."""
+    setproctitle(f"isobit rank {ticket.rank}/{ticket.degree}")
 
 
 def run_rank(ticket: RankTicket, download: Download | None = None) -> None:

@@ -141,11 +141,15 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _ended)
     # What takes seconds to import, and that alone: ranks take nothing else from here.
-    from .process import run_rank
+    from .process import name_process, run_rank
     from . import worker  # noqa: F401  # isort: skip
 
+    def run(ticket: RankTicket) -> None:
+        name_process(ticket)
+        run_rank(ticket)
+
     gc.freeze()
-    RankServer(int(sys.argv[2]), run_rank).serve()
+    RankServer(int(sys.argv[2]), run).serve()
 
 
 if __name__ == "__main__":

@@ -140,6 +140,10 @@ def answer(outcome: Outcome) -> dict[str, Any]:
     return json.loads(outcome.check().stdout)
 
 
+OF_A_RUN = ("/bin/isobit ", "isobit.runtime.worker.server", "isobit rank ")
+"""What stands in the command lines of drivers, of what forks ranks, and of ranks."""
+
+
 def remains(host: Host) -> list[str]:
     """What a run of isobit left on a host: processes, files in /tmp, shared memory."""
     commands = [command for command in host.processes() if is_of_a_run(command)]
@@ -151,4 +155,4 @@ def is_of_a_run(command: str) -> bool:
     """Whether a command line is a rank or a driver; Ray keeps idle workers of its own."""
     if command.startswith("ray::"):
         return not command.startswith(RAYS_OWN)
-    return "/bin/isobit " in command or "isobit.runtime.worker.server" in command
+    return any(part in command for part in OF_A_RUN)

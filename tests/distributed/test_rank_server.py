@@ -65,6 +65,12 @@ def test_a_killed_rank_is_reported_by_its_rank_and_signal(server, link):
     assert not gone(pids[2])
 
 
+def test_ranks_have_titles_that_say_which_they_are(server, link):
+    titles = [f"isobit rank {rank}/{RANKS}" for rank in range(RANKS)]
+    for pid, title in zip(started(server, link), titles, strict=True):
+        until(lambda pid=pid, title=title: title in Path(f"/proc/{pid}/cmdline").read_text())
+
+
 def test_ranks_are_gone_when_stop_returns(server, link):
     pids = started(server, link)
     server.stop()

@@ -33,11 +33,13 @@ def rank_actor_class() -> type[Any]:
 
             from ....runtime.transport.heartbeat import DRIVER_RETURNS_S
             from ....runtime.transport.ticket import RankTicket
-            from ....runtime.worker.process import run_rank
+            from ....runtime.worker.process import name_process, run_rank
             from ...models import download_files
 
+            given = RankTicket(**ticket)
+            name_process(given)
             try:
-                run_rank(RankTicket(**ticket), download_files)
+                run_rank(given, download_files)
             finally:
                 # The driver ends this process now, unless a cable is cut: then nobody would.
                 ending = threading.Timer(DRIVER_RETURNS_S, os._exit, (0,))
