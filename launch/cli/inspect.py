@@ -94,9 +94,9 @@ def _print_finding(finding: Finding) -> None:
         soft_wrap=True,
     )
     console.print(Padding(Text(finding.what), (0, 0, 0, 2)))
-    way_out = Table.grid()
-    way_out.add_row("  [dim]→ [/]", Text(finding.way_out, style="dim"))
-    console.print(way_out)
+    remedy = Table.grid()
+    remedy.add_row("  [dim]→ [/]", Text(finding.remedy, style="dim"))
+    console.print(remedy)
 
 
 def _facts(report: Report) -> Table:

@@ -42,7 +42,7 @@ SENTENCEPIECE = "pip install 'isobit[sentencepiece]'"
 _TIKTOKEN_LINE = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+")
 
 
-def check_folder(folder: Path, way_out: str) -> None:
+def check_folder(folder: Path, remedy: str) -> None:
     """Refuse what no tokenizer library should be given.
 
     Raises InputError for a folder without a tokenizer, DamagedError for files that are no regular
@@ -66,12 +66,12 @@ def check_folder(folder: Path, way_out: str) -> None:
             raise NotSupportedError(
                 CODE,
                 f"{folder}: {', '.join(others)}: a tokenizer in tiktoken's format. isobit reads "
-                f"tokenizer.json and SentencePiece models; convert it, or: {way_out}",
+                f"tokenizer.json and SentencePiece models; convert it, or: {remedy}",
             )
-        raise InputError(CODE, f"{folder}: no tokenizer in this folder. {way_out}")
+        raise InputError(CODE, f"{folder}: no tokenizer in this folder. {remedy}")
 
 
-def is_sentencepiece(folder: Path, way_out: str) -> bool:
+def is_sentencepiece(folder: Path, remedy: str) -> bool:
     """Whether a folder has tokenizer.model alone, which is SentencePiece's.
 
     Raises EnvironmentFault when the library is missing, NotSupportedError for a file of tiktoken's.
@@ -85,7 +85,7 @@ def is_sentencepiece(folder: Path, way_out: str) -> bool:
         raise NotSupportedError(
             CODE,
             f"{model}: a tokenizer in tiktoken's format (it begins with {first[:40]!r}). isobit "
-            f"reads tokenizer.json and SentencePiece models; convert it, or: {way_out}",
+            f"reads tokenizer.json and SentencePiece models; convert it, or: {remedy}",
         )
     from importlib.util import find_spec
 

@@ -168,19 +168,19 @@ OPERATIONS = {"load": load, "decoding": decoding, "encode": encode, "chat": chat
 
 def _tokenizer(request: dict[str, Any]) -> Any:
     """The tokenizer of a folder, from memory or from its files."""
-    key = request["folder"], request["way_out"]
+    key = request["folder"], request["remedy"]
     if key in _loaded:
         _loaded.move_to_end(key)
         return _loaded[key]
-    path, way_out = Path(key[0]), key[1]
+    path, remedy = Path(key[0]), key[1]
     limit(LOAD_CPU_S, LOAD_MEMORY_BYTES)
-    files.check_folder(path, way_out)
-    alone = files.is_sentencepiece(path, way_out)
+    files.check_folder(path, remedy)
+    alone = files.is_sentencepiece(path, remedy)
     try:
         if alone:
             from .sentencepiece_model import load_sentencepiece
 
-            tokenizer: Any = load_sentencepiece(path, way_out)
+            tokenizer: Any = load_sentencepiece(path, remedy)
         else:
             tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         limit(PROBE_CPU_S, PROBE_BYTES)
@@ -194,15 +194,15 @@ def _tokenizer(request: dict[str, Any]) -> Any:
     except NOT_MINE:
         raise
     except BaseException as error:
-        raise _refusal(path, error, way_out) from error
+        raise _refusal(path, error, remedy) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise NotSupportedError(
             files.CODE,
-            f"{path}: {type(tokenizer).__name__} has no form in the tokenizers library. {way_out}",
+            f"{path}: {type(tokenizer).__name__} has no form in the tokenizers library. {remedy}",
         )
     if empty and len(tokenizer) <= len(tokenizer.added_tokens_decoder):
         raise DamagedError(
-            files.CODE, f"{path}: the tokenizer has no token but {len(tokenizer)} added. {way_out}"
+            files.CODE, f"{path}: the tokenizer has no token but {len(tokenizer)} added. {remedy}"
         )
     limit(request["cpu_s"], request["memory_bytes"])
     _loaded[key] = tokenizer
@@ -211,7 +211,7 @@ def _tokenizer(request: dict[str, Any]) -> Any:
     return tokenizer
 
 
-def _refusal(path: Path, error: BaseException, way_out: str) -> IsobitError:
+def _refusal(path: Path, error: BaseException, remedy: str) -> IsobitError:
     """What to say of a folder that transformers does not load, and which file it is about."""
     said = _said(error)
     try:
@@ -219,14 +219,14 @@ def _refusal(path: Path, error: BaseException, way_out: str) -> IsobitError:
     except UnicodeEncodeError:
         return NotSupportedError(
             files.CODE,
-            f"{path}: this tokenizer's library opens no path that is no UTF-8. {way_out}",
+            f"{path}: this tokenizer's library opens no path that is no UTF-8. {remedy}",
         )
     settings = path / files.CONFIG
     if settings.exists() and "auto_map" in json.loads(settings.read_bytes()):
         return NotSupportedError(
             files.CODE,
             f"{settings}: a tokenizer with code of its own (auto_map), which isobit never runs. "
-            + way_out,
+            + remedy,
         )
     file = path / "tokenizer.json"
     if file.exists():
@@ -237,10 +237,10 @@ def _refusal(path: Path, error: BaseException, way_out: str) -> IsobitError:
         except NOT_MINE:
             raise
         except BaseException as own:  # noqa: BLE001 -- libraries raise anything
-            return DamagedError(files.CODE, f"{file}: {_said(own)}. {way_out}")
+            return DamagedError(files.CODE, f"{file}: {_said(own)}. {remedy}")
     others = [name for name in files.SETTINGS if (path / name).exists()]
     about = f"{path}/{' and '.join(others)}: wrong for" if others else f"{path}: wrong files of"
-    return DamagedError(files.CODE, f"{about} this tokenizer ({said}). {way_out}")
+    return DamagedError(files.CODE, f"{about} this tokenizer ({said}). {remedy}")
 
 
 def _too_much_memory(most_bytes: int, code: str, what: str) -> NotSupportedError:

@@ -22,7 +22,7 @@ PROBES = (
 )
 
 
-def load_sentencepiece(path: Path, way_out: str) -> Any:
+def load_sentencepiece(path: Path, remedy: str) -> Any:
     """The tokenizer of a folder, checked against the sentencepiece library on texts.
 
     transformers converts these models by the class that the configs name, and its general
@@ -35,7 +35,7 @@ def load_sentencepiece(path: Path, way_out: str) -> Any:
     try:
         oracle: Any = sentencepiece.SentencePieceProcessor(model_file=str(model))
     except (OSError, RuntimeError) as error:
-        raise DamagedError(CODE, f"{model}: no SentencePiece model ({error}). {way_out}") from error
+        raise DamagedError(CODE, f"{model}: no SentencePiece model ({error}). {remedy}") from error
     texts = [*PROBES, *_texts_of(oracle)]
     differing = ""
     for kind in (AutoTokenizer, LlamaTokenizer):
@@ -49,7 +49,7 @@ def load_sentencepiece(path: Path, way_out: str) -> Any:
     raise NotSupportedError(
         CODE,
         f"{model}: transformers' conversion encodes otherwise than the model does ({differing}). "
-        f"Put a tokenizer.json beside it, or: {way_out}",
+        f"Put a tokenizer.json beside it, or: {remedy}",
     )
 
 

@@ -28,11 +28,11 @@ class Tokenizer:
 
     Raises InputError E-TOKENIZER for a folder without one, DamagedError for files that are wrong,
     NotSupportedError for what isobit does not read or what does not load within bounds,
-    EnvironmentFault when a library is missing; `way_out` is what works without a tokenizer.
+    EnvironmentFault when a library is missing; `remedy` is what works without a tokenizer.
     """
 
-    def __init__(self, model: Path, way_out: str = "--prompt-ids 1,2,3 works without one") -> None:
-        self.model, self._way_out = model, way_out
+    def __init__(self, model: Path, remedy: str = "--prompt-ids 1,2,3 works without one") -> None:
+        self.model, self._remedy = model, remedy
         facts = self._ask({"do": "load"}, LOADING, CODE, "loading the tokenizer")
         for line in facts["warnings"]:
             log.warning("%s: %s", model, line)
@@ -87,7 +87,7 @@ class Tokenizer:
 
     def _ask(self, request: dict[str, Any], bounds: Bounds, code: str, what: str) -> Any:
         folder = str(self.model.absolute())
-        where = {"folder": folder, "way_out": self._way_out}
+        where = {"folder": folder, "remedy": self._remedy}
         return PROCESS.call({**request, **where}, bounds, code, f"{self.model}: {what}")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from isobit.findings import Finding
+
 from .checks.checkpoint import check_checkpoint
 from .checks.collectives import check_collectives
 from .checks.degrees import check_degrees
@@ -12,7 +14,6 @@ from .checks.plan import check_plan
 from .checks.reference import check_reference
 from .context import Context
 from .examine import Check
-from .findings import Finding
 
 
 def _environment(context: Context) -> list[Finding]:

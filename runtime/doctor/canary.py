@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .findings import Evidence, Finding
+from isobit.findings import Evidence, Finding
 
 CHECK = "collectives"
 MODES = ("gather", "library", "custom")
@@ -98,7 +98,7 @@ def _findings(
 def _fault(what: str, mode: str, rank: int, measured: str) -> Finding:
     return Finding(
         check=CHECK,
-        status="fault" if mode != "library" else "warning",
+        severity="error" if mode != "library" else "warning",
         verdict="collective-fault" if mode != "library" else "healthy",
         what=what,
         op=f"{mode} all_reduce",
@@ -113,7 +113,7 @@ def _fault(what: str, mode: str, rank: int, measured: str) -> Finding:
         ),
         confidence="high",
         reason="no model is involved",
-        next_step="isobit generate MODEL -tp N --disable-custom-all-reduce -p TEXT"
+        remedy="isobit generate MODEL -tp N --disable-custom-all-reduce -p TEXT"
         if mode == "custom"
         else "look at the network of this host (GLOO_SOCKET_IFNAME), then at other users of it",
     )

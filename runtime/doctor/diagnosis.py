@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .findings import CONFIDENCES, VERDICTS, CheckResult, Finding, Verdict, faults
+from isobit.findings import CONFIDENCES, VERDICTS, Finding, Verdict, errors_of
 
-PLACE = ("site", "layer", "op", "rank", "atom")
+from .findings import PLACE, CheckResult, finding_report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,14 +29,15 @@ class Diagnosis:
 
     def report(self) -> dict[str, Any]:
         """The outcome as `isobit doctor --json` prints it."""
-        found = None if self.decisive is None else self.decisive.report()
+        found = None if self.decisive is None else finding_report(self.decisive)
         return {
             "verdict": self.verdict,
             "what": "" if self.decisive is None else self.decisive.what,
             **{key: None if found is None else found[key] for key in PLACE},
             "evidence": [] if found is None else found["evidence"],
             "confidence": self._confidence() if found is None else found["confidence"],
-            "next_step": "" if found is None else found["next_step"],
+            "remedy": "" if found is None else found["remedy"],
+            "next_step": "" if found is None else found["remedy"],
             "repro": self.repro,
             "case": self.case,
             "checks": [check.report() for check in self.checks],
@@ -44,7 +45,7 @@ class Diagnosis:
 
     def _confidence(self) -> dict[str, str]:
         """A clean bill of health is as good as the checks that ran."""
-        left_out = [check.name for check in self.checks if check.status == "skipped"]
+        left_out = [check.name for check in self.checks if check.severity == "skipped"]
         if left_out:
             return {"level": "medium", "reason": f"not run: {', '.join(left_out)}"}
         return {"level": "high", "reason": "every check ran and none found a fault"}
@@ -56,7 +57,7 @@ def decisive(results: Sequence[CheckResult]) -> Finding | None:
     One of low confidence counts only where there is no other. Then the earliest of VERDICTS wins,
     then the highest confidence, then the first found.
     """
-    found = [finding for result in results for finding in faults(result.findings)]
+    found = [finding for result in results for finding in errors_of(result.findings)]
 
     def order(finding: Finding) -> tuple[bool, int, int]:
         confidence = CONFIDENCES.index(finding.confidence)

@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from isobit.errors import IsobitError
+from isobit.findings import Evidence, Finding, Verdict
 
 from .case import Case
 from .context import Context
 from .diagnosis import decisive, is_certain
 from .failures import RanksLost, finding_of_error
-from .findings import CheckResult, Evidence, Finding, Verdict, skipped
+from .findings import CheckResult, skipped
 
 OnCheck = Callable[[str, CheckResult | None], None]
 
@@ -73,21 +74,21 @@ def _run(context: Context, check: Check) -> CheckResult:
 
 def _for_this_case(finding: Finding, case: Case) -> Finding:
     """With a next step that can be pasted: MODEL and N are this case's."""
-    step = finding.next_step.replace("MODEL", shlex.quote(str(case.model)))
+    step = finding.remedy.replace("MODEL", shlex.quote(str(case.model)))
     for place in ("-tp N", "--degrees 1,N"):
         step = step.replace(place, place.replace("N", str(case.degree)))
-    return dataclasses.replace(finding, next_step=step)
+    return dataclasses.replace(finding, remedy=step)
 
 
 def _broken(name: str, error: Exception) -> Finding:
     return Finding(
         check=name,
-        status="fault",
+        severity="error",
         verdict="environment",
         what=f"the check itself failed: {type(error).__name__}: {error}",
         evidence=(Evidence(what="traceback", measured=traceback.format_exc()),),
         confidence="low",
         reason="a check that fails says nothing about the model: isobit or the installation is "
         "at fault",
-        next_step="report this with the traceback (isobit doctor --json)",
+        remedy="report this with the traceback (isobit doctor --json)",
     )

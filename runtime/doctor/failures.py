@@ -13,8 +13,7 @@ from isobit.errors import (
     NotSupportedError,
     RankFault,
 )
-
-from .findings import Confidence, Evidence, Finding, Verdict
+from isobit.findings import Confidence, Evidence, Finding, Verdict
 
 _BY_CODE: tuple[tuple[str, Verdict], ...] = (
     ("E-CONFIG", "config-mismatch"),
@@ -110,7 +109,7 @@ def finding_of_error(check: str, error: IsobitError) -> Finding:
         what = f"{_ranks(silent)} fell silent: {what}"
     return Finding(
         check=check,
-        status="fault",
+        severity="error",
         verdict=verdict,
         what=what,
         site=place,
@@ -120,7 +119,7 @@ def finding_of_error(check: str, error: IsobitError) -> Finding:
         evidence=tuple(evidence),
         confidence=level,
         reason=reason,
-        next_step=_next_step(error, verdict),
+        remedy=_remedy(error, verdict),
     )
 
 
@@ -139,7 +138,7 @@ def _cause(error: IsobitError, silent: Sequence[int]) -> tuple[Verdict, Confiden
     return "environment", "low", "an error that names no cause"
 
 
-def _next_step(error: IsobitError, verdict: Verdict) -> str:
+def _remedy(error: IsobitError, verdict: Verdict) -> str:
     if verdict == "collective-fault":
         return "run again with --all-reduce gather: if it works, the custom path is at fault"
     if error.code == "E-RANK-DIED":

@@ -43,7 +43,7 @@ def differences(wanted: Manifest, hosts: Iterable[HostFiles]) -> list[Difference
 
 
 def refusal(
-    wanted: Manifest, folder: str, found: Sequence[Difference], way_out: str
+    wanted: Manifest, folder: str, found: Sequence[Difference], remedy: str
 ) -> InputError | None:
     """One error for all differences in what ranks read; None when there is none.
 
@@ -58,7 +58,7 @@ def refusal(
     return InputError(
         "E-MODEL-MISSING" if missing else "E-MODEL-DIFFERS",
         f"{folder}: {hosts} without the {count(len(wanted.files), 'file')} ({wanted.size} bytes) "
-        "that the driver has:\n" + "".join(f"  {each}\n" for each in fatal) + way_out,
+        "that the driver has:\n" + "".join(f"  {each}\n" for each in fatal) + remedy,
     )
 
 

@@ -116,7 +116,7 @@ def _ask(
 
 
 def _accept(
-    wanted: Manifest, folder: str, answers: Mapping[int, dict[str, Any]], way_out: str
+    wanted: Manifest, folder: str, answers: Mapping[int, dict[str, Any]], remedy: str
 ) -> None:
     """Raise for hosts that still have not the driver's files."""
     seen = _seen(answers)
@@ -125,9 +125,9 @@ def _accept(
             next(iter(failed.values()))["code"],
             f"{folder}: {count(len(failed), 'host')} could not get the driver's files:\n"
             + "".join(f"  {host}: {each['error']}\n" for host, each in failed.items())
-            + way_out,
+            + remedy,
         )
-    if error := refusal(wanted, folder, _found(wanted, seen), way_out):
+    if error := refusal(wanted, folder, _found(wanted, seen), remedy):
         raise error
 
 

@@ -27,7 +27,7 @@ _NAMED_LIKE = {
 
 @dataclass(frozen=True, kw_only=True)
 class Contradiction:
-    """Files and config.json say different things: `numbers` for programs, `way_out` for people.
+    """Files and config.json say different things: `numbers` for programs, `remedy` for people.
 
     `kind` "not-supported": both are right, and isobit does not read such files. "misused": the
     files are whole, and one that describes them has to go.
@@ -36,7 +36,7 @@ class Contradiction:
     code: str
     where: str
     what: str
-    way_out: str
+    remedy: str
     numbers: dict[str, Any] = field(default_factory=dict)
     kind: Literal["damaged", "not-supported", "misused"] = "damaged"
 
@@ -104,7 +104,7 @@ def _named_differently(entries: Mapping[str, TensorEntry], spec: ModelSpec) -> C
                 what=f"config.json says {method}, but {plural(len(names), 'tensor')} (such as "
                 f"{names[0]}) are named *.{part}, as {' and '.join(methods)} name them",
                 numbers={"config": method, "tensors_like": list(methods), "count": len(names)},
-                way_out="put quantization_config into config.json as it is where the weights came "
+                remedy="put quantization_config into config.json as it is where the weights came "
                 "from",
             )
     return None
@@ -139,7 +139,7 @@ def _not_quantized(entries: Mapping[str, TensorEntry], spec: ModelSpec) -> Contr
         what=f"{file} says {method}, but all {len(dense)} weights that it would be for are dense "
         f"(such as {min(dense)})",
         numbers={"config": method, "dense": len(dense)},
-        way_out=f"remove {file}, which transformers does not read"
+        remedy=f"remove {file}, which transformers does not read"
         if file != "config.json"
         else "remove quantization_config from config.json",
         kind="misused",
@@ -165,7 +165,7 @@ def _shapes(
         where=places(names),
         what=f"{plural(len(names), 'tensor')} against config.json{spread(names, text, alone=True)}",
         numbers={"tensors": shapes},
-        way_out="if config.json was edited, restore it; if not, the tensors are not this model's",
+        remedy="if config.json was edited, restore it; if not, the tensors are not this model's",
     )
 
 
@@ -177,7 +177,7 @@ def _dtypes(
         expected,
         names,
         what="that the format named in config.json does not use",
-        way_out="the quantization named in config.json is not the one in the files, or the files "
+        remedy="the quantization named in config.json is not the one in the files, or the files "
         "were converted: take the original",
         kind="damaged",
     )
@@ -192,7 +192,7 @@ def _floats(
         expected,
         names,
         what="that isobit does not read",
-        way_out="save the model anew in bfloat16, float16 or float32, as transformers does with "
+        remedy="save the model anew in bfloat16, float16 or float32, as transformers does with "
         "from_pretrained(..., dtype=...).save_pretrained(...)",
         kind="not-supported",
     )
@@ -204,7 +204,7 @@ def _other_dtype(
     names: list[str],
     *,
     what: str,
-    way_out: str,
+    remedy: str,
     kind: Literal["damaged", "not-supported"],
 ) -> Contradiction | None:
     if not names:
@@ -219,7 +219,7 @@ def _other_dtype(
         where=places(names),
         what=f"a dtype {what}, in {plural(len(names), 'tensor')}{spread(names, text, alone=True)}",
         numbers={"tensors": {name: dtype_name(entries[name].dtype) for name in names}},
-        way_out=way_out,
+        remedy=remedy,
         kind=kind,
     )
 
@@ -233,5 +233,5 @@ def _missing(names: list[str]) -> Contradiction | None:
         what=f"missing, though config.json implies them: {plural(len(names), 'tensor')}"
         + spread(names, alone=True),
         numbers={"tensors": names},
-        way_out="download the missing files, or restore config.json",
+        remedy="download the missing files, or restore config.json",
     )

@@ -54,18 +54,18 @@ def _first_absent(layers: set[int]) -> int:
 
 
 def _edited(key: str, config: int, tensors: int, explained: int) -> Contradiction:
-    way_out = f"set {key} to {tensors} in config.json"
+    remedy = f"set {key} to {tensors} in config.json"
     if key == "intermediate_size":
-        way_out += ". To make a model divisible use isobit pad, which pads the tensors too"
+        remedy += ". To make a model divisible use isobit pad, which pads the tensors too"
     if key == "num_hidden_layers" and tensors < config:
-        way_out = f"find the files with layers {tensors} to {config - 1}, or {way_out}"
+        remedy = f"find the files with layers {tensors} to {config - 1}, or {remedy}"
     return Contradiction(
         code="E-CONFIG-SHAPE",
         where=f"config.json: {key}",
         what=f"config.json says {config}, the tensors say {tensors}: "
         f"{plural(explained, 'contradiction')} for this reason",
         numbers={"config": config, "tensors": tensors, "contradicting_tensors": explained},
-        way_out=way_out,
+        remedy=remedy,
     )
 
 

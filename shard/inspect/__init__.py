@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .findings import Finding
+from isobit.findings import Finding
+
 from .run import inspect_folder
 from .summary import Report
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from isobit.findings import Finding
+
 from ..checkpoint.checkpoint import Scan
 from ..contents.contradictions import contradictions, same_shape
 from ..contents.edited_sizes import edited_sizes
@@ -13,7 +15,6 @@ from ..formats.expected import ANY, Expected
 from ..load.validate import lost_biases, unknown_tensors
 from ..model.spec import ModelSpec
 from ..names import places, plural, spread
-from .findings import Finding
 from .quantized import QuantizedModule, quantized_modules
 
 
@@ -56,7 +57,7 @@ def check_contents(scan: Scan, spec: ModelSpec) -> Contents:
             where=each.where,
             what=each.what,
             numbers=each.numbers,
-            way_out=each.way_out,
+            remedy=each.remedy,
         )
         for each in (*edited, *found)
     ]
@@ -90,7 +91,7 @@ def leftover_findings(scan: Scan, spec: ModelSpec, names: list[str]) -> list[Fin
                 where=places(left.biases),
                 what=error.message.partition(": ")[2],
                 numbers={"tensors": left.biases},
-                way_out="a bias that is lost changes every answer: correct config.json",
+                remedy="a bias that is lost changes every answer: correct config.json",
             )
         )
     if left.unknown:
@@ -101,7 +102,7 @@ def leftover_findings(scan: Scan, spec: ModelSpec, names: list[str]) -> list[Fin
                 where=places(list(left.unknown)),
                 what=unknown_tensors(left),
                 numbers={"tensors": list(left.unknown), "oddities": left.unknown},
-                way_out="if the model needs them, config.json names the wrong architecture or "
+                remedy="if the model needs them, config.json names the wrong architecture or "
                 "quantization",
             )
         )
@@ -115,7 +116,7 @@ def leftover_findings(scan: Scan, spec: ModelSpec, names: list[str]) -> list[Fin
                 "are computed, zero biases, a copy of the tied embedding, unused parts)"
                 + spread(left.explained),
                 numbers={"tensors": left.explained},
-                way_out="nothing to do",
+                remedy="nothing to do",
             )
         )
     return findings

@@ -13,8 +13,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from isobit.findings import Finding, Severity
+
 from ..names import places, plural, spread
-from .findings import Finding, Severity
 from .scales import OUTLIER
 from .weights import WeightHealth
 
@@ -111,7 +112,7 @@ def _saturated(found: Sequence[WeightHealth], severity: Severity) -> Finding:
         what="codes are crowded at the ends of their range (0 and the largest): the step is far "
         "too small, or the bytes are not codes" + spread(shares, text),
         numbers={name: {"share": round(shares[name], 6), "limit": at[name]} for name in shares},
-        way_out="compare the files with their source (--sha256); if they are the same, quantize "
+        remedy="compare the files with their source (--sha256); if they are the same, quantize "
         "the model again",
     )
 
@@ -140,7 +141,7 @@ def _dead(found: Sequence[WeightHealth], severity: Severity) -> Finding:
             }
             for name, health in counts.items()
         },
-        way_out="compare the files with their source (--sha256); if the original model has no "
+        remedy="compare the files with their source (--sha256); if the original model has no "
         "zeros there, quantize it again",
     )
 
@@ -159,7 +160,7 @@ def _stuck(found: Sequence[WeightHealth]) -> Finding:
         what="every code of a group is the same and not the zero point, as in a hole of a file "
         "that was not fetched as a whole" + spread(counts, text),
         numbers={name: {"stuck": h.stuck, "groups": h.groups} for name, h in counts.items()},
-        way_out="compare the files with their source (--sha256)",
+        remedy="compare the files with their source (--sha256)",
     )
 
 
@@ -172,5 +173,5 @@ def _padded(found: Sequence[WeightHealth]) -> Finding:
         what="rows or columns of zeros at the end, as padding leaves them"
         + spread(counts, lambda same: plural(counts[same[0]], "group")),
         numbers=counts,
-        way_out="nothing to do: they add exact zeros",
+        remedy="nothing to do: they add exact zeros",
     )

@@ -1,4 +1,4 @@
-"""What inspection finds: one frozen record per problem, and the verdict over all of them.
+"""What inspection finds in a folder: findings made of errors, the verdict over all, and JSON.
 
 Codes begin with E (the checkpoint is damaged, contradicts itself or cannot be run), W (it can be
 loaded, and something about it is not right) or N (worth knowing). Codes that the loader knows mean
@@ -8,55 +8,35 @@ the same.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from isobit.errors import DamagedError, InputError, NotSupportedError
+from isobit.findings import KINDS, Finding, Kind
 
-Severity = Literal["error", "warning", "note"]
-Kind = Literal["damaged", "misused", "not-supported"]
 Verdict = Literal["healthy", "suspicious", "not-supported", "misused", "damaged"]
-KINDS: tuple[Kind, ...] = ("damaged", "misused", "not-supported")
-"""From the one that weighs most."""
-SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 CORRECT = "correct the settings that are named; the tensors were not found to be wrong"
 UNSUPPORTED = "isobit cannot run this model, and nothing says that the file is wrong"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One problem, wherever it occurs. `numbers` holds the evidence for programs.
-
-    `kind` tells errors apart: a file that is wrong, files that are whole and contradict each other,
-    or one that is right and cannot be run.
-    """
-
-    severity: Severity
-    code: str
-    where: str
-    what: str
-    way_out: str
-    numbers: dict[str, Any] = field(default_factory=dict)
-    kind: Kind = "damaged"
-
-    def report(self) -> dict[str, Any]:
-        """The finding as `isobit inspect --json` prints it."""
-        return {
-            "severity": self.severity,
-            "kind": self.kind if self.severity == "error" else None,
-            "code": self.code,
-            "where": self.where,
-            "what": self.what,
-            "numbers": self.numbers,
-            "way_out": self.way_out,
-        }
+def finding_report(finding: Finding) -> dict[str, Any]:
+    """A finding as `isobit inspect --json` prints it; `way_out` is the old name of `remedy`."""
+    return {
+        "severity": finding.severity,
+        "kind": finding.kind if finding.severity == "error" else None,
+        "code": finding.code,
+        "where": finding.where,
+        "what": finding.what,
+        "numbers": dict(finding.numbers),
+        "remedy": finding.remedy,
+        "way_out": finding.remedy,
+    }
 
 
-def from_error(error: InputError, folder: Path, way_out: str) -> Finding:
+def from_error(error: InputError, folder: Path, remedy: str) -> Finding:
     """What a loader would raise, with its code and text; the path in front becomes `where`.
 
-    `way_out` is for a file that is wrong.
+    `remedy` is for a file that is wrong.
     """
     kind = _kind(error)
     if error.message.startswith(str(folder)):
@@ -70,7 +50,7 @@ def from_error(error: InputError, folder: Path, way_out: str) -> Finding:
         code=error.code,
         where=where,
         what=what.strip(),
-        way_out={"damaged": way_out, "misused": CORRECT, "not-supported": UNSUPPORTED}[kind],
+        remedy={"damaged": remedy, "misused": CORRECT, "not-supported": UNSUPPORTED}[kind],
     )
 
 
@@ -88,8 +68,3 @@ def verdict(findings: Iterable[Finding]) -> Verdict:
         if kind in kinds:
             return kind
     return "suspicious" if any(each.severity == "warning" for each in found) else "healthy"
-
-
-def sorted_findings(findings: Iterable[Finding]) -> list[Finding]:
-    """Errors first, then warnings, then notes; otherwise in the order in which they were made."""
-    return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))

@@ -9,10 +9,11 @@ from typing import Literal
 
 import torch
 
+from isobit.findings import Finding
+
 from ..formats.scheme import WeightScheme
 from ..model.spec import ModelSpec
 from ..names import layer_of, listed, places, plural, spread
-from .findings import Finding
 from .quantized import QuantizedModule
 
 State = Literal["absent", "unset", "sequential", "shuffled", "out of range"]
@@ -76,7 +77,7 @@ def group_index_findings(found: Sequence[tuple[QuantizedModule, GroupIndex]]) ->
                 where=places(list(known)),
                 what=f"g_idx names groups that do not exist{spread(known, range_of)}",
                 numbers={m.name: {"low": i.low, "high": i.high} for m, i in outside},
-                way_out="the files are damaged, or group_size in config.json is not the true one",
+                remedy="the files are damaged, or group_size in config.json is not the true one",
             )
         )
     if uneven:
@@ -93,7 +94,7 @@ def group_index_findings(found: Sequence[tuple[QuantizedModule, GroupIndex]]) ->
                 what="g_idx puts more input features into a group than group_size, which no "
                 f"quantizer does{spread(sizes, size_of)}",
                 numbers={name: {"largest_group": n} for name, (n, _) in sizes.items()},
-                way_out="compare the files with their source (--sha256)",
+                remedy="compare the files with their source (--sha256)",
             )
         )
     if unlabelled:
@@ -107,7 +108,7 @@ def group_index_findings(found: Sequence[tuple[QuantizedModule, GroupIndex]]) ->
                 f"order in {plural(len(names), 'weight')}. Engines that believe the label ignore "
                 f"it and answer nonsense; isobit uses it{spread(names)}",
                 numbers={"modules": names},
-                way_out="set desc_act to true in config.json (and quantize_config.json)",
+                remedy="set desc_act to true in config.json (and quantize_config.json)",
             )
         )
     return findings
@@ -139,7 +140,7 @@ def apart_findings(
             where=", ".join(dict.fromkeys(text.partition(":")[0] for text in lines)),
             what=f"products that engines fuse have members that differ{listed(texts)}",
             numbers=lines,
-            way_out="nothing to do: isobit runs them apart. An engine that fuses them must not "
+            remedy="nothing to do: isobit runs them apart. An engine that fuses them must not "
             "let the last one win",
         )
     ]

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from isobit.errors import InputError
+from isobit.findings import Finding
 
 from ..captured_warnings import captured_warnings
 from ..checkpoint.settings import read_config, read_json
 from ..formats.config import QUANTIZE_CONFIG, disagreements
 from ..model.spec import ModelSpec, read_spec, spec_from_config
 from ..names import listed, plural
-from .findings import Finding, from_error
+from .findings import from_error
 
 MOST_SHOWN = 60
 _RESTORE = "restore the file from where the model came from; shapes and codes were not checked"
@@ -84,7 +85,7 @@ def _disagreement(error: InputError, folder: Path) -> Finding:
         numbers={
             key: {"config.json": one, QUANTIZE_CONFIG: other} for key, (one, other) in apart.items()
         },
-        way_out="correct the file that is wrong",
+        remedy="correct the file that is wrong",
     )
 
 
@@ -103,7 +104,7 @@ def _from_warnings(records: list[logging.LogRecord]) -> list[Finding]:
             code="N-CONFIG",
             where="config.json",
             what=record.getMessage(),
-            way_out="nothing to do",
+            remedy="nothing to do",
         )
         for record in records
         if record.funcName != "warn_unknown"
@@ -118,7 +119,7 @@ def _from_warnings(records: list[logging.LogRecord]) -> list[Finding]:
                 what=f"not known and not used: {plural(len(saying), 'field')} of the quantization "
                 f"settings{listed(shown)}",
                 numbers={"fields": saying},
-                way_out="look up in the tool that wrote them whether they change how weights are "
+                remedy="look up in the tool that wrote them whether they change how weights are "
                 "stored",
             )
         )
@@ -129,7 +130,7 @@ def _from_warnings(records: list[logging.LogRecord]) -> list[Finding]:
                 code="N-CONFIG-FIELD",
                 where="config.json",
                 what=f"fields that are not known, and empty: {', '.join(silent)}",
-                way_out="nothing to do",
+                remedy="nothing to do",
             )
         )
     return findings

@@ -6,9 +6,10 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
+from isobit.findings import Finding
+
 from ..checkpoint.checkpoint import INDEX, Scan
 from ..names import plural
-from .findings import Finding
 
 HASH_BYTES = 4 << 20
 
@@ -21,7 +22,7 @@ def index_findings(scan: Scan) -> list[Finding]:
             code="W-CKPT-INDEX",
             where=INDEX,
             what=warning.partition(": ")[2],
-            way_out="delete the index, or write it anew: the files decide",
+            remedy="delete the index, or write it anew: the files decide",
         )
         for warning in scan.warnings
     ]
@@ -40,7 +41,7 @@ def layout_findings(folder: Path, scan: Scan) -> list[Finding]:
                 what=f"{plural(len(unused), 'safetensors file')} that the model does not use: it "
                 "has an index that does not name them, or a model.safetensors",
                 numbers={"files": unused},
-                way_out="nothing to do, or delete them to save space",
+                remedy="nothing to do, or delete them to save space",
             )
         )
     return findings

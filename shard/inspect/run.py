@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from isobit.errors import InputError
+from isobit.findings import Finding, worst_first
 
 from ..captured_warnings import captured_warnings
 from ..checkpoint.checkpoint import Scan, scan_checkpoint
@@ -23,7 +24,7 @@ from ..plan.plan import PlanSettings, make_plan
 from ..torch_threads import one_thread
 from .contents import Contents, check_contents, leftover_findings
 from .damage import damage_findings, damage_report
-from .findings import Finding, from_error, sorted_findings, verdict
+from .findings import from_error, verdict
 from .group_index import apart_findings, group_index_findings, index_report
 from .labels import read_labels
 from .layout import index_findings, layout_findings, sha256_of
@@ -90,7 +91,7 @@ def inspect_folder(
     seconds = time.perf_counter() - started
     findings += [from_error(error, folder, _AGAIN) for error in seen.errors]
     findings += _data_findings(seen, contents)
-    findings = sorted_findings(findings)
+    findings = worst_first(findings)
     indices = [(health.module, health.index) for health in seen.weights]
     return Report(
         model=str(folder),
@@ -125,7 +126,7 @@ def _with_stored_head(scan: Scan, spec: ModelSpec) -> tuple[ModelSpec, list[Find
             code="W-CKPT-HEAD",
             where="config.json: tie_word_embeddings",
             what=record.getMessage().partition(": ")[2],
-            way_out="set tie_word_embeddings to false in config.json",
+            remedy="set tie_word_embeddings to false in config.json",
         )
         for record in records
     ]

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from isobit.findings import Finding, Severity
+
 from ..names import by_family, layer_of, places, plural, spread
-from .findings import Finding, Severity
 
 SMALLEST_NORMAL = 2.0**-14
 """Below it float16 has fewer than 11 significant bits."""
@@ -126,14 +127,14 @@ def scale_findings(found: Mapping[str, ScaleStats]) -> list[Finding]:
                 "channels stay below some hundreds; one flipped bit of an exponent gives 65536"
                 + spread(far, lambda same: f"{max(far[name] for name in same)} x the median"),
                 numbers={"times_median": far, "limit": OUTLIER},
-                way_out="compare the files with their source (--sha256)",
+                remedy="compare the files with their source (--sha256)",
             )
         )
     return findings
 
 
 def _counted(
-    severity: Severity, code: str, counts: dict[str, int], what: str, way_out: str
+    severity: Severity, code: str, counts: dict[str, int], what: str, remedy: str
 ) -> Finding:
     several = len(by_family(counts)) > 1
     return Finding(
@@ -143,7 +144,7 @@ def _counted(
         what=f"{plural(sum(counts.values()), 'scale')} {what}"
         + (spread(counts, lambda same: str(sum(counts[n] for n in same))) if several else ""),
         numbers={"tensors": counts},
-        way_out=way_out,
+        remedy=remedy,
     )
 
 

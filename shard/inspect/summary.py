@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from isobit.findings import Finding
+
 from ..checkpoint.safetensors_file import TensorEntry
 from ..checkpoint.safetensors_header import is_file
 from ..contents.contradictions import dtype_name
 from ..model.spec import ModelSpec
 from ..names import plural
-from .findings import Finding, Verdict
+from .findings import Verdict, finding_report
 from .tensors import NumberCount
 from .weights import WeightHealth
 from .zero_points import LABELS, found_version, histogram_report
@@ -43,7 +45,7 @@ class Report:
         return {
             "model": self.model,
             "verdict": self.verdict,
-            "findings": [finding.report() for finding in self.findings],
+            "findings": [finding_report(finding) for finding in self.findings],
             "format": self.format,
             "files": self.files,
             "tensors": self.tensors,

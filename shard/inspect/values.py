@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
+from isobit.findings import Finding, Severity
+
 from ..names import places, plural, spread
-from .findings import Finding, Severity
 from .tensors import PIECE_BYTES, NumberCount
 from .weights import WeightHealth
 
@@ -39,7 +40,7 @@ def not_finite_findings(
                 numbers={
                     name: {"nan": bad[name].nan, "infinite": bad[name].infinite} for name in names
                 },
-                way_out="the file is damaged, or quantization met a group of zeros: download it "
+                remedy="the file is damaged, or quantization met a group of zeros: download it "
                 "again or quantize it again",
             )
         )
@@ -53,7 +54,7 @@ def zero_tensor_findings(
     weights = {n: c for n, c in numbers.items() if n.endswith("weight") and n not in unread}
     names = [name for name, count in weights.items() if count.all_zero]
     holes = {n: c.zero_run for n, c in weights.items() if c.zero_run and not c.all_zero}
-    way_out = "a download may not have finished: compare the files with their source (--sha256)"
+    remedy = "a download may not have finished: compare the files with their source (--sha256)"
     findings = []
     if names:
         findings.append(
@@ -63,7 +64,7 @@ def zero_tensor_findings(
                 where=places(names),
                 what=f"zero throughout: {plural(len(names), 'tensor')}{spread(names)}",
                 numbers={"tensors": names},
-                way_out=way_out,
+                remedy=remedy,
             )
         )
     if holes:
@@ -75,7 +76,7 @@ def zero_tensor_findings(
                 what=f"runs of {PIECE_BYTES >> 20} MiB and more that are zero throughout"
                 + spread(holes, lambda same: f"{sum(holes[n] for n in same)} values"),
                 numbers={"zero_values": holes},
-                way_out=way_out,
+                remedy=remedy,
             )
         )
     return findings
@@ -103,7 +104,7 @@ def stored_shape_findings(weights: Sequence[WeightHealth]) -> list[Finding]:
             where=places(list(wrong)),
             what=f"weight_shape is not the shape of the weight{spread(wrong, text)}",
             numbers={name: list(health.stored_shape or ()) for name, health in wrong.items()},
-            way_out="the tensor holds the true shape of the whole weight: if the checkpoint was "
+            remedy="the tensor holds the true shape of the whole weight: if the checkpoint was "
             "cut or padded by hand, it must be changed too",
         )
     ]

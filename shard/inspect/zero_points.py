@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 
+from isobit.findings import Finding
+
 from ..formats.awq import NIBBLE_OF_COLUMN
 from ..formats.codes import unpack_words
 from ..formats.gptq import ZERO_OFFSETS
 from ..formats.scheme import WeightScheme
 from ..names import places, plural, spread
-from .findings import Finding
 from .quantized import Packing
 
 LABELS = {offset: label for label, offset in ZERO_OFFSETS.items()}
@@ -125,7 +126,7 @@ def _off_by_one(found: Sequence[StoredZeros]) -> list[Finding]:
             f"average; read as {data}, {other:+.2f} (median of {plural(len(names), 'tensor')}). "
             f"Weights of a layer add up to next to nothing, so this is a {data} file",
             numbers={"label": label, "data": data, "off_by": off, "tensors": names},
-            way_out=f'set checkpoint_format to "{data}" in config.json (and quantize_config.json)',
+            remedy=f'set checkpoint_format to "{data}" in config.json (and quantize_config.json)',
         )
     ]
 
@@ -144,7 +145,7 @@ def _conflict(value: str, names: list[str], label: str, agreeing: int) -> Findin
         what=f"stored zero points are {value}, as in a {other} file, but the config says {label} "
         f"({plural(len(names), 'tensor')}). Read by the label, every weight is off by one step",
         numbers={"stored": int(value), "label": label, "data": other, "tensors": names},
-        way_out=f"{agreeing} other weights agree with the label, so the files are a mixture: take "
+        remedy=f"{agreeing} other weights agree with the label, so the files are a mixture: take "
         "the original"
         if agreeing
         else f'set checkpoint_format to "{other}" in config.json (and quantize_config.json)',
@@ -159,7 +160,7 @@ def _not_symmetric(odd: dict[str, list[int]]) -> Finding:
         what="the config says symmetric, but stored zero points are not all the middle code"
         + spread(odd, lambda same: ", ".join(map(str, odd[same[0]][:8]))),
         numbers={"stored": odd},
-        way_out="if the model was quantized with sym=False, set sym to false in config.json",
+        remedy="if the model was quantized with sym=False, set sym to false in config.json",
     )
 
 
@@ -176,5 +177,5 @@ def _wrapped(wrapped: dict[str, int]) -> Finding:
         "0, as AutoGPTQ does; other engines read one more than the largest code"
         + spread(wrapped, text),
         numbers={"tensors": wrapped},
-        way_out='store the model as "gptq_v2", which has no such case',
+        remedy='store the model as "gptq_v2", which has no such case',
     )

@@ -44,7 +44,7 @@ def check_checkpoint(checkpoint: Checkpoint, spec: ModelSpec) -> None:
 
 
 def _error(checkpoint: Checkpoint, found: Contradiction, place: str = "") -> InputError:
-    advice = found.way_out[0].upper() + found.way_out[1:]
+    advice = found.remedy[0].upper() + found.remedy[1:]
     return _CLASSES[found.kind](found.code, f"{checkpoint.folder}: {place}{found.what}\n{advice}")
 
 

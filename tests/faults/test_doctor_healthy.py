@@ -32,7 +32,7 @@ __all__ = ["command"]
 def test_a_healthy_model_is_called_healthy(model, degree, layout):
     diagnosis = diagnose(model, degree, layout=layout)
     assert diagnosis.decisive is None, diagnosis.decisive
-    assert {check.status for check in diagnosis.checks} <= {"ok", "note", "warning"}
+    assert {check.severity for check in diagnosis.checks} <= {"ok", "note", "warning"}
 
 
 @pytest.mark.parametrize("degree", [2, 3])
@@ -40,7 +40,7 @@ def test_the_library_is_outside_the_contract_and_no_fault(degree, tmp_path):
     save_random_folder(tmp_path, config())
     diagnosis = diagnose(tmp_path, degree, all_reduce="library")
     assert diagnosis.decisive is None, diagnosis.decisive
-    warnings = [f.what for c in diagnosis.checks for f in c.findings if f.status == "warning"]
+    warnings = [f.what for c in diagnosis.checks for f in c.findings if f.severity == "warning"]
     assert warnings and all("outside the contract" in what for what in warnings)
 
 

@@ -107,7 +107,7 @@ def test_the_same_model_is_healthy_in_bfloat16(overflowing):
     diagnosis = diagnose(overflowing, 2, "numbers")
     assert diagnosis.decisive is None
     (note,) = diagnosis.checks[0].findings
-    assert (note.status, note.site) == ("note", SITE)
+    assert (note.severity, note.site) == ("note", SITE)
     assert "would overflow in float16" in note.what
     lengths = [prompt["length"] for prompt in diagnosis.checks[0].measured["prompts"]]
     assert lengths == [*map(len, PROMPTS), 50, 51]
@@ -115,7 +115,7 @@ def test_the_same_model_is_healthy_in_bfloat16(overflowing):
 
 def test_a_model_that_fits_float16_is_healthy_in_it():
     diagnosis = diagnose(INT4, 2, "numbers", dtype="float16", quick=False)
-    assert [result.status for result in diagnosis.checks] == ["ok"]
+    assert [result.severity for result in diagnosis.checks] == ["ok"]
     assert diagnosis.checks[0].measured["prompts"][-1]["length"] == 512
 
 
@@ -176,13 +176,13 @@ def test_what_quantizes_well_is_healthy(options, tmp_path, command: Command):
     model = tmp_path / "model"
     assert command("quantize", DENSE, model, "--group-size", 32, *options).status == 0
     diagnosis = diagnose(model, 2, "reference", reference=DENSE)
-    assert [result.status for result in diagnosis.checks] == ["ok"]
+    assert [result.severity for result in diagnosis.checks] == ["ok"]
 
 
 def test_cutting_and_adding_cost_nothing_but_with_the_library():
     # Two ranks have but one order in which to add.
     (result,) = diagnose(INT4, 3, "reference", quick=False, all_reduce="library").checks
-    assert result.status == "note"
+    assert result.severity == "note"
     parts = result.measured["run"]
     assert parts["sharding"] == 0 < parts["reduction_order"]
     # What bfloat16 costs is 20 to 200 times less than 4 bits do (docs/quantization.md).
@@ -194,5 +194,5 @@ def test_a_reference_of_no_use_is_no_verdict(kind, tmp_path):
     save_random_folder(tmp_path / "smaller", config())
     folder = {"quantized": INT4, "smaller": tmp_path / "smaller", "missing": tmp_path / "missing"}
     (result,) = diagnose(INT4, 2, "reference", reference=folder[kind]).checks
-    assert result.status == "warning"
+    assert result.severity == "warning"
     assert "not compared" in result.findings[0].what

@@ -10,13 +10,14 @@ from rich.table import Table
 from safetensors.torch import load_file, save_file
 
 from isobit.errors import InputError
+from isobit.findings import Finding
 from isobit.launch.cli.inspect import print_report
 from isobit.launch.cli.main import _Printable
 from isobit.launch.cli.output import console, print_error
 from isobit.launch.pages.doctor_page import write_page
 from isobit.launch.printable import printable
 from isobit.runtime.doctor.diagnosis import Diagnosis
-from isobit.runtime.doctor.findings import CheckResult, Finding
+from isobit.runtime.doctor.findings import CheckResult
 from isobit.shard.inspect import inspect_folder
 
 from ..support import INT4, copy_model
@@ -61,7 +62,7 @@ def test_a_report_and_a_page_of_a_hostile_tensor(tmp_path: Path, capsys):
     said = capsys.readouterr().out
     assert "\\x1b[31mred" in said
     assert "\x1b" not in said
-    note = Finding(check="checkpoint", status="note", what=HOSTILE)
+    note = Finding(check="checkpoint", severity="note", what=HOSTILE)
     result = CheckResult(name="checkpoint", seconds=0, findings=(note,))
     report = Diagnosis(case={}, checks=(result,), decisive=None).report()
     write_page(tmp_path / "page.html", report, "now")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
 from isobit.errors import InputError
+from isobit.findings import Finding, status
 
 from ....runtime.model_files.manifest import read_manifest
 from ...cluster.check.judge import judge
@@ -55,13 +56,13 @@ def check(
             lambda total: bar.update(task, total=total, advance=1),
         )
     found = judge(reports, driver_report().versions, wanted, hosts)
-    faults = sum(finding.gravity == "fault" for finding in found)
+    faults = sum(finding.severity == "error" for finding in found)
     if as_json:
         print_json(
             {
                 "verdict": "faults" if faults else "ready",
                 "hosts": reports,
-                "findings": [finding.report() for finding in found],
+                "findings": [_report(finding) for finding in found],
             }
         )
     else:
@@ -83,6 +84,18 @@ def _folder(name: str) -> Path:
             "for: each host downloads it at the start",
         )
     return path
+
+
+def _report(finding: Finding) -> dict[str, Any]:
+    """A finding as `--json` prints it, with the old names of severity and remedy."""
+    return {
+        "gravity": status(finding.severity),
+        "severity": finding.severity,
+        "what": finding.what,
+        "way_out": finding.remedy,
+        "remedy": finding.remedy,
+        "hosts": list(finding.hosts),
+    }
 
 
 @cluster.command()

@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
+from isobit.findings import Finding, Severity
+
 from ...cluster.check.facts import Report
-from ...cluster.check.finding import Gravity, HostFinding
 from ..output import console
 from .rows import rows_of
 
 NAMES, COLUMN = 17, 25
 """Characters that the names of facts take up, and in most cases those of one host."""
-STYLES: dict[Gravity, str] = {"fault": "bold red", "warning": "yellow", "note": "cyan"}
+STYLES: dict[Severity, str] = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 
 def print_table(reports: Sequence[Report]) -> None:
@@ -43,12 +44,12 @@ def print_table(reports: Sequence[Report]) -> None:
         console.print()
 
 
-def print_findings(found: Sequence[HostFinding]) -> None:
-    """What is wrong in a line each, and the way out below it."""
+def print_findings(found: Sequence[Finding]) -> None:
+    """What is wrong in a line each, and the remedy below it."""
     for finding in found:
         grid = Table.grid(padding=(0, 2))
         grid.add_column(width=len("warning"))
         grid.add_column(overflow="fold")
-        grid.add_row(Text(finding.gravity, style=STYLES[finding.gravity]), Text(finding.what))
-        grid.add_row("", Text(f"-> {finding.way_out}", style="dim"))
+        grid.add_row(Text(finding.severity, style=STYLES[finding.severity]), Text(finding.what))
+        grid.add_row("", Text(f"-> {finding.remedy}", style="dim"))
         console.print(grid)

@@ -11,9 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from isobit.errors import InputError
+from isobit.findings import Evidence, Finding
 
-from ....runtime.doctor.diagnosis import PLACE, Diagnosis
-from ....runtime.doctor.findings import CheckResult, Evidence, Finding
+from ....runtime.doctor.diagnosis import Diagnosis
+from ....runtime.doctor.findings import PLACE, CheckResult
 from ...pages.doctor_page import write_page
 from ..output import console, errors, print_json
 
@@ -22,7 +23,7 @@ MARKS = {
     "note": "[cyan]·[/]",
     "skipped": "[dim]-[/]",
     "warning": "[yellow]![/]",
-    "fault": "[bold red]✗[/]",
+    "error": "[bold red]✗[/]",
 }
 MOST_EVIDENCE = 4
 LONGEST = 300
@@ -30,13 +31,13 @@ LONGEST = 300
 
 def print_check(result: CheckResult) -> None:
     """One line; warnings and faults in a line of their own each."""
-    shown = [f for f in result.findings if f.status in ("warning", "fault")]
-    first = next((f.what for f in result.findings if f.status == "skipped"), "")
-    notes = sum(f.status == "note" for f in result.findings)
+    shown = [f for f in result.findings if f.severity in ("warning", "error")]
+    first = next((f.what for f in result.findings if f.severity == "skipped"), "")
+    notes = sum(f.severity == "note" for f in result.findings)
     said = first or (f"{notes} note{'s' if notes > 1 else ''}" if notes else "")
-    time = "" if result.status == "skipped" else f"{result.seconds:6.1f} s"
+    time = "" if result.severity == "skipped" else f"{result.seconds:6.1f} s"
     console.print(
-        f"{MARKS[result.status]} {result.name:<12}{time:>9}  [dim]{escape(said)}[/]",
+        f"{MARKS[result.severity]} {result.name:<12}{time:>9}  [dim]{escape(said)}[/]",
         soft_wrap=True,
     )
     for finding in shown:
@@ -92,7 +93,7 @@ def _facts(found: Finding) -> Table:
     for number, evidence in enumerate(found.evidence[:MOST_EVIDENCE]):
         table.add_row("" if number else "evidence", Text(_evidence(evidence)))
     table.add_row("confidence", Text(f"{found.confidence}: {found.reason}"))
-    table.add_row("next step", Text(found.next_step, style="bold"))
+    table.add_row("remedy", Text(found.remedy, style="bold"))
     return table
 
 

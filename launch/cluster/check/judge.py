@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import get_args
+
+from isobit.findings import Finding, worst_first
 
 from ....runtime.model_files.manifest import Manifest
 from .facts import Report
-from .finding import Gravity, HostFinding
 from .judge_machine import clock, graphics, links, reach, room
 from .judge_model import model
 from .judge_software import broken, known_trouble, silent, versions
-
-ORDER = get_args(Gravity)[::-1]
 
 
 def judge(
@@ -20,7 +18,7 @@ def judge(
     driver: Mapping[str, str],
     wanted: Manifest | None = None,
     hosts: int | None = None,
-) -> list[HostFinding]:
+) -> list[Finding]:
     """Findings, faults first.
 
     `driver` holds the driver's versions by the names of HostReport, `wanted` its files of the
@@ -31,19 +29,19 @@ def judge(
         found += model(reports, wanted)
     for check in (broken, reach, graphics, clock, links, room, known_trouble):
         found += check(reports)
-    return sorted(found, key=lambda finding: ORDER.index(finding.gravity))
+    return worst_first(found)
 
 
-def missing(reports: Sequence[Report], hosts: int | None) -> list[HostFinding]:
+def missing(reports: Sequence[Report], hosts: int | None) -> list[Finding]:
     """A host that never joined leaves no report."""
     alive = [report["host"] for report in reports if report["state"] == "alive"]
     if hosts is None or len(alive) >= hosts:
         return []
     return [
-        HostFinding(
-            gravity="fault",
+        Finding(
+            severity="error",
             what=f"{len(alive)} of {hosts} hosts are there: {', '.join(alive)}",
-            way_out="on the head: less /tmp/ray/session_latest/logs/monitor.*; on the missing "
+            remedy="on the head: less /tmp/ray/session_latest/logs/monitor.*; on the missing "
             "host, ray start --address=HEAD:6379 says what is wrong",
         )
     ]

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
+from isobit.findings import Finding
+
 from ....runtime.model_files.compare import HostFiles, differences
 from ....runtime.model_files.manifest import Manifest
 from .facts import Report, facts
-from .finding import HostFinding
 
 
-def model(reports: Sequence[Report], wanted: Manifest) -> list[HostFinding]:
+def model(reports: Sequence[Report], wanted: Manifest) -> list[Finding]:
     """A finding per host whose files are not the driver's; the tokenizer's concern no rank."""
     seen = [
         HostFiles(
@@ -28,11 +29,11 @@ def model(reports: Sequence[Report], wanted: Manifest) -> list[HostFinding]:
         if each.kind != "tokenizer":
             details[each.host].append(each.detail)
     return [
-        HostFinding(
-            gravity="fault",
+        Finding(
+            severity="error",
             what=f"the model on {host}: {'; '.join(lines)}",
             hosts=(host,),
-            way_out="rsync -a --delete FOLDER/ HOST:FOLDER/, or --model-files head, which sends "
+            remedy="rsync -a --delete FOLDER/ HOST:FOLDER/, or --model-files head, which sends "
             "the driver's files there at the start",
         )
         for host, lines in details.items()

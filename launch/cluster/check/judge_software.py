@@ -5,43 +5,44 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
+from isobit.findings import Finding
+
 from ..ray.versions import differing
 from .facts import ALIKE, Report, cards, devices, facts, instructions, usual
-from .finding import HostFinding
 
 
-def silent(reports: Sequence[Report], driver: Mapping[str, str]) -> list[HostFinding]:
+def silent(reports: Sequence[Report], driver: Mapping[str, str]) -> list[Finding]:
     """Hosts that said nothing, where another version of isobit is not the reason."""
     found = []
     for report in reports:
         host = report["host"]
         if report["state"] == "dead":
             what = f"{host} has left the cluster"
-            way_out = "start Ray there again; /tmp/ray/session_latest/logs there says why it ended"
+            remedy = "start Ray there again; /tmp/ray/session_latest/logs there says why it ended"
         elif report["state"] == "silent":
             what = f"{host} takes no connection where its Ray is to listen"
-            way_out = "see its power and its cable, then whether a firewall came between"
+            remedy = "see its power and its cable, then whether a firewall came between"
         elif "error" in report and report.get("versions", driver)["isobit"] == driver["isobit"]:
             what = f"{host} cannot be asked: {report['error']}"
-            way_out = "see the logs there, in /tmp/ray/session_latest/logs"
+            remedy = "see the logs there, in /tmp/ray/session_latest/logs"
         else:
             continue
-        found.append(HostFinding(gravity="fault", what=what, hosts=(host,), way_out=way_out))
+        found.append(Finding(severity="error", what=what, hosts=(host,), remedy=remedy))
     return found
 
 
-def versions(reports: Sequence[Report], driver: Mapping[str, str]) -> list[HostFinding]:
+def versions(reports: Sequence[Report], driver: Mapping[str, str]) -> list[Finding]:
     """What all ranks must have as the driver has it, or the start of an engine refuses them."""
     held: dict[tuple[str, str], list[str]] = defaultdict(list)
     for report in reports:
         for difference in differing(driver, report.get("versions", driver), "not known"):
             held[difference].append(report["host"])
     found = [
-        HostFinding(
-            gravity="fault",
+        Finding(
+            severity="error",
             what=f"{ALIKE[package]} {has} on {', '.join(hosts)}; the driver has {driver[package]}",
             hosts=tuple(hosts),
-            way_out="install there what the driver has, then start Ray there again",
+            remedy="install there what the driver has, then start Ray there again",
         )
         for (package, has), hosts in held.items()
     ]
@@ -50,18 +51,18 @@ def versions(reports: Sequence[Report], driver: Mapping[str, str]) -> list[HostF
         most = usual(list(sets.values()))
         odd = tuple(host for host, isa in sets.items() if isa != most)
         found.append(
-            HostFinding(
-                gravity="fault",
+            Finding(
+                severity="error",
                 what="different instruction sets: "
                 + "; ".join(f"{isa} on {host}" for host, isa in sets.items()),
                 hosts=odd,
-                way_out="set ISOBIT_CPU_ISA alike, to one that all have, where Ray is started",
+                remedy="set ISOBIT_CPU_ISA alike, to one that all have, where Ray is started",
             )
         )
     return found
 
 
-def broken(reports: Sequence[Report]) -> list[HostFinding]:
+def broken(reports: Sequence[Report]) -> list[Finding]:
     """torch or the kernels cannot be loaded, or torch does not see what the driver lists."""
     found = []
     for report in reports:
@@ -70,35 +71,35 @@ def broken(reports: Sequence[Report]) -> list[HostFinding]:
             error = (facts(report).get(part) or {}).get("error")
             if error is not None:
                 found.append(
-                    HostFinding(
-                        gravity="fault",
+                    Finding(
+                        severity="error",
                         what=f"{part} cannot be loaded on {host}: {error}",
                         hosts=(host,),
-                        way_out=f"there: pip install --force-reinstall --no-deps {package}",
+                        remedy=f"there: pip install --force-reinstall --no-deps {package}",
                     )
                 )
         if seen is not None and len(seen) < listed:
             version = facts(report)["torch"]["version"]
             found.append(
-                HostFinding(
-                    gravity="fault",
+                Finding(
+                    severity="error",
                     what=f"torch {version} sees {len(seen)} of {listed} GPUs on {host}",
                     hosts=(host,),
-                    way_out="install torch for CUDA there; see CUDA_VISIBLE_DEVICES",
+                    remedy="install torch for CUDA there; see CUDA_VISIBLE_DEVICES",
                 )
             )
     return found
 
 
-def known_trouble(reports: Sequence[Report]) -> list[HostFinding]:
+def known_trouble(reports: Sequence[Report]) -> list[Finding]:
     """What has gone wrong elsewhere on such machines."""
     hosts: dict[tuple[str, str], list[str]] = defaultdict(list)
     for report in reports:
         for entry in facts(report).get("trouble", []):
-            hosts[entry["what"], entry["way_out"]].append(report["host"])
+            hosts[entry["what"], entry["remedy"]].append(report["host"])
     return [
-        HostFinding(
-            gravity="warning", what=f"{', '.join(them)}: {what}", hosts=tuple(them), way_out=way_out
+        Finding(
+            severity="warning", what=f"{', '.join(them)}: {what}", hosts=tuple(them), remedy=remedy
         )
-        for (what, way_out), them in hosts.items()
+        for (what, remedy), them in hosts.items()
     ]

@@ -29,7 +29,7 @@ def node_facts(model: str | None) -> dict[str, Any]:
         "torch": seen["torch"],
         "kernels": seen.get("kernels"),
         "model": None if model is None else _model(Path(model)),
-        "trouble": [{key: entry[key] for key in ("what", "way_out")} for entry in known_bad(seen)],
+        "trouble": [{key: entry[key] for key in ("what", "remedy")} for entry in known_bad(seen)],
     }
 
 

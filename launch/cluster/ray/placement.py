@@ -96,12 +96,12 @@ def _too_small(nodes: Sequence[Node], demand: Demand) -> EnvironmentFault:
     present = sum(node.holds(demand) for node in nodes)
     unit = "GPUs, each with a core," if demand.gpu else "cores"
     away = [node for node in nodes if node.state != "alive"]
-    way_out = f"Ask for fewer ranks (-tp {present}) or add hosts" if present else "Add hosts"
+    remedy = f"Ask for fewer ranks (-tp {present}) or add hosts" if present else "Add hosts"
     if away:
         names = ", ".join(map(str, away))
-        way_out = f"Bring back {names} (`ray status` and its /tmp/ray/session_latest/logs say more)"
+        remedy = f"Bring back {names} (`ray status` and its /tmp/ray/session_latest/logs say more)"
     return EnvironmentFault(
         "E-RAY-RESOURCES",
-        f"{demand} need {demand.ranks} {unit} in the Ray cluster, which has {present}. {way_out}\n"
+        f"{demand} need {demand.ranks} {unit} in the Ray cluster, which has {present}. {remedy}\n"
         + resource_table(nodes, demand),
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from isobit.findings import Evidence, Finding, Verdict, errors_of
+
 from ....shard.checkpoint.checkpoint import open_checkpoint
 from ....shard.contents.stored_head import with_stored_head
 from ....shard.inspect import Finding as Inspected
@@ -13,7 +15,6 @@ from ....shard.inspect.quantized import QuantizedModule
 from ....shard.model.spec import read_spec
 from ..context import Context
 from ..failures import layer_of, op_of, verdict_of_code
-from ..findings import Evidence, Finding, Verdict, faults
 
 NAME = "checkpoint"
 MOST_SHOWN = 400
@@ -27,7 +28,7 @@ def check_checkpoint(context: Context) -> list[Finding]:
     context.measure("files", report.files)
     context.measure("format", report.format)
     found = [_finding(each) for each in report.findings]
-    return found if faults(found) else found + _misaligned(context)
+    return found if errors_of(found) else found + _misaligned(context)
 
 
 def _misaligned(context: Context) -> list[Finding]:
@@ -58,17 +59,17 @@ def _misaligned(context: Context) -> list[Finding]:
     if stray and not found:
         names = ", ".join(module.name for module, _ in stray[:4])
         what = f"scales that have nothing to do with the codes beside them: {names}"
-        found.append(Finding(check=NAME, status="warning", what=what, next_step=RESTORE))
+        found.append(Finding(check=NAME, severity="warning", what=what, remedy=RESTORE))
     context.measure("misaligned", len(found))
     return found
 
 
 def _stray(
-    module: QuantizedModule, verdict: Verdict, what: str, own: float, best: float, way_out: str
+    module: QuantizedModule, verdict: Verdict, what: str, own: float, best: float, remedy: str
 ) -> Finding:
     return Finding(
         check=NAME,
-        status="fault",
+        severity="error",
         verdict=verdict,
         what=f"{module.name}: {what}",
         site=module.name.removeprefix("model."),
@@ -85,7 +86,7 @@ def _stray(
         ),
         confidence="medium",
         reason="a correlation over many rows: strong evidence, and no proof",
-        next_step=way_out,
+        remedy=remedy,
     )
 
 
@@ -103,20 +104,20 @@ def _finding(found: Inspected) -> Finding:
     if found.severity != "error":
         return Finding(
             check=NAME,
-            status="warning" if found.severity == "warning" else "note",
+            severity="warning" if found.severity == "warning" else "note",
             what=what,
             evidence=evidence,
-            next_step=found.way_out,
+            remedy=found.remedy,
             **place,
         )
     return Finding(
         check=NAME,
-        status="fault",
+        severity="error",
         verdict=_verdict(found),
         what=what,
         evidence=evidence,
         reason="the files alone show it",
-        next_step=found.way_out,
+        remedy=found.remedy,
         site=tensor,
         **place,
     )

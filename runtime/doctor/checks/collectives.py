@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from isobit.findings import Evidence, Finding
+
 from ...engine.engine import OUTSIDE_CONTRACT
 from ..canary import canary
 from ..context import Context
 from ..failures import layer_of, op_of
-from ..findings import Evidence, Finding, skipped
+from ..findings import skipped
 
 NAME = "collectives"
 BIAS = "the bias"
@@ -23,7 +25,9 @@ def check_collectives(context: Context) -> list[Finding]:
     found: list[Finding] = []
     if case.engine.all_reduce == "library":
         found.append(
-            Finding(check=NAME, status="warning", what=f"outside the contract: {OUTSIDE_CONTRACT}")
+            Finding(
+                check=NAME, severity="warning", what=f"outside the contract: {OUTSIDE_CONTRACT}"
+            )
         )
     if not case.quick:
         modes, failed = canary(case.degree, case.engine.collective_timeout_s)
@@ -36,7 +40,7 @@ def check_collectives(context: Context) -> list[Finding]:
         found.append(
             Finding(
                 check=NAME,
-                status="warning",
+                severity="warning",
                 what=f"custom collectives are off, ranks {chosen['name']}: {chosen['reason']}",
             )
         )
@@ -73,7 +77,7 @@ def _finding(rank: int | None, wrong: list[dict[str, Any]]) -> Finding:
         described = f"the sum of the ranks' parts holds {looks} of the product as well"
     return Finding(
         check=NAME,
-        status="fault",
+        severity="error",
         verdict="shard-fault" if bias else "collective-fault",
         what=f"{site} {on}: {described}{more}",
         site=site,
@@ -90,5 +94,5 @@ def _finding(rank: int | None, wrong: list[dict[str, Any]]) -> Finding:
             ),
         ),
         reason="a bias belongs behind the sum, once" if bias else "there is one right answer",
-        next_step="isobit generate MODEL -tp N --all-reduce gather -p TEXT",
+        remedy="isobit generate MODEL -tp N --all-reduce gather -p TEXT",
     )

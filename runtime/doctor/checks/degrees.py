@@ -10,11 +10,12 @@ import dataclasses
 from typing import Any
 
 from isobit.errors import RankFault
+from isobit.findings import Evidence, Finding, Verdict
 
 from ...trace.tracer import Difference, first_difference
 from ..context import Context
 from ..failures import layer_of, op_of
-from ..findings import Evidence, Finding, Verdict, skipped
+from ..findings import skipped
 from ..ranks import RanksExamined
 from .kernels import operation_findings
 from .plan import software_findings, table_findings, weight_findings
@@ -50,7 +51,7 @@ def check_degrees(context: Context) -> list[Finding]:
         return []
     context.measure("first_difference", dataclasses.asdict(difference))
     if context.case.engine.all_reduce == "library" and difference.site.endswith(SUMMED):
-        return [Finding(check=NAME, status="warning", what=OUTSIDE, site=difference.site)]
+        return [Finding(check=NAME, severity="warning", what=OUTSIDE, site=difference.site)]
     evidence = _evidence(difference)
     if difference.site.endswith(SUMMED) and not context.case.quick:
         evidence += _gathered(context, ranks, reference, difference)
@@ -75,7 +76,7 @@ def _finding(
     kind, _, number = difference.part.partition(" ")
     return Finding(
         check=NAME,
-        status="fault",
+        severity="error",
         verdict=verdict,
         what=f"degrees {difference.degrees[0]} and {difference.degrees[1]} part at {site} "
         f"({difference.part}), rank {difference.rank}",
@@ -87,7 +88,7 @@ def _finding(
         evidence=evidence,
         confidence="high" if same else "medium",
         reason=reason,
-        next_step=f"isobit verify MODEL --degrees 1,{difference.degrees[1]} shows the same place",
+        remedy=f"isobit verify MODEL --degrees 1,{difference.degrees[1]} shows the same place",
     )
 
 

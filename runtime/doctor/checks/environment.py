@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from ..findings import CheckResult, Evidence, Finding
+from isobit.findings import Evidence, Finding
+
+from ..findings import CheckResult
 from ..known_bad import known_bad
 from ..probes import import_probe, machine
 
@@ -24,21 +26,21 @@ def check_environment(degree: int) -> tuple[list[Finding], dict[str, Any]]:
     seen |= import_probe()
     if "error" in seen["torch"]:
         error = seen["torch"]["error"]
-        way_out = "install torch again: pip install --force-reinstall torch"
-        found.append(_fault(f"torch cannot be imported: {error}", "torch", error, way_out))
+        remedy = "install torch again: pip install --force-reinstall torch"
+        found.append(_fault(f"torch cannot be imported: {error}", "torch", error, remedy))
     elif "error" in seen["kernels"]:
         error = seen["kernels"]["error"]
         what = f"the compiled kernels cannot be loaded: {error}"
-        way_out = "install isobit again: pip install --force-reinstall --no-deps isobit"
-        found.append(_fault(what, "isobit.kernels", error, way_out))
+        remedy = "install isobit again: pip install --force-reinstall --no-deps isobit"
+        found.append(_fault(what, "isobit.kernels", error, remedy))
     found += _notes(seen, degree)
     found += [
         Finding(
             check=NAME,
-            status="warning",
+            severity="warning",
             what=entry["what"],
             evidence=(Evidence(what="known bad", measured=entry["what"], source=entry["source"]),),
-            next_step=entry["way_out"],
+            remedy=entry["remedy"],
         )
         for entry in known_bad(seen)
     ]
@@ -64,7 +66,7 @@ def _notes(seen: dict[str, Any], degree: int) -> list[Finding]:
         found.append(
             Finding(
                 check=NAME,
-                status="warning",
+                severity="warning",
                 what=f"shared memory: {shared / 2**20:.0f} MiB are free, {degree} ranks may need "
                 f"{needed / 2**20:.0f}",
                 evidence=(
@@ -75,25 +77,25 @@ def _notes(seen: dict[str, Any], degree: int) -> list[Finding]:
                         source="4 MiB a rank for the custom collectives",
                     ),
                 ),
-                next_step="docker run --shm-size=1g, or --disable-custom-all-reduce",
+                remedy="docker run --shm-size=1g, or --disable-custom-all-reduce",
             )
         )
     if fault := seen["variables"].get("ISOBIT_FAULT"):
         found.append(
             Finding(
                 check=NAME,
-                status="warning",
+                severity="warning",
                 what=f"ISOBIT_FAULT={fault}: faults are injected on purpose",
-                next_step="unset ISOBIT_FAULT",
+                remedy="unset ISOBIT_FAULT",
             )
         )
     return found
 
 
-def _fault(what: str, op: str, measured: str, next_step: str) -> Finding:
+def _fault(what: str, op: str, measured: str, remedy: str) -> Finding:
     return Finding(
         check=NAME,
-        status="fault",
+        severity="error",
         verdict="environment",
         what=what,
         op=op,
@@ -103,5 +105,5 @@ def _fault(what: str, op: str, measured: str, next_step: str) -> Finding:
             ),
         ),
         reason="nothing can run without it",
-        next_step=next_step,
+        remedy=remedy,
     )

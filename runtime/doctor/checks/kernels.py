@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from isobit.findings import Evidence, Finding
+
 from ..context import Context
 from ..failures import layer_of, op_of
-from ..findings import Evidence, Finding
 from .plan import weight_findings
 
 NAME = "kernels"
@@ -35,7 +36,7 @@ def check_kernels(context: Context) -> list[Finding]:
 def _not_finite(error: str) -> Finding:
     return Finding(
         check=NAME,
-        status="fault",
+        severity="error",
         verdict="numeric-overflow",
         what=error,
         site="logits",
@@ -43,7 +44,7 @@ def _not_finite(error: str) -> Finding:
         evidence=(Evidence(what="logits", measured=error, threshold="finite"),),
         confidence="low",
         reason="only the end of the pass is looked at here, not where it began",
-        next_step="isobit generate MODEL -tp N --dtype bfloat16 -p TEXT",
+        remedy="isobit generate MODEL -tp N --dtype bfloat16 -p TEXT",
     )
 
 
@@ -67,7 +68,7 @@ def _finding(check: str, rank: int, wrong: dict[str, Any], count: int) -> Findin
         reason = "the same inputs and the same weights give another result in plain torch"
     return Finding(
         check=check,
-        status="fault",
+        severity="error",
         verdict="collective-fault" if tree else "kernel-fault",
         what=what,
         site=op if op.endswith(".out") else f"{op}.out",
@@ -84,5 +85,5 @@ def _finding(check: str, rank: int, wrong: dict[str, Any], count: int) -> Findin
             ),
         ),
         reason=reason,
-        next_step="make test (tests/kernels) on this machine, and report which test fails",
+        remedy="make test (tests/kernels) on this machine, and report which test fails",
     )

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
+from isobit.findings import Evidence, Finding
+
 from ...engine.results import Completion
 from ...forward.sites import model_sites
 from ...scheduler.batch import StepRows
@@ -19,7 +21,6 @@ from ...trace.statistics import FP16_MAX
 from ...trace.tracer import Run
 from ..context import Context
 from ..failures import layer_of, op_of
-from ..findings import Evidence, Finding
 from ..site_numbers import (
     Place,
     by_rank,
@@ -178,24 +179,22 @@ def _not_finite(ran: _Ran, wide: _Ran, place: Place, trained_in: str) -> Finding
             else f"Run with --dtype {wide.name}"
         )
         reason = f"what this place holds in {wide.name} does not fit {ran.name}"
-        next_step = f"isobit generate MODEL -tp N --dtype {wide.name} -p TEXT"
+        remedy = f"isobit generate MODEL -tp N --dtype {wide.name} -p TEXT"
     elif still is None:
         what = (
             f"{place.site} on {_ranks(place.ranks)} is not finite, though its true values, up to "
             f"{true:.3g}, fit {ran.name}"
         )
         reason = "the inputs are finite and the exact result would fit: it is lost on the way to it"
-        next_step = (
-            f"isobit generate MODEL -tp N --dtype {wide.name} -p TEXT; report the replay file"
-        )
+        remedy = f"isobit generate MODEL -tp N --dtype {wide.name} -p TEXT; report the replay file"
     else:
         what = f"{place.site} on {_ranks(place.ranks)} is not finite, nor is it in {wide.name}"
         reason = "no dtype holds what these weights make of these prompts"
-        next_step = "compare the files with where they came from: isobit inspect MODEL --sha256"
+        remedy = "compare the files with where they came from: isobit inspect MODEL --sha256"
     inside = still is None and not overflows
     return Finding(
         check=NAME,
-        status="fault",
+        severity="error",
         verdict="kernel-fault" if inside else "numeric-overflow",
         what=what,
         site=place.site,
@@ -205,7 +204,7 @@ def _not_finite(ran: _Ran, wide: _Ran, place: Place, trained_in: str) -> Finding
         evidence=evidence,
         confidence="high" if overflows else "low" if inside else "medium",
         reason=reason,
-        next_step=next_step,
+        remedy=remedy,
     )
 
 
@@ -226,7 +225,7 @@ def _constant(ran: _Ran) -> Finding | None:
     zero = first_all_zero(ran.traces)
     return Finding(
         check=NAME,
-        status="fault",
+        severity="error",
         verdict="checkpoint-damaged",
         what="every logit is the same number, so token 0 is the answer to everything"
         + (f"; {zero} is the first site with nothing but zeros" if zero else ""),
@@ -239,7 +238,7 @@ def _constant(ran: _Ran) -> Finding | None:
         ),
         confidence="low",
         reason="numbers are finite and kernels were checked; what is left is the weights",
-        next_step="compare the files with where they came from: isobit inspect MODEL --sha256",
+        remedy="compare the files with where they came from: isobit inspect MODEL --sha256",
     )
 
 
@@ -251,11 +250,11 @@ def _storm(ran: _Ran) -> list[Finding]:
     return [
         Finding(
             check=NAME,
-            status="warning",
+            severity="warning",
             what=f"token 0 and nothing else follows prompts of {lengths} tokens; its logits are "
             "finite and differ",
             evidence=(Evidence(what="tokens", measured=str(tokens)),),
-            next_step="isobit doctor MODEL -tp N --prompt TEXT, of which the answer is known",
+            remedy="isobit doctor MODEL -tp N --prompt TEXT, of which the answer is known",
         )
     ]
 
@@ -265,12 +264,12 @@ def _near(ran: _Ran) -> list[Finding]:
     seen = peaks(ran.traces)
     if ran.name == "float16":
         near = [p for p in seen.values() if p.site in ran.stored and p.absmax > NEAR * FP16_MAX]
-        status = "warning"
-        next_step = "isobit generate MODEL -tp N --dtype bfloat16 -p TEXT"
+        severity = "warning"
+        remedy = "isobit generate MODEL -tp N --dtype bfloat16 -p TEXT"
         what, threshold, source = "comes near the end of float16", NEAR * FP16_MAX, HEADROOM
     else:
         near = [peak for peak in seen.values() if peak.absmax > FP16_MAX]
-        status, next_step = "note", f"keep this model in {ran.name}"
+        severity, remedy = "note", f"keep this model in {ran.name}"
         what, threshold = "would overflow in float16", FP16_MAX
         source = f"{BINARY16}; isobit keeps sums and the residual stream in float32"
     if not near:
@@ -278,7 +277,7 @@ def _near(ran: _Ran) -> list[Finding]:
     return [
         Finding(
             check=NAME,
-            status=status,
+            severity=severity,
             what=f"{near[0].site} {what}: absmax {near[0].absmax:.4g} on rank {near[0].rank}"
             + (f", and {len(near) - 1} more sites" if len(near) > 1 else ""),
             site=near[0].site,
@@ -294,7 +293,7 @@ def _near(ran: _Ran) -> list[Finding]:
                 )
                 for peak in sorted(near, key=lambda peak: -peak.absmax)[:4]
             ),
-            next_step=next_step,
+            remedy=remedy,
         )
     ]
 

@@ -6,13 +6,14 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from isobit.findings import Confidence, Evidence, Finding, Verdict
+
 from ....shard.checkpoint.checkpoint import open_checkpoint
 from ....shard.verify.compare_weights import ORDER
 from ....shard.verify.verify_load import compare, file_fingerprints
 from ...settings.engine import run_dtype
 from ..context import Context
 from ..failures import layer_of, op_of
-from ..findings import Confidence, Evidence, Finding, Verdict
 from ..planned_memory import planned_memory
 
 NAME = "plan"
@@ -64,7 +65,7 @@ def _weight(check: str, found: list[tuple[int, dict[str, Any]]], degree: int) ->
     spot = "" if first["row"] is None else f" at row {first['row']}, column {first['column']}"
     return Finding(
         check=check,
-        status="fault",
+        severity="error",
         verdict=verdict,
         what=f"{first['module']}{place} on {where}: "
         + (
@@ -88,7 +89,7 @@ def _weight(check: str, found: list[tuple[int, dict[str, Any]]], degree: int) ->
         ),
         confidence=confidence,
         reason=reason,
-        next_step=LAST_WORD,
+        remedy=LAST_WORD,
     )
 
 
@@ -133,14 +134,14 @@ def software_findings(
         found.append(
             Finding(
                 check=check,
-                status="fault",
+                severity="error",
                 verdict="rank-divergence",
                 what=f"{name} differs between ranks: {text}",
                 op=name,
                 rank=odd[0],
                 evidence=(Evidence(what=name, measured=text, threshold="equal on all ranks"),),
                 reason="each rank says what it uses",
-                next_step="give every rank the same installation, settings and config.json",
+                remedy="give every rank the same installation, settings and config.json",
             )
         )
     return found
@@ -158,7 +159,7 @@ def table_findings(check: str, audits: Sequence[Mapping[str, Any]]) -> list[Find
             found.append(
                 Finding(
                     check=check,
-                    status="fault",
+                    severity="error",
                     verdict=verdict,
                     what=f"rank {rank}: {table['table']} is not what the plan says",
                     site=f"layers.0.{op}.out",
@@ -174,7 +175,7 @@ def table_findings(check: str, audits: Sequence[Mapping[str, Any]]) -> list[Find
                         ),
                     ),
                     reason="the table was made again from the plan",
-                    next_step="isobit plan MODEL -tp N shows which rank should hold what",
+                    remedy="isobit plan MODEL -tp N shows which rank should hold what",
                 )
             )
     return found
@@ -192,7 +193,7 @@ def _loaded_wrongly(module: str, what: str, rank: int | None = None) -> Finding:
     on = "" if rank is None else f" on rank {rank}"
     return Finding(
         check=NAME,
-        status="fault",
+        severity="error",
         verdict="shard-fault",
         what=f"{module}: {what}{on}",
         site=module.removeprefix("model."),
@@ -205,5 +206,5 @@ def _loaded_wrongly(module: str, what: str, rank: int | None = None) -> Finding:
             ),
         ),
         reason="every element of every shard was hashed with its place in the whole weight",
-        next_step="isobit generate MODEL -tp N --verify-load says the same; report it",
+        remedy="isobit generate MODEL -tp N --verify-load says the same; report it",
     )

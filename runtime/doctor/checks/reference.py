@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from isobit.errors import InputError
+from isobit.findings import Evidence, Finding, Severity
 
 from ...evaluation.logits_file import LogitsFile
 from ...evaluation.score_samples import Exchange, Scores, positions_of, score
@@ -24,7 +25,7 @@ from ...settings.engine import EngineSettings, SamplingSettings
 from ...trace.index import shape_of
 from ..context import Context
 from ..damage import Sample, measure_damage, memory, plain_logits, work
-from ..findings import Evidence, Finding, Status, skipped
+from ..findings import skipped
 from ..plain_model import PlainModel
 from ..repair import proposal
 
@@ -49,7 +50,7 @@ def check_reference(context: Context) -> list[Finding]:
     spec = context.ranks().spec
     if case.reference is None and (case.quick or spec.quantization is None):
         what = "no --reference was given: what quantization cost is not known"
-        return [Finding(check=NAME, status="note", what=what)] if spec.quantization else []
+        return [Finding(check=NAME, severity="note", what=what)] if spec.quantization else []
     try:
         reference = None if case.reference is None else _plain(context, case.reference)
     except InputError as error:
@@ -156,7 +157,7 @@ def _quantization(
     return [
         Finding(
             check=NAME,
-            status="fault" if bad else "warning",
+            severity="error" if bad else "warning",
             verdict="quantization-loss" if bad else "healthy",
             what=what,
             site=worst.name,
@@ -164,7 +165,7 @@ def _quantization(
             op=worst.name.rpartition(".")[2],
             evidence=evidence,
             reason="the same weights are as far off in plain torch, without any kernel of isobit",
-            next_step=repair.command,
+            remedy=repair.command,
         )
     ]
 
@@ -229,8 +230,8 @@ def _run_findings(parts: dict[str, float], library: bool) -> list[Finding]:
             f"one rank answers {parts['rounding']:.3g} nats away from plain float32 on the same "
             "weights"
         )
-        next_step = "isobit doctor MODEL -tp N --dtype float32: what remains is no rounding"
-        found.append(_apart("fault", what, evidence, next_step))
+        remedy = "isobit doctor MODEL -tp N --dtype float32: what remains is no rounding"
+        found.append(_apart("error", what, evidence, remedy))
     for name, cause in CAUSES.items():
         if not (value := parts[name]):
             continue
@@ -243,23 +244,23 @@ def _run_findings(parts: dict[str, float], library: bool) -> list[Finding]:
         )
         what = f"{cause} changes log-probabilities by up to {value:.3g}"
         what += ": outside the contract, --all-reduce library" if outside else ""
-        next_step = "isobit verify MODEL --degrees 1,N"
-        found.append(_apart("note" if outside else "fault", what, evidence, next_step))
+        remedy = "isobit verify MODEL --degrees 1,N"
+        found.append(_apart("note" if outside else "error", what, evidence, remedy))
     return found
 
 
-def _apart(status: Status, what: str, evidence: Evidence, next_step: str) -> Finding:
+def _apart(severity: Severity, what: str, evidence: Evidence, remedy: str) -> Finding:
     return Finding(
         check=NAME,
-        status=status,
-        verdict="healthy" if status == "note" else "kernel-fault",
+        severity=severity,
+        verdict="healthy" if severity == "note" else "kernel-fault",
         what=what,
         evidence=(evidence,),
         confidence="low",
         reason="the end of the pass is compared, not where it began to differ",
-        next_step=next_step,
+        remedy=remedy,
     )
 
 
 def _no_use(why: str) -> Finding:
-    return Finding(check=NAME, status="warning", what=f"not compared with the reference: {why}")
+    return Finding(check=NAME, severity="warning", what=f"not compared with the reference: {why}")

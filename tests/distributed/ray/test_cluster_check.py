@@ -94,7 +94,7 @@ def test_the_way_to_the_head_is_an_interface(hosts):
 
 
 def test_each_fault_is_found_and_nothing_else(report):
-    whats = [finding["what"] for finding in report["findings"] if finding["gravity"] == "fault"]
+    whats = [finding["what"] for finding in report["findings"] if finding["severity"] == "error"]
     missing, isa = whats
     assert report["verdict"] == "faults"
     assert missing.startswith("2 of 3 hosts are there")

@@ -65,7 +65,7 @@ def reports() -> list[dict[str, Any]]:
 
 
 def found(reports: list[dict[str, Any]], **told: Any) -> list[tuple[str, str]]:
-    return [(f.gravity, f.what) for f in judge(reports, VERSIONS, MODEL, **told)]
+    return [(f.severity, f.what) for f in judge(reports, VERSIONS, MODEL, **told)]
 
 
 def odd(reports: list[dict[str, Any]]) -> dict[str, tuple[bool, ...]]:
@@ -80,8 +80,8 @@ def test_equal_hosts_are_ready_and_no_cell_is_marked(reports):
 @pytest.mark.parametrize("package", ["isobit", "ray", "torch", "python", "isobit source"])
 def test_another_version_is_named_with_its_host_and_the_drivers(reports, package):
     reports[2]["versions"][package] = "0.0.9"
-    ((gravity, what),) = found(reports)
-    assert gravity == "fault"
+    ((severity, what),) = found(reports)
+    assert severity == "error"
     assert f"0.0.9 on box-3 (10.0.0.3); the driver has {VERSIONS[package]}" in what
     assert list(odd(reports).values()) == [(False, False, True)]
 
@@ -94,8 +94,8 @@ def test_another_isobit_is_one_finding_though_its_source_differs_too(reports):
 def test_hosts_alike_that_all_differ_from_the_driver(reports):
     for report in reports:
         report["versions"]["isobit"] = "0.2.0"
-    ((gravity, what),) = found(reports)
-    assert gravity == "fault"
+    ((severity, what),) = found(reports)
+    assert severity == "error"
     assert all(report["host"] in what for report in reports)
     assert odd(reports) == {}, "they do not differ from each other"
 
@@ -108,14 +108,14 @@ def test_a_host_without_isobit_is_one_finding(reports):
     versions = VERSIONS | {"isobit": "not installed"}
     reports[1] = without_facts(reports[1], versions=versions, error="No module named isobit")
     assert found(reports) == [
-        ("fault", "isobit not installed on box-2 (10.0.0.2); the driver has 0.1.0"),
+        ("error", "isobit not installed on box-2 (10.0.0.2); the driver has 0.1.0"),
     ]
 
 
 def test_a_host_that_does_not_answer(reports):
     reports[1] = without_facts(reports[1], error="no answer within 120 s")
     assert found(reports) == [
-        ("fault", "box-2 (10.0.0.2) cannot be asked: no answer within 120 s"),
+        ("error", "box-2 (10.0.0.2) cannot be asked: no answer within 120 s"),
     ]
 
 
@@ -123,34 +123,34 @@ def test_a_dead_host_and_one_that_never_joined(reports):
     reports[2] = without_facts(reports[2], state="dead")
     del reports[2]["versions"]
     missing, dead = found(reports, hosts=4)
-    assert missing == ("fault", "2 of 4 hosts are there: box-1 (10.0.0.1), box-2 (10.0.0.2)")
-    assert dead == ("fault", "box-3 (10.0.0.3) has left the cluster")
+    assert missing == ("error", "2 of 4 hosts are there: box-1 (10.0.0.1), box-2 (10.0.0.2)")
+    assert dead == ("error", "box-3 (10.0.0.3) has left the cluster")
 
 
 def test_another_instruction_set_breaks_the_promise_of_bits(reports):
     reports[1]["facts"]["kernels"] = {"isa": "avx512_bf16", "vnni": "yes"}
-    ((gravity, what),) = found(reports)
-    assert gravity == "fault"
+    ((severity, what),) = found(reports)
+    assert severity == "error"
     assert "avx512_bf16, vnni yes on box-2" in what
 
 
 @pytest.mark.parametrize("part", ["torch", "kernels"])
 def test_what_cannot_be_loaded(reports, part):
     reports[0]["facts"][part] = {"error": "no such symbol"}
-    assert ("fault", f"{part} cannot be loaded on box-1 (10.0.0.1): no such symbol") in found(
+    assert ("error", f"{part} cannot be loaded on box-1 (10.0.0.1): no such symbol") in found(
         reports
     )
 
 
 def test_torch_without_cuda_on_a_box_with_cards(reports):
     reports[1]["facts"]["torch"] = {"version": "2.13.0+cpu", "devices": []}
-    assert found(reports) == [("fault", "torch 2.13.0+cpu sees 0 of 2 GPUs on box-2 (10.0.0.2)")]
+    assert found(reports) == [("error", "torch 2.13.0+cpu sees 0 of 2 GPUs on box-2 (10.0.0.2)")]
 
 
 def test_ray_that_offers_fewer_cards_than_there_are(reports):
     reports[1]["ray"]["GPU"] = 1.0
-    ((gravity, what),) = found(reports)
-    assert (gravity, what) == (
+    ((severity, what),) = found(reports)
+    assert (severity, what) == (
         "warning",
         "Ray offers 1 GPUs on box-2 (10.0.0.2), the NVIDIA driver lists 2",
     )
@@ -159,16 +159,16 @@ def test_ray_that_offers_fewer_cards_than_there_are(reports):
 def test_cards_out_of_each_others_reach_are_a_note(reports):
     for device in reports[0]["facts"]["torch"]["devices"]:
         device["peers"] = []
-    ((gravity, what),) = found(reports)
-    assert gravity == "note"
+    ((severity, what),) = found(reports)
+    assert severity == "note"
     assert "(0 -> 1, 1 -> 0)" in what
 
 
 def test_cards_of_another_kind(reports):
     for gpu in reports[2]["facts"]["gpus"]:
         gpu["name"] = "NVIDIA GeForce RTX 4090"
-    ((gravity, what),) = found(reports)
-    assert gravity == "warning"
+    ((severity, what),) = found(reports)
+    assert severity == "warning"
     assert "RTX 4090 on box-3" in what
     assert odd(reports) == {"GPUs": (False, False, True)}
 
@@ -177,7 +177,7 @@ def test_two_hosts_out_of_each_others_reach(reports):
     reports[1]["peers"]["id3"] = {"error": "timed out"}
     assert found(reports) == [
         (
-            "fault",
+            "error",
             "box-2 (10.0.0.2) cannot open a TCP connection to box-3 (10.0.0.3) (timed out)",
         )
     ]
@@ -190,7 +190,7 @@ def test_two_hosts_out_of_each_others_reach(reports):
 def test_a_clock_is_off_when_it_is_so_beyond_the_error_bar(reports, offset, error, says):
     reports[1]["clock"] = {"offset_ms": offset, "error_ms": error}
     warnings = found(reports)
-    assert [gravity for gravity, _ in warnings] == ([] if says is None else ["warning"])
+    assert [severity for severity, _ in warnings] == ([] if says is None else ["warning"])
     assert says is None or says in warnings[0][1]
 
 
@@ -203,14 +203,14 @@ def test_a_slow_link(reports):
 
 def test_dockers_shared_memory(reports):
     reports[0]["facts"]["shared_memory_bytes"] = 60 << 20
-    ((gravity, what),) = found(reports)
-    assert (gravity, "on box-1 (10.0.0.1)" in what) == ("warning", True)
+    ((severity, what),) = found(reports)
+    assert (severity, "on box-1 (10.0.0.1)" in what) == ("warning", True)
 
 
 def test_a_model_that_is_not_there(reports):
     reports[1]["facts"]["model"] = {"files": [], "error": "/models/m: no such folder"}
     assert found(reports) == [
-        ("fault", "the model on box-2 (10.0.0.2): /models/m: no such folder"),
+        ("error", "the model on box-2 (10.0.0.2): /models/m: no such folder"),
     ]
     assert odd(reports) == {"model": (False, True, False)}
 
@@ -218,8 +218,8 @@ def test_a_model_that_is_not_there(reports):
 def test_a_model_with_another_config_and_without_weights(reports):
     other = dataclasses.replace(CONFIG, quick="d" * 64)
     reports[2]["facts"]["model"] = Manifest(files=(other, TOKENIZER)).to_dict()
-    ((gravity, what),) = found(reports)
-    assert gravity == "fault"
+    ((severity, what),) = found(reports)
+    assert severity == "error"
     assert "config.json differs: SHA-256 dddddddddddd, the driver's cccccccccccc" in what
     assert "model.safetensors is missing (5242880 bytes)" in what
 
@@ -236,11 +236,11 @@ def test_faults_come_first(reports):
     worse[0]["facts"]["torch"]["devices"][0]["peers"] = []
     worse[0]["facts"]["shared_memory_bytes"] = 0
     worse[1]["versions"]["torch"] = "2.8.0"
-    assert [gravity for gravity, _ in found(worse)] == ["fault", "warning", "note"]
+    assert [severity for severity, _ in found(worse)] == ["error", "warning", "note"]
 
 
 def test_known_trouble_names_every_host_once(reports):
-    entry = {"what": "NCCL hangs", "way_out": "NCCL_P2P_DISABLE=1"}
+    entry = {"what": "NCCL hangs", "remedy": "NCCL_P2P_DISABLE=1"}
     for report in reports[:2]:
         report["facts"]["trouble"] = [entry]
     assert found(reports) == [

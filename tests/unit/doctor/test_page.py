@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from isobit.errors import InputError
+from isobit.findings import Evidence, Finding
 from isobit.launch.cli.doctor.without_torch import report_if_nothing_runs
 from isobit.launch.pages.doctor_page import (
     GENERATOR,
@@ -23,7 +24,7 @@ from isobit.launch.pages.measured_facts import LONGEST, MOST_ROWS, measured_fact
 from isobit.launch.pages.module_map import DEEPEST
 from isobit.launch.pages.own_page import check_page
 from isobit.runtime.doctor.diagnosis import Diagnosis, decisive
-from isobit.runtime.doctor.findings import CheckResult, Evidence, Finding, skipped
+from isobit.runtime.doctor.findings import CheckResult, skipped
 
 from ...command import Command, command
 
@@ -74,7 +75,7 @@ RUN = {"rounding": 1e-4, "sharding": 0.0, "reduction_order": 0.02}
 def fault(**changes) -> Finding:
     known: dict[str, Any] = {
         "check": "numbers",
-        "status": "fault",
+        "severity": "error",
         "verdict": "numeric-overflow",
         "what": "too large <script>alert(1)</script>",
         "site": SITE,
@@ -85,7 +86,7 @@ def fault(**changes) -> Finding:
             Evidence(what="absmax", measured=264192.0, threshold=65504.0, source="binary16"),
         ),
         "reason": "it does not fit",
-        "next_step": 'run with --dtype bfloat16 "quoted"',
+        "remedy": 'run with --dtype bfloat16 "quoted"',
     }
     return Finding(**(known | changes))
 
@@ -167,7 +168,7 @@ def test_the_verdict_comes_first_with_all_that_it_rests_on():
 
 
 def test_a_healthy_run_says_so_and_what_it_warns_of():
-    warning = fault(status="warning", verdict="healthy", what="shared memory is short")
+    warning = fault(severity="warning", verdict="healthy", what="shared memory is short")
     text = Reader(doctor_page(report(warning), MADE)).text
     assert text.index("healthy") < text.index("shared memory is short") < text.index("Checks")
     assert "every check ran and none found a fault" in text

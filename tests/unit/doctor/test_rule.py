@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from isobit.findings import Finding, Verdict
 from isobit.runtime.doctor.diagnosis import Diagnosis, decisive, is_certain
-from isobit.runtime.doctor.findings import CheckResult, Finding, Verdict, skipped
+from isobit.runtime.doctor.findings import CheckResult, skipped
 from isobit.runtime.doctor.known_bad import FILE, known_bad
 from isobit.shard.inspect.alignment import alignment
 
@@ -25,7 +26,7 @@ MACHINE: dict[str, Any] = {
 
 def fault(verdict: Verdict, confidence: Any = "high", what: str = "") -> Finding:
     return Finding(
-        check="c", status="fault", verdict=verdict, what=what or verdict, confidence=confidence
+        check="c", severity="error", verdict=verdict, what=what or verdict, confidence=confidence
     )
 
 
@@ -49,7 +50,7 @@ def test_the_cause_goes_before_what_it_leads_to(findings, wanted):
 
 
 def test_warnings_leave_a_model_healthy():
-    warning = Finding(check="c", status="warning", what="odd")
+    warning = Finding(check="c", severity="warning", what="odd")
     assert decisive([result(warning)]) is None
 
 
@@ -70,7 +71,7 @@ def test_health_is_as_certain_as_what_was_checked():
 
 def test_every_entry_of_the_known_bad_list_names_its_source():
     entries = json.loads(FILE.read_text())
-    assert all(entry["source"] and entry["way_out"] and entry["what"] for entry in entries)
+    assert all(entry["source"] and entry["remedy"] and entry["what"] for entry in entries)
 
 
 @pytest.mark.parametrize(

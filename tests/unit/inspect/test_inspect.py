@@ -148,7 +148,7 @@ def test_a_wrong_intermediate_size_names_the_true_one(tmp_path):
     assert [f.code for f in found] == ["E-CONFIG-SHAPE"]
     assert found[0].numbers["config"] == 448
     assert found[0].numbers["tensors"] == 416
-    assert "isobit pad" in found[0].way_out
+    assert "isobit pad" in found[0].remedy
 
 
 @pytest.mark.parametrize(

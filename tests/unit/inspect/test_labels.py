@@ -32,7 +32,7 @@ def test_v2_zero_points_under_a_v1_label_name_both(gptq):
     assert codes_of(report, "error") == {"E-QUANT-LABEL"}
     found = finding(report, "E-QUANT-LABEL")
     assert found.what.startswith("stored zero points are 8, as in a gptq_v2 file")
-    assert 'checkpoint_format to "gptq_v2"' in found.way_out
+    assert 'checkpoint_format to "gptq_v2"' in found.remedy
     assert report.format["version"] == "v2"
     assert list(report.zero_points["gptq 4-bit symmetric"]) == ["8"]
 
@@ -71,7 +71,7 @@ def test_asymmetric_zero_points_tell_their_version_by_the_mean_of_weights(tmp_pa
     found = finding(report, "E-QUANT-LABEL")
     assert f"read as {label}, as the config says" in found.what
     assert found.numbers["data"] == data
-    assert f'checkpoint_format to "{data}"' in found.way_out
+    assert f'checkpoint_format to "{data}"' in found.remedy
 
 
 def test_labels_indices_and_zero_points_in_one_run(gptq):
@@ -109,7 +109,7 @@ def test_labels_indices_and_zero_points_in_one_run(gptq):
     apart = finding(report, "N-QUANT-APART").what
     assert "gate_proj, up_proj differ in g_idx" in apart
     assert "other weights agree" in next(
-        f.way_out for f in report.findings if f.where.endswith("q_proj.qzeros")
+        f.remedy for f in report.findings if f.where.endswith("q_proj.qzeros")
     )
 
 

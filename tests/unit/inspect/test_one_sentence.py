@@ -98,7 +98,7 @@ def agreed(folder: Path, error_of: Any, code: str, kind: str) -> None:
     assert first.kind == kind
     assert first.what in error.message
     if kind != "damaged":
-        assert "restore" not in (first.way_out + error.message).lower()
+        assert "restore" not in (first.remedy + error.message).lower()
 
 
 @pytest.mark.parametrize("name", TENSORS)
