@@ -21,7 +21,7 @@ demo: .stamps/install  ## plan, generate on two ranks, prove that 1 to 4 ranks a
 	@echo; echo "--- two ranks, placed by Ray, answer together"
 	@$(BIN)/isobit generate $(MODEL) -tp 2 --launcher ray --max-tokens 130 --temperature 0.7 --top-p 0.9 --seed 4 -p "$$(cat examples/prompt.txt)"
 	@echo; echo "--- the same bits from 1, 2, 3 and 4 ranks"
-	@$(BIN)/isobit verify $(MODEL) --degrees 1,2,3,4 -p "$$(cat examples/prompt.txt)"
+	@$(BIN)/isobit verify $(MODEL) -tp 1,2,3,4 -p "$$(cat examples/prompt.txt)"
 
 # Two files at a time: tests that start ranks wait for processes more than they compute.
 test: .stamps/test  ## the whole test suite, without a GPU

@@ -16,10 +16,10 @@ TILE = 64
 """Output columns of a tile, for which the compiled module has to be built as well."""
 REASONS = {
     "avx512_bf16": "bf16 dot products for int4, int8 and bf16 weights under bf16 activations",
-    "avx512_vnni": "AVX-512 without BF16: every float product runs in fp32",
-    "avx512": "AVX-512 without BF16 and VNNI: every float product runs in fp32",
-    "avx2": "AVX2 and FMA: every float product runs in fp32",
-    "baseline": "no AVX2: every float product runs in fp32 without fused multiply-add",
+    "avx512_vnni": "AVX-512 without BF16: every float matmul runs in fp32",
+    "avx512": "AVX-512 without BF16 and VNNI: every float matmul runs in fp32",
+    "avx2": "AVX2 and FMA: every float matmul runs in fp32",
+    "baseline": "no AVX2: every float matmul runs in fp32 without fused multiply-add",
 }
 
 

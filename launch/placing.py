@@ -42,7 +42,7 @@ def chosen_device(
     resolved = resolve_device(device, most_ranks if cluster is None else None)
     if ":" in resolved and (launcher is LauncherName.RAY or cluster is not None):
         raise InputError(
-            "E-USAGE", f"--device {device}: Ray chooses cards itself; add --launcher local"
+            "E-USAGE", f"--device {device}: Ray chooses GPUs itself; add --launcher local"
         )
     return resolved
 

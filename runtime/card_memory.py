@@ -111,7 +111,7 @@ def short_of(demand: Demand, card: CardMemory) -> str:
 
 
 WAYS_OUT = (
-    "Raise --gpu-memory-utilization, end what else uses the card, ask for fewer or shorter "
+    "Raise --gpu-memory-utilization, end what else uses the GPU, ask for fewer or shorter "
     "answers, or share the model among more ranks; `isobit plan MODEL -tp N --gpu-memory GIB` "
     "says what fits"
 )

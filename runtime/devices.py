@@ -97,7 +97,7 @@ def on_this_machine(tickets: Sequence[RankTicket]) -> list[RankTicket]:
         raise EnvironmentFault(
             "E-DEVICE-COUNT",
             f"{count} CUDA devices are visible here, none for {', '.join(wrong)}. Run fewer ranks, "
-            "or let ranks share cards: --device cuda:0,cuda:0",
+            "or let ranks share GPUs: --device cuda:0,cuda:0",
         )
     return placed
 

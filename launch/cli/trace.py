@@ -193,7 +193,7 @@ def _first(index: TraceIndex, kind: str) -> dict[str, Any] | None:
 def _print(result: dict[str, Any], index: TraceIndex) -> None:
     table = Table(show_header=False)
     table.add_row("trace", f"[bold]{result['trace']}[/], {human_bytes(result['bytes'])}")
-    table.add_row("of", f"{index.source}, {index.dtype}, degree {index.degree}")
+    table.add_row("of", f"{index.source}, {index.dtype}, tp {index.degree}")
     table.add_row("sites", f"{result['sites']}, {', '.join(result['records'])}")
     table.add_row("rows", f"{result['rows']}, steps: {result['steps']}")
     for kind, name in (("first_non_finite", "not finite"), ("first_beyond_fp16", "beyond fp16")):

@@ -133,12 +133,10 @@ def _print_outcome(outcome: Verification, layout: str) -> None:
     if outcome.difference is None:
         degrees = ", ".join(map(str, outcome.degrees))
         if len(outcome.degrees) == 1:
-            console.print(f"[bold green]agreed[/]: the ranks of degree {degrees} agree ({layout})")
-            console.print("no other degree was compared", style="dim")
+            console.print(f"[bold green]agreed[/]: the ranks of tp {degrees} agree ({layout})")
+            console.print("no other size was compared", style="dim")
         else:
-            console.print(
-                f"[bold green]identical[/]: the same bits at degrees {degrees} ({layout})"
-            )
+            console.print(f"[bold green]identical[/]: the same bits at tp {degrees} ({layout})")
         batch = next(iter(outcome.degrees.values())).batch
         count = len(batch.completions)
         console.print(
@@ -151,7 +149,7 @@ def _print_outcome(outcome: Verification, layout: str) -> None:
         return
     d = outcome.difference
     console.print(
-        f"[bold red]different[/]: degrees {d.degrees[0]} and {d.degrees[1]} part at "
+        f"[bold red]different[/]: tp {d.degrees[0]} and {d.degrees[1]} part at "
         f"[bold]{d.site}[/] "
         f"({d.part}), step {d.step}, rank {d.rank}"
     )

@@ -28,7 +28,7 @@ class Step:
 
 STEPS = (
     Step(name="build", title="import, build, add_planes", function="products:build", most_s=60),
-    Step(name="product", title="one int4 product, 1 row: values",
+    Step(name="product", title="one int4 linear layer, 1 row: values",
          function="products:first_product", most_s=45),
     Step(name="row-bits", title="a row among 1, 16, 64, 300, in all blocks: bits",
          function="products:row_bits", most_s=90),
@@ -52,7 +52,7 @@ STEPS = (
          function="sums:nccl", most_s=60, over=PAIR, ranks=2),
     Step(name="verify", title="isobit verify: two ranks against one",
          function="models:ranks", most_s=120, over=PAIR),
-    Step(name="bandwidth", title="int4 products of 1 row: bandwidth",
+    Step(name="bandwidth", title="int4 linear layers of 1 row: bandwidth",
          function="speed:bandwidth", most_s=60),
     Step(name="graph-latency", title="latency of an empty graph",
          function="speed:graph_latency", most_s=30),

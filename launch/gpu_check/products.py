@@ -214,5 +214,5 @@ def other_ops(at: Place, report: Report) -> None:
     chosen = gpu_ops.greatest(logits.to(at.device))
     require(chosen == ops.greatest(logits), f"greedy choice: {chosen}, not {ops.greatest(logits)}")
     one, again, other = (gpu_ops.digest(tensor.to(at.device), 0) for tensor in (x, x.clone(), -x))
-    require(one == again != other, "digest: does not tell tensors apart, or not always alike")
+    require(one == again != other, "digest: does not tell tensors apart, or not always the same")
     report.row(ops=["norm", "silu * up", "greedy choice", "digest"])

@@ -38,7 +38,7 @@ def doctor_page(report: Mapping[str, Any], made: str) -> str:
     measured = {check["name"]: check["measured"] for check in report["checks"]}
     name = Path(case["model"]).name if case else "this machine"
     page = {
-        "title": f"{name} at degree {case['tp']}" if case else name,
+        "title": f"{name} at tp {case['tp']}" if case else name,
         "tone": "good" if report["verdict"] == "healthy" else "bad",
         "place": _place(report),
         "warnings": _warnings(report),

@@ -127,7 +127,7 @@ def _marks(report: Mapping[str, Any], measured: Checks) -> list[Mark]:
     apart = measured.get("degrees", {}).get("first_difference")
     if apart is not None:
         text = (
-            f"the first whose bits differ from degree 1: {apart['site']} ({apart['part']}), rank "
+            f"the first whose bits differ from tp 1: {apart['site']} ({apart['part']}), rank "
             f"{apart['rank']}"
         )
         marks.append(Mark(text=text, row=row_of(apart["site"]), ranks=(apart["rank"],)))

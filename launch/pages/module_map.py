@@ -45,7 +45,7 @@ def percent(value: float) -> str:
 MEASURES = (
     Measure(
         key="layer_error",
-        title="Error in the output of each product",
+        title="Error in the output of each linear layer",
         note="The share of error in the power of the output, on the inputs of calibration, in "
         "percent. Redder is worse.",
         text=percent,

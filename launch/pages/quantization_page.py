@@ -93,7 +93,7 @@ def _tiles(evaluation: Mapping[str, Any] | None) -> list[dict[str, str]]:
         _tile(
             "KL divergence", shown("kl_mean", ".3g"), f"nats, mean; 99 % < {shown('kl_p99', '.3g')}"
         ),
-        _tile("same likeliest token", shown("top1_agreement", ".1%"), "as the source"),
+        _tile("top-1 agreement", shown("top1_agreement", ".1%"), "as the source"),
     ]
 
 

@@ -136,7 +136,7 @@ class _Measured:
         if size > free:
             raise InputError(
                 "E-OUT-WRITE",
-                f"{parent}: measuring {shape[0]} quantized products over {shape[1]} samples of "
+                f"{parent}: measuring {shape[0]} quantized layers over {shape[1]} samples of "
                 f"{shape[2]} tokens takes {size} bytes, {free} are free. Give a smaller --length, "
                 "or OUT on a larger disk",
             )

@@ -105,7 +105,7 @@ def _agree(mode: Mode, plan: ShardPlan, rank: int) -> str:
     modes = [answer.partition("\n")[0] for answer in answers]
     if len(set(modes)) > 1:
         told = ", ".join(f"rank {index}: {each}" for index, each in enumerate(modes))
-        raise InputError("E-COLL-MODE", f"ranks were told different collectives: {told}")
+        raise InputError("E-COLL-MODE", f"ranks were given different collectives: {told}")
     obstacles = [answer.partition("\n")[2] for answer in answers]
     return "; ".join(f"rank {index} is {text}" for index, text in enumerate(obstacles) if text)
 

@@ -62,7 +62,7 @@ CHECKS = (
     ),
     Check(
         name="degrees",
-        cost="the same steps at degree 1",
+        cost="the same steps at tp 1",
         finds=("kernel-fault", "shard-fault", "rank-divergence", "collective-fault"),
         run=check_degrees,
     ),
@@ -74,7 +74,7 @@ CHECKS = (
     ),
     Check(
         name="reference",
-        cost="the model in plain torch beside its reference, then at two degrees",
+        cost="the model in plain torch beside its reference, then at two tensor-parallel sizes",
         finds=("quantization-loss",),
         run=check_reference,
     ),

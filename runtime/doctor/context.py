@@ -95,7 +95,7 @@ class Context:
         settings = self.settings(degree, all_reduce)
         key = degree, settings.all_reduce
         if key in self._lost:
-            raise RanksLost(f"the ranks of degree {degree} were lost: {self._lost[key].code}")
+            raise RanksLost(f"the ranks of tp {degree} were lost: {self._lost[key].code}")
         if key not in self._examined:
             for others in self._examined.values():
                 others.close()

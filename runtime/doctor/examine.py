@@ -75,7 +75,7 @@ def _run(context: Context, check: Check) -> CheckResult:
 def _for_this_case(finding: Finding, case: Case) -> Finding:
     """With a next step that can be pasted: MODEL and N are this case's."""
     step = finding.remedy.replace("MODEL", shlex.quote(str(case.model)))
-    for place in ("-tp N", "--degrees 1,N"):
+    for place in ("-tp N", "-tp 1,N"):
         step = step.replace(place, place.replace("N", str(case.degree)))
     return dataclasses.replace(finding, remedy=step)
 

@@ -122,7 +122,7 @@ def check_loaded(reports: Sequence[Mapping[str, Any]]) -> None:
         more = f"\nand {len(wrong) - MOST_NAMED} more" if len(wrong) > MOST_NAMED else ""
         raise RankFault(
             DIFFERS,
-            "ranks differ in what all hold alike:\n  " + "\n  ".join(wrong[:MOST_NAMED]) + more,
+            "ranks differ in what all hold:\n  " + "\n  ".join(wrong[:MOST_NAMED]) + more,
         )
 
 
@@ -152,7 +152,7 @@ def wrong_products(step: int, answers: Mapping[int, Mapping[str, Any]]) -> RankF
     more = f"\nand {len(findings) - MOST_NAMED} more" if len(findings) > MOST_NAMED else ""
     return RankFault(
         "E-RANK-PRODUCT",
-        f"step {step}: products are wrong. No token of this step was let out\n  "
+        f"step {step}: linear layers are wrong. No token of this step was let out\n  "
         + "\n  ".join(findings[:MOST_NAMED])
         + more,
     )

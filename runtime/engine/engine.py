@@ -53,7 +53,7 @@ NOTHING: Mapping[str, Any] = {}
 CHOICE = ("name", "reason", "self_test")
 OUTSIDE_CONTRACT = (
     "the library adds in an order of its own, which changes with the number of ranks. Answers may "
-    "differ between degrees, and that is no fault"
+    "differ between tensor-parallel sizes, and that is no fault"
 )
 OnToken = Callable[[int, int], None]
 

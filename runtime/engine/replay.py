@@ -104,7 +104,7 @@ def read_replay(path: Path) -> Replay:
         emitted = max(len(_ids(request["emitted"])) for request in content["requests"])
         plan = ShardPlan.from_dict(content["plan"])
         if not all(type(n) is int for n in (plan.degree, plan.atoms)) or plan.layout not in LAYOUTS:
-            raise TypeError("no degree, atoms or layout of a plan")
+            raise TypeError("no tp, atoms or layout of a plan")
         length = content.get("max_model_len")
         if length is not None and type(length) is not int:
             raise TypeError("max_model_len is no integer")

@@ -207,7 +207,7 @@ def check_device(settings: EngineSettings, dtype: torch.dtype) -> None:
     if dtype == torch.float32:
         wrong.append("float32: the CUDA kernels take --dtype bfloat16 or float16")
     if settings.check == "full":
-        wrong.append("--check full: products are checked on CPUs alone; take --check step")
+        wrong.append("--check full: linear layers are checked on CPUs alone; take --check step")
     if settings.verify_load:
         wrong.append("--verify-load: weights are compared with the file on CPUs alone")
     if settings.examine:

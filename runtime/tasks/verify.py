@@ -80,7 +80,7 @@ def verify(
     named. Raises InputError before anything starts when a degree cannot work.
     """
     if not set(degrees) - {1}:
-        raise InputError("E-VERIFY-DEGREES", "nothing to compare: give two degrees or more, as 1,2")
+        raise InputError("E-VERIFY-DEGREES", "nothing to compare: give two sizes or more, as 1,2")
     sampling = SamplingSettings(max_tokens=max_tokens, ignore_eos=True)
     settings = with_pages_for(settings, [len(prompt) + max_tokens for prompt in prompts])
 
@@ -120,7 +120,7 @@ def verify(
     if differing is None:
         return Verification(degrees=results, difference=None, rotary=rotary, contract=contract)
     first = next(iter(results), differing)
-    on_progress(f"degree {differing} differs from degree {first}: tracing")
+    on_progress(f"tp {differing} differs from tp {first}: tracing")
     traced = run(differing, True).traces
     reference = traced if first == differing else run(first, True).traces
     difference = first_difference(reference, traced, (first, differing)) or Difference(

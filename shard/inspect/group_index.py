@@ -138,7 +138,7 @@ def apart_findings(
             severity="note",
             code="N-QUANT-APART",
             where=", ".join(dict.fromkeys(text.partition(":")[0] for text in lines)),
-            what=f"products that engines fuse have members that differ{listed(texts)}",
+            what=f"linear layers that engines fuse have members that differ{listed(texts)}",
             numbers=lines,
             remedy="nothing to do: isobit runs them apart. An engine that fuses them must not "
             "let the last one win",

@@ -68,7 +68,7 @@ def width_choices(
     if wrong:
         raise InputError(
             "E-QUANT-PATTERN",
-            "--keep gives different widths to products that engines fuse:\n  "
+            "--keep gives different widths to linear layers that engines fuse:\n  "
             + "\n  ".join(wrong)
             + "\nWith --budget they must share one",
         )
@@ -77,7 +77,7 @@ def width_choices(
     all_dense = all(DENSE_BITS in widths for widths in stored.values())
     if all_dense and budget * weights >= sum(each[DENSE_BITS] for each in stored.values()):
         raise InputError(
-            "E-QUANT-BUDGET", f"--budget {budget:g} leaves every product dense: nothing to do"
+            "E-QUANT-BUDGET", f"--budget {budget:g} leaves every linear layer dense: nothing to do"
         )
     return Choices(products=list(products), stored=stored)
 

@@ -54,7 +54,7 @@ def module_schemes(spec: ModelSpec, settings: QuantizeSettings) -> Schemes:
     bits = _widths(settings, [module.name for module in modules])
     quantized = {module.name: module.k for module in modules if bits[module.name] != DENSE_BITS}
     if not quantized:
-        raise InputError("E-QUANT-PATTERN", "--keep leaves every product dense: nothing to do")
+        raise InputError("E-QUANT-PATTERN", "--keep leaves every linear layer dense: nothing to do")
     _check_groups(quantized, settings.group_size)
     if settings.int8_activations and (wrong := sorted({*bits.values()} - {8, DENSE_BITS})):
         raise InputError("E-QUANT-PATTERN", f"W8A8 with {wrong[0]} bits: expected 8 or 16")

@@ -129,7 +129,7 @@ class Statistics:
         if not self.tokens:
             raise InputError(
                 "E-QUANT-EMPTY",
-                f"no token reached this product of {self.k} input features while calibrating. "
+                f"no token reached this linear layer of {self.k} input features while calibrating. "
                 "Give at least one sample of text",
             )
 

@@ -152,7 +152,7 @@ def test_nothing_fits_says_what_comes_closest(command, folder):
     outcome = command("plan", folder(LLAMA_70B), "-tp", "8", "--gpu-memory", "4")
     text = " ".join(outcome.stdout.split())
     assert outcome.status == 1
-    assert "No degree up to 8 fits in either layout; tp 8" in text
+    assert "No tp up to 8 fits in either layout; tp 8" in text
 
 
 def test_uneven_devices_bind_where_they_are_small(command, folder):

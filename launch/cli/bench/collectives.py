@@ -56,4 +56,4 @@ def _print(rows: list[Row], degree: int) -> None:
         ratio = of_size["library"].p50_us / of_size["custom"].p50_us
         table.add_row(human_bytes(size), *times, f"{ratio:.1f}")
     console.print(table)
-    console.print("library is torch.distributed's all_reduce: its bits depend on the degree")
+    console.print("library is torch.distributed's all_reduce: its bits depend on tp")

@@ -67,7 +67,7 @@ def kernels(
     as_json: Json = False,
 ) -> None:
     """Time every op beside what memory and registers give and beside torch, in one run."""
-    refuse_cuda(device, "isobit bench kernels", "isobit gpu check measures products on GPUs")
+    refuse_cuda(device, "isobit bench kernels", "isobit gpu check measures linear layers on GPUs")
     makers = _products(_shapes(shapes), _numbers("--rows", rows), _kinds(kinds))
     if others:
         makers += _others(_numbers("--rows", rows))

@@ -64,7 +64,7 @@ def show_diagnosis(diagnosis: Diagnosis, html: Path | None, as_json: bool) -> in
         errors.print(f"{failed.code} {failed.message}", markup=False, soft_wrap=True)
         return failed.exit_status
     if html is not None and not as_json:
-        console.print(f"page for people: {html}", style="dim", markup=False, soft_wrap=True)
+        console.print(f"HTML report: {html}", style="dim", markup=False, soft_wrap=True)
     return 0 if diagnosis.decisive is None else 1
 
 

@@ -51,9 +51,9 @@ def print_report(result: dict[str, Any], text: Tokenizer) -> None:
         table.add_row("perplexity of the reference", number(result["reference_perplexity"]))
         table.add_row("increase", percent(result["perplexity_increase"]))
         table.add_row("KL divergence, mean (nats)", number(result["kl_mean"]))
-        table.add_row("KL divergence, 99 % below", number(result["kl_p99"]))
+        table.add_row("KL divergence, p99", number(result["kl_p99"]))
         table.add_row("KL divergence, worst", _worst(result["kl_worst"], text))
-        table.add_row("same likeliest token", percent(result["top1_agreement"]))
+        table.add_row("top-1 agreement", percent(result["top1_agreement"]))
         table.add_row("greedy text", _greedy(result))
     if (tasks := result["tasks"]) is not None:
         table.add_row(f"accuracy, {tasks['count']} tasks", percent(tasks["accuracy"]))

@@ -143,14 +143,14 @@ def _does_not_fit(found: Explanation, fit: Fit) -> str:
     )
     ways = [_way(found, option) for option in found.ways_out]
     if fit.context:
-        ways.append(f"--max-model-len {fit.context} fits at this degree")
+        ways.append(f"--max-model-len {fit.context} fits at this size")
     if ways:
         return text + "\nWhat would fit:\n  " + "\n  ".join(ways)
     known = [o for o in found.options if o.fit is not None]
     best = min(known, key=lambda o: o.fit.short_by if o.fit else 0)
     assert best.fit is not None
     return (
-        f"{text}\nNo degree up to {max(o.degree for o in known)} fits in either layout; tp "
+        f"{text}\nNo tp up to {max(o.degree for o in known)} fits in either layout; tp "
         f"{best.degree} with layout {best.layout} comes closest and lacks "
         f"{size(best.fit.short_by)}."
     )

@@ -156,7 +156,7 @@ def _print_degrees(found: Explanation) -> None:
     shown = table(
         *("tp", "weights", "balance", "KiB/token", "no head"),
         *(["context", "sequences", "*verdict"] if given else ["total", "*works"]),
-        title=f"fullest rank at every degree, layout {found.plan.layout}, {unit.name}",
+        title=f"fullest rank at every tp, layout {found.plan.layout}, {unit.name}",
     )
     for o in options:
         name = f"[bold]> {o.degree}[/]" if o.degree == found.plan.degree else str(o.degree)

@@ -119,7 +119,7 @@ def show_evaluation(out: Path, evaluation: dict[str, Any] | None, plan: Plan | N
         console.print(f"not evaluated: {evaluation['skipped']}", markup=False, soft_wrap=True)
     else:
         _show(evaluation, plan.reason)
-    console.print(f"page for people: {out / PAGE}", style="dim", markup=False, soft_wrap=True)
+    console.print(f"HTML report: {out / PAGE}", style="dim", markup=False, soft_wrap=True)
 
 
 def _show(evaluation: dict[str, Any], reason: str) -> None:
@@ -130,9 +130,9 @@ def _show(evaluation: dict[str, Any], reason: str) -> None:
         number(evaluation["perplexity"]),
         percent(evaluation["perplexity_increase"], "+"),
     )
-    kl = f"{number(evaluation['kl_mean'])}, 99 % below {number(evaluation['kl_p99'])}"
+    kl = f"{number(evaluation['kl_mean'])}, p99 {number(evaluation['kl_p99'])}"
     table.add_row("KL divergence, mean (nats)", "", kl, "")
-    table.add_row("same likeliest token", "", percent(evaluation["top1_agreement"]), "")
+    table.add_row("top-1 agreement", "", percent(evaluation["top1_agreement"]), "")
     console.print(table)
     console.print(
         f"{evaluation['samples']} samples of {evaluation['length']} tokens: {evaluation['text']}"

@@ -56,7 +56,7 @@ def versions(reports: Sequence[Report], driver: Mapping[str, str]) -> list[Findi
                 what="different instruction sets: "
                 + "; ".join(f"{isa} on {host}" for host, isa in sets.items()),
                 hosts=odd,
-                remedy="set ISOBIT_CPU_ISA alike, to one that all have, where Ray is started",
+                remedy="set ISOBIT_CPU_ISA to one that all have, where Ray is started",
             )
         )
     return found

@@ -29,7 +29,7 @@ SELF_TEST_S = 10.0
 """How long a call of the self-test waits: on a sound machine microseconds."""
 NO_PEERS = "NCCL_P2P_DISABLE"
 PEER_HELP = (
-    "Where cards cannot read each other although CUDA says so, as on RTX 3090s, PCIe ACS or the "
+    "Where GPUs cannot read each other although CUDA says so, as on RTX 3090s, PCIe ACS or the "
     "IOMMU is in the way: switch ACS off in the BIOS, boot with iommu=pt, or set "
     f"{NO_PEERS}=1, which leaves peer memory out at once"
 )

@@ -31,7 +31,7 @@ def check_degrees(context: Context) -> list[Finding]:
     """Compare the traces of the case's degree with each other and with those of degree 1."""
     degree = context.case.degree
     if degree == 1:
-        return [skipped(NAME, "degree 1 has nothing to be compared with")]
+        return [skipped(NAME, "tp 1 has nothing to be compared with")]
     ranks = context.ranks()
     traced = ranks.run().traces
     audits = ranks.weights_after()
@@ -88,7 +88,7 @@ def _finding(
         evidence=evidence,
         confidence="high" if same else "medium",
         reason=reason,
-        remedy=f"isobit verify MODEL --degrees 1,{difference.degrees[1]} shows the same place",
+        remedy=f"isobit verify MODEL -tp 1,{difference.degrees[1]} shows the same place",
     )
 
 
@@ -118,7 +118,7 @@ def _evidence(difference: Difference) -> tuple[Evidence, ...]:
             what=f"first site whose bits differ, in step {difference.step + 1}",
             measured=f"{difference.site} ({difference.part}) on rank {difference.rank}",
             threshold="equal bits",
-            source="the numeric contract: the same bits at every degree",
+            source="the numeric contract: the same bits at every tensor-parallel size",
         ),
     )
 
@@ -135,17 +135,17 @@ def _gathered(
         measured = f"{fault.code} {fault.message}"
     else:
         found = first_difference(reference, traced, difference.degrees)
-        measured = "the bits of degree 1" if found is None else f"differs at {found.site}"
+        measured = "the bits of tp 1" if found is None else f"differs at {found.site}"
     return (
         Evidence(
             what="the same run with --all-reduce gather",
             measured=measured,
-            threshold="the bits of degree 1",
+            threshold="the bits of tp 1",
             source="gathering and summing locally is the custom collectives' oracle",
         ),
     )
 
 
 def _at_degree_one(finding: Finding) -> Finding:
-    what = f"at degree 1, the measure of all others: {finding.what}"
+    what = f"at tp 1, the measure of all others: {finding.what}"
     return dataclasses.replace(finding, what=what)

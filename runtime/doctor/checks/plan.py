@@ -100,7 +100,7 @@ def _cause(found: list[tuple[int, dict[str, Any]]], degree: int) -> tuple[Verdic
         return (
             "kernel-fault",
             "high",
-            "every code and scale in memory is that of the file, and the kernel is told to leave "
+            "every code and scale in memory is that of the file, and the kernel leaves "
             "some of them out",
         )
     alone = len(found) == 1 and degree > 1

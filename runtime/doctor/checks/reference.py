@@ -221,7 +221,7 @@ def _run_findings(parts: dict[str, float], library: bool) -> list[Finding]:
     # A number that is NaN is not small.
     if not parts["rounding"] <= SUSPECT_KL:
         evidence = Evidence(
-            what="mean KL divergence in nats, plain float32 || degree 1",
+            what="mean KL divergence in nats, plain float32 || tp 1",
             measured=parts["rounding"],
             threshold=SUSPECT_KL,
             source=KL_SOURCE,
@@ -240,11 +240,11 @@ def _run_findings(parts: dict[str, float], library: bool) -> list[Finding]:
             what="largest change of a token's log-probability, nats",
             measured=value,
             threshold=0,
-            source="the numeric contract: the same bits at every degree",
+            source="the numeric contract: the same bits at every tensor-parallel size",
         )
         what = f"{cause} changes log-probabilities by up to {value:.3g}"
         what += ": outside the contract, --all-reduce library" if outside else ""
-        remedy = "isobit verify MODEL --degrees 1,N"
+        remedy = "isobit verify MODEL -tp 1,N"
         found.append(_apart("note" if outside else "error", what, evidence, remedy))
     return found
 

@@ -88,5 +88,5 @@ def test_ranks_told_different_modes_are_an_error_on_all(results):
     for (found,) in results["at odds"]:
         assert found == [
             "E-COLL-MODE",
-            "ranks were told different collectives: rank 0: auto, rank 1: gather",
+            "ranks were given different collectives: rank 0: auto, rank 1: gather",
         ]

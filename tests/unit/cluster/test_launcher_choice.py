@@ -57,7 +57,7 @@ def test_cards_by_name_are_never_those_of_a_cluster(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     assert chosen_device("cuda:0,cuda:0", AUTO, None, 2) == "cuda:0,cuda:0"
     for name, address in ((RAY, None), (AUTO, "10.0.0.1:6379")):
-        with pytest.raises(InputError, match="Ray chooses cards itself"):
+        with pytest.raises(InputError, match="Ray chooses GPUs itself"):
             chosen_device("cuda:0,cuda:0", name, address, 2)
 
 

@@ -177,7 +177,7 @@ def test_a_healthy_run_says_so_and_what_it_warns_of():
 def test_what_comes_from_files_and_errors_is_escaped():
     page = doctor_page(faulty(), MADE)
     assert "<b>bold" not in page
-    assert "m<b>bold at degree 2" in Reader(page).text
+    assert "m<b>bold at tp 2" in Reader(page).text
     assert "<script>alert(1)</script>" in Reader(page).text
 
 
