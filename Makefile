@@ -14,7 +14,7 @@ SITE := $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))
 
 GPU_BUNDLE ?= build/gpu-bundle
 
-.PHONY: demo test cluster-test fuzz stress gpu-check gpu-bundle gpu-compile dist sanitize check format clean
+.PHONY: demo test test-long faults cluster-test fuzz stress gpu-check gpu-bundle gpu-compile dist sanitize check format clean
 
 demo: .stamps/install  ## plan, generate on two ranks, prove that 1 to 4 ranks agree
 	@$(BIN)/isobit plan $(MODEL) -tp 2
@@ -24,8 +24,14 @@ demo: .stamps/install  ## plan, generate on two ranks, prove that 1 to 4 ranks a
 	@$(BIN)/isobit verify $(MODEL) -tp 1,2,3,4 -p "$$(cat examples/prompt.txt)"
 
 # Two files at a time: tests that start ranks wait for processes more than they compute.
-test: .stamps/test  ## the whole test suite, without a GPU
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests
+test: .stamps/test  ## the test suite, without a GPU
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not long" tests
+
+test-long: .stamps/test  ## what the suite has samples of: Ray clusters, every seeded fault, every kernel
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m long tests
+
+faults: .stamps/test  ## every seeded fault, at every tensor-parallel size
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/faults
 
 cluster-test: .stamps/test  ## three hosts as namespaces, from ray up to ray down; needs root (six minutes)
 	$(BIN)/python -m tests.cluster

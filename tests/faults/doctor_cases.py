@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from isobit.runtime.doctor.all_checks import CHECKS
 from isobit.runtime.doctor.case import Case
 from isobit.runtime.doctor.context import Context
@@ -13,6 +15,8 @@ from isobit.runtime.doctor.examine import examine
 from isobit.runtime.settings.engine import EngineSettings
 from isobit.runtime.worker.forked_launcher import ForkedLauncher
 from isobit.shard.plan.plan import PlanSettings
+
+DEGREES = [2, pytest.param(4, marks=pytest.mark.long)]
 
 PROMPTS = ((5, 6, 7, 8, 9, 10, 11), tuple(range(20, 72)))
 BUT_ENVIRONMENT = tuple(check for check in CHECKS if check.name != "environment")

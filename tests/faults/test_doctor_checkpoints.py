@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from isobit.shard.formats.awq import NIBBLE_OF_COLUMN
 
 from ..support import GOLDEN, INT4, copy_model, save_tensors
-from .doctor_cases import diagnose
+from .doctor_cases import DEGREES, diagnose
 
 Tensors = dict[str, torch.Tensor]
 LAYER = 3
@@ -99,7 +99,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("degree", [2, 4])
+@pytest.mark.parametrize("degree", DEGREES)
 @pytest.mark.parametrize(
     ("damage", "source", "verdict", "place"), CASES, ids=[case[0].__name__ for case in CASES]
 )

@@ -27,7 +27,7 @@ from ..random_folder import save_random_folder
 from ..support import DENSE, INT4, ROOT, copy_model, save_tensors
 from ..unit.configs import config
 from . import doctor_number_faults
-from .doctor_cases import PROMPTS
+from .doctor_cases import DEGREES, PROMPTS
 
 __all__ = ["command"]
 
@@ -81,7 +81,7 @@ def largest_inner_activation(model: Path) -> float:
     return max(found)
 
 
-@pytest.mark.parametrize("degree", [2, 4])
+@pytest.mark.parametrize("degree", DEGREES)
 def test_an_overflow_is_named_with_its_site_and_its_number(degree, overflowing):
     report = diagnose(overflowing, degree, *OTHERS, "numbers", dtype="float16").report()
     assert (report["verdict"], report["site"], report["layer"], report["op"]) == (
@@ -144,7 +144,7 @@ def test_logits_that_are_all_alike_are_no_answer(tmp_path):
     assert report["confidence"]["level"] == "low"
 
 
-@pytest.mark.parametrize("degree", [2, 4])
+@pytest.mark.parametrize("degree", DEGREES)
 def test_int4_to_nearest_of_outliers_is_a_loss_and_the_next_step_mends_it(
     degree, outliers, tmp_path, command: Command
 ):

@@ -15,7 +15,7 @@ from ..random_folder import save_random_folder
 from ..support import GOLDEN, INT4, ROOT
 from ..unit.configs import config
 from . import doctor_faults, seeded
-from .doctor_cases import diagnose
+from .doctor_cases import DEGREES, diagnose
 
 LAYERS = seeded.LAYER + 1
 LATER = ["degrees", "numbers", "reference"]
@@ -99,7 +99,7 @@ def test_a_flipped_bit_of_a_weight_is_named_by_its_atom(seed_fault):
     assert diagnosis.report()["atom"] == 5
 
 
-@pytest.mark.parametrize("degree", [2, 4])
+@pytest.mark.parametrize("degree", DEGREES)
 def test_a_flipped_bit_is_told_from_a_wrong_shard(degree, seed_fault):
     seed_fault("tests.faults.doctor_faults", "flip_a_bit")
     report = diagnose(INT4, degree).report()
@@ -184,7 +184,7 @@ def test_a_shard_that_is_not_the_file_is_named(fault, model, op, verdict, degree
         ("tests.faults.seeded:die_in_the_second_step", "environment"),
     ],
 )
-@pytest.mark.parametrize("degree", [2, 4])
+@pytest.mark.parametrize("degree", DEGREES)
 def test_a_rank_that_is_lost_is_named(fault, verdict, degree, llama, monkeypatch):
     monkeypatch.setenv("ISOBIT_FAULT", fault)
     report = diagnose(llama, degree, timeout_s=2.0).report()

@@ -11,7 +11,7 @@ INTERPRETED = not torch.cuda.is_available()
 if INTERPRETED:
     from isobit.kernels.gpu.simulated.interpreter import install
 
-    install()
+    install(check_overflow=True)
 
 
 @pytest.fixture(autouse=True)

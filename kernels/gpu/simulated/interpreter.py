@@ -4,8 +4,7 @@ Its matrix product goes to BLAS, whose order of additions changes with the shape
 for integers. Here every element is one chain over k in float32, product by product: no matrix unit
 adds like this, but, as there, an element's bits depend on its own row and column alone. So tests
 can ask for equal bits where the kernels promise them. Inline assembly is run by `assembly`.
-Besides, numpy 2.4 no longer takes an array of one element for a number, as bounds of loops are; and
-integers are not added a second time in 64 bits: what is interpreted is too small to overflow.
+Besides, numpy 2.4 no longer takes an array of one element for a number, as bounds of loops are.
 """
 
 from __future__ import annotations
@@ -21,11 +20,19 @@ from triton.runtime.interpreter import InterpreterBuilder, InterpreterOptions, T
 from . import assembly, kept_types
 
 
-def install() -> None:
-    """Replace the parts of the interpreter that are wrong or say nothing about bits."""
+def install(*, check_overflow: bool = False) -> None:
+    """Replace the parts of the interpreter that are wrong or say nothing about bits.
+
+    With `check_overflow` integers are added and multiplied a second time in 64 bits, and a kernel
+    that leaves the range of its own raises AssertionError; it takes longer.
+    """
     kept_types.install()
     builder: Any = InterpreterBuilder
-    interpreter.interpreter_builder.options = InterpreterOptions(sanitize_overflow=False)
+    # Triton computes the check whenever it is asked to, and looks at it in debug mode alone.
+    interpreter.interpreter_builder.options = InterpreterOptions(
+        sanitize_overflow=check_overflow, debug=check_overflow
+    )
+    builder.create_assert = _assert
     builder.create_dot = _dot
     builder.create_fma = _fma
     builder.create_inline_asm = _inline_asm
@@ -80,6 +87,12 @@ def _cast(_: Any, source: TensorHandle, wanted: Any) -> TensorHandle:
     if kind == tl.bfloat16:
         return TensorHandle(_bfloat16(values), kind)
     return TensorHandle(values.astype(interpreter._get_np_dtype(wanted)), kind)
+
+
+def _assert(_builder: Any, condition: TensorHandle, message: str) -> None:
+    # Triton's own takes the handle for a truth, which it always is.
+    if not condition.data.all():
+        raise AssertionError(message)
 
 
 def _dot(_: Any, a: TensorHandle, b: TensorHandle, start: TensorHandle, *__: Any) -> TensorHandle:

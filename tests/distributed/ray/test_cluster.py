@@ -35,6 +35,8 @@ from isobit.shard.plan.plan import PlanSettings
 from ...support import INT4
 from .nodes import HEAD, WORKER, ray_nodes
 
+pytestmark = pytest.mark.long
+
 DOOMED = "127.0.1.3"
 PROMPT = [5, 9, 14]
 NOTHING_LEFT_S = 60

@@ -22,6 +22,8 @@ from ...command import command
 from ...support import INT4
 from .nodes import HEAD, WORKER, ray_nodes
 
+pytestmark = pytest.mark.long
+
 __all__ = ["command"]
 
 OTHER_ISA = ops.available_isas()[-1]

@@ -17,6 +17,8 @@ import pytest
 from ...command import processes_marked, scratch
 from ...support import INT4
 
+pytestmark = pytest.mark.long
+
 __all__ = ["scratch"]
 
 ARGUMENTS = ("generate", INT4, "-tp", "2", "--prompt-ids", "5,6", "--max-tokens", "1000")

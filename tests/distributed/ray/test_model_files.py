@@ -25,6 +25,8 @@ from isobit.shard.plan.plan import PlanSettings
 
 from ...support import INT4, all_logits
 
+pytestmark = pytest.mark.long
+
 MODEL = Path("/proc/self/cwd/model")
 IDS = [1, 2, 3]
 
