@@ -48,7 +48,7 @@ gpu-compile: .stamps/test  ## every CUDA kernel for every architecture, without 
 gpu-check: .stamps/install  ## every step of `isobit gpu check` on a simulated GPU
 	$(BIN)/isobit gpu check --rehearse
 
-gpu-bundle: .stamps/install  ## a folder for a machine with GPUs and no network (about 35 MB)
+gpu-bundle: .stamps/install  ## a folder for a machine with GPUs and no network (37 MB)
 	$(BIN)/python -m bench.gpu_bundle $(GPU_BUNDLE)
 
 dist: .stamps/test  ## sdist and wheel; the wheel installed into a new environment and used (a quarter of an hour)
