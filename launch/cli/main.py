@@ -100,7 +100,7 @@ def _run(as_json: bool) -> int:
     handler.setFormatter(_Printable("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     try:
-        status = make_app(next(iter(sys.argv[1:]), None))(standalone_mode=False) or 0
+        status = make_app(next(iter(sys.argv[1:]), ""))(standalone_mode=False) or 0
     except UsageError as error:
         message = str(error.format_message())  # pyright: ignore
         if message or as_json:

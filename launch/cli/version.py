@@ -9,13 +9,14 @@ import typer
 
 from isobit.errors import EnvironmentFault
 
-from ...kernels import ops
 from .output import console
 
 
 def _show(asked: bool) -> None:
     if not asked:
         return
+    from ...kernels import ops
+
     try:
         backend = ops.backend()
         kernels = f"{backend['device']} {backend['isa']}"
@@ -39,5 +40,5 @@ def root(
         ),
     ] = False,
 ) -> None:
-    """Tensor-parallel runtime for quantized language models: the same bits at every degree."""
+    """Tensor-parallel runtime for quantized language models: the same bits at every size."""
     del version

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 import typer
@@ -55,6 +57,23 @@ def test_every_command_is_called_with_h_and_its_help_fits_80_columns(monkeypatch
         assert shown.exit_code == 0, words
         assert max(map(len, shown.stdout.splitlines())) <= 80, words
         assert "…" not in shown.stdout, (words, "an option is cut off")
+
+
+def test_the_list_of_commands_says_what_each_says_of_itself():
+    whole, named = (typer.main.get_command(make_app(word)) for word in (None, ""))
+    assert list(whole.commands) == list(named.commands)  # pyright: ignore
+    for name, each in whole.commands.items():  # pyright: ignore
+        line = named.commands[name].help  # pyright: ignore
+        assert each.help.startswith(line), name
+
+
+def test_the_list_of_commands_is_shown_without_torch():
+    script = (
+        "import sys; from isobit.launch.cli.app import make_app; make_app('');"
+        "print('torch' in sys.modules)"
+    )
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert shown.stdout == "False\n", shown.stderr
 
 
 def answered(command, *arguments):
