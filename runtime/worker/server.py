@@ -3,7 +3,8 @@
 `python -m isobit.runtime.worker.server DRIVER_PID REPORTS` reads RankTickets from standard input, a
 line of JSON each, and forks a rank for each. To the file descriptor REPORTS it writes `PID` when a
 rank has started, in their order, and `PID STATUS` when one has ended (negative for a signal, as in
-subprocess). At SIGTERM and at the end of its input it ends the ranks that are left, and itself.
+subprocess). At SIGTERM, at the end of its input and without its driver it ends the ranks that are
+left, and itself.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from types import FrameType
 from ..transport.ticket import RankTicket
 
 PR_SET_PDEATHSIG = 1
+LOOKS_S = 1.0
+"""How often it looks for its driver, whose input other processes might hold open."""
 END_S = 5
 """How long ranks may take to end after SIGTERM, before they are killed."""
 
@@ -39,8 +42,8 @@ def die_with(parent: int) -> None:
 class RankServer:
     """The loop of the process: tickets in, forked ranks, and reports of their ends."""
 
-    def __init__(self, reports: int, run: Callable[[RankTicket], None]) -> None:
-        self._reports, self._run = reports, run
+    def __init__(self, driver: int, reports: int, run: Callable[[RankTicket], None]) -> None:
+        self._driver, self._reports, self._run = driver, reports, run
         self._ranks: set[int] = set()
         self._woken, self._wakes = os.pipe()
         for end in (self._woken, self._wakes):
@@ -57,8 +60,9 @@ class RankServer:
 
     def _serve(self) -> None:
         unread = b""
-        while True:
-            ready, _, _ = select.select([0, self._woken], [], [])
+        # Linux would tell of the end of the thread that started this process, and any may have.
+        while os.getppid() == self._driver:
+            ready, _, _ = select.select([0, self._woken], [], [], LOOKS_S)
             if self._woken in ready:
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._woken, 4096)
@@ -136,7 +140,6 @@ def _ended(_signal: int, _frame: FrameType | None) -> None:
 
 
 def main() -> None:
-    die_with(int(sys.argv[1]))
     # The terminal sends Ctrl-C to the whole process group; only the driver acts on it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _ended)
@@ -149,7 +152,7 @@ def main() -> None:
         run_rank(ticket)
 
     gc.freeze()
-    RankServer(int(sys.argv[2]), run).serve()
+    RankServer(int(sys.argv[1]), int(sys.argv[2]), run).serve()
 
 
 if __name__ == "__main__":

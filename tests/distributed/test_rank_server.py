@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -53,6 +54,19 @@ def started(server: RankServer, link: DriverLink) -> list[int]:
         server.fork(link.ticket(rank))
     until(lambda: len(server.pids()) == RANKS)
     return server.pids()
+
+
+def test_ranks_outlive_the_thread_that_started_them(link):
+    found: list[RankServer] = []
+    thread = threading.Thread(target=lambda: found.append(RankServer()))
+    thread.start()
+    thread.join()
+    try:
+        pids = started(found[0], link)
+        time.sleep(1.5)
+        assert [gone(pid) for pid in pids] == [False] * RANKS
+    finally:
+        found[0].stop()
 
 
 def test_a_killed_rank_is_reported_by_its_rank_and_signal(server, link):
