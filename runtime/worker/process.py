@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import traceback
 from typing import TYPE_CHECKING, Any
-
-from setproctitle import setproctitle
 
 from isobit.errors import InternalError, IsobitError, Kind, RankFault
 
@@ -28,7 +27,14 @@ log = logging.getLogger("isobit.runtime")
 
 
 def name_process(ticket: RankTicket) -> None:
-    """Have `ps` and `top` show this process as `isobit rank R/N`."""
+    """Have `ps` and `top` show this process as `isobit rank R/N`.
+
+    Its environment stays to be seen, in /proc and by `ps e`: the title takes the place of the
+    command line alone.
+    """
+    os.environ["SPT_NOENV"] = "1"
+    from setproctitle import setproctitle
+
     setproctitle(f"isobit rank {ticket.rank}/{ticket.degree}")
 
 

@@ -56,6 +56,17 @@ def started(server: RankServer, link: DriverLink) -> list[int]:
     return server.pids()
 
 
+def test_the_environment_of_ranks_can_be_seen(monkeypatch, link):
+    monkeypatch.setenv("ISOBIT_TEST_SEEN", "from outside")
+    server = RankServer()
+    try:
+        for pid in started(server, link):
+            until(lambda pid=pid: "isobit rank" in Path(f"/proc/{pid}/cmdline").read_text())
+            assert "ISOBIT_TEST_SEEN=from outside" in Path(f"/proc/{pid}/environ").read_text()
+    finally:
+        server.stop()
+
+
 def test_ranks_outlive_the_thread_that_started_them(link):
     found: list[RankServer] = []
     thread = threading.Thread(target=lambda: found.append(RankServer()))

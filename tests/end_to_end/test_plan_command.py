@@ -111,7 +111,7 @@ def test_tables_fit_into_80_columns(command, folder, monkeypatch, extra, layout)
     assert outcome.stderr == ""
     assert "…" not in outcome.stdout
     assert max(map(len, outcome.stdout.splitlines())) <= 80
-    for shown in ("13696", "fullest rank at every degree", "KV heads"):
+    for shown in ("13696", "fullest rank at every tp", "KV heads"):
         assert shown in outcome.stdout
     for shown in ("both layouts", "down_proj nodes", "2 layers e H"):
         assert (shown in outcome.stdout) == ("--explain" in extra)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from isobit.kernels import ops
-from isobit.launch.cli import options
+from isobit.launch.cli.options import engine as options
 
 from ..command import command, scratch
 from ..support import INT4
