@@ -27,7 +27,7 @@ WHEELS = {
     "isobit": ("google-re2", "setproctitle", "msgpack", "pyzmq", "typer", "click", "shellingham",
                "rich", "markdown-it-py", "mdurl", "pygments", "jinja2", "markupsafe"),
     "oracle of the int4 model": ("compressed-tensors", "pydantic", "pydantic-core", "loguru",
-                                 "annotated-types", "typing-inspection"),
+                                 "annotated-types", "typing-inspection", "psutil"),
 }  # fmt: skip
 SMALL_CMAKE = "cmake==3.27.9"
 """Newer ones build isobit as well, and are 4 MB larger."""
